@@ -1,0 +1,42 @@
+# The one door for developers; CI calls the same targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# What a newcomer adds to `make run`, for example RUN="logger=wandb seed=1".
+RUN ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+run: $(READY)  ## the main job on embedded digits: ten methods, three seeds, table and figures
+	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## the tests, slow ones too
+	$(BIN)/python -m pytest -m ''
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff repair what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## time and memory of the hot paths against their lower bounds
+	$(BIN)/python benchmarks/hot_paths.py
+
+clean:  ## remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,68 @@
+"""The command line: `python -m dua_lightning`, or `dua`.
+
+Only Hydra is imported here, so that help and configuration errors answer before torch is loaded.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from dua_lightning.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel carries conf/ inside the package; a checkout has it at the top.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+
+
+_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "false")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _app(cfg: DictConfig) -> None:
+    from dua_lightning.pipeline import run
+
+    try:
+        run(cfg)
+    except InputError as error:
+        if cfg.debug or _TRACEBACK:
+            raise
+        # SystemExit passes through Hydra, which would print lines of its own around any other exception.
+        _refuse(error)
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line on standard error and exit status 2."""
+    # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _app()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        if _TRACEBACK:
+            raise
+        _refuse(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished experts and records are kept in the run's folder", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    print(f"error: {_one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+    text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
+    return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
+
+
+if __name__ == "__main__":
+    main()

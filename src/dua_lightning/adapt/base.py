@@ -1,0 +1,25 @@
+"""What every local adaptation is."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from torch import nn
+
+from dua_lightning.params import State
+from dua_lightning.tasks import Batch, Task
+
+
+class Adapt(Protocol):
+    """phi(d, M^) = M*: one task's state of the personal model and the user's own data of that task -> the final state.
+
+    Pure: neither the network's weights nor the given state change; the network lends its architecture. Each pass over
+    `data` is one pass over the user's images.
+    """
+
+    @property
+    def needs_labels(self) -> bool: ...
+
+    def check(self, net: nn.Module) -> None:
+        """Raise `InputError` if this kind of network cannot be adapted so."""
+
+    def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State: ...

@@ -1,0 +1,1 @@
+"""Benchmarks: tasks, the server's data and the users', from public or embedded images."""

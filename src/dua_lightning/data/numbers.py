@@ -1,0 +1,72 @@
+"""The paper's Numbers benchmark: MNIST and SVHN, downloaded and read by torchvision.
+
+[LeCun2010] Y. LeCun, C. Cortes. MNIST handwritten digit database. 2010.
+[Netzer2011] Y. Netzer et al. Reading digits in natural images with unsupervised feature learning. 2011 (SVHN).
+"""
+
+from pathlib import Path
+
+import torch
+
+from dua_lightning.data.benchmark import Benchmark, assemble, digit_tasks
+from dua_lightning.data.digits import COLOUR, GREY
+from dua_lightning.data.images import Images, images
+from dua_lightning.errors import InputError
+from dua_lightning.streams import generator
+
+SOURCES = {("mnist", True): 0, ("mnist", False): 100_000, ("svhn", True): 200_000, ("svhn", False): 300_000}
+"""Where the sources of each data set's training and test images are counted from."""
+
+
+def numbers(
+    seed: int,
+    root: str | Path,
+    tasks: int = 5,
+    per_task_and_domain: int = 10_000,
+    batch_size: int = 20,
+    user_batch_size: int = 20,
+    users_labelled: bool = True,
+    iterations: int = 1,
+    download: bool = True,
+) -> Benchmark:
+    """Five tasks {0,1}..{8,9} over two domains.
+
+    The server has `per_task_and_domain` training images of MNIST and as many of SVHN for each task (all of them where
+    there are fewer, SVHN's {8,9} has 9,704), drawn from the stream `(seed, "numbers", domain, task)`. User `svhn` has
+    the test images of SVHN, user `mnist` those of MNIST. SVHN is cut to its central 28x28 pixels.
+
+    Files are looked for under `root`, as torchvision lays them out, and downloaded there where they are missing; their
+    MD5 digests are checked. Raises `InputError` if they can be neither found nor downloaded.
+    """
+    root = Path(root)
+    wanted = digit_tasks(tasks)
+    server = []
+    for domain in ("mnist", "svhn"):
+        train = load(domain, root, train=True, download=download)
+        for task in wanted:
+            index = ((train.labels >= task.classes.start) & (train.labels < task.classes.stop)).nonzero()[:, 0]
+            order = torch.randperm(len(index), generator=generator(seed, "numbers", domain, task.name))
+            server.append(train[index[order[:per_task_and_domain]]])
+    users = {domain: load(domain, root, train=False, download=download) for domain in ("svhn", "mnist")}
+    return assemble(wanted, Images.cat(server), users, seed, batch_size, user_batch_size, users_labelled, iterations)
+
+
+def load(domain: str, root: Path, train: bool, download: bool) -> Images:
+    """All training or test images of `mnist` or `svhn`, as 28x28 colour images with the domain's normalisation."""
+    from torchvision.datasets import MNIST, SVHN
+
+    try:
+        if domain == "mnist":
+            mnist = MNIST(root, train=train, download=download)
+            pixels, labels, norm = mnist.data, mnist.targets, GREY
+        else:
+            svhn = SVHN(str(root / "SVHN"), split="train" if train else "test", download=download)
+            pixels, labels, norm = torch.from_numpy(svhn.data)[:, :, 2:30, 2:30], torch.from_numpy(svhn.labels), COLOUR
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); run once with network access or "
+            "put the original files there (paths.data_dir=DIR), or use data=digits, which needs no download"
+        ) from error
+    sources = SOURCES[domain, train] + torch.arange(len(labels))
+    return images(pixels, labels, sources, *norm)

@@ -1,0 +1,67 @@
+"""A user's data, which never leave the device."""
+
+from collections.abc import Sequence
+
+from lightning import LightningDataModule
+
+from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
+from dua_lightning.data.splits import split
+from dua_lightning.streams import generator
+from dua_lightning.tasks import Task
+
+
+class UserData(LightningDataModule):
+    """One user's images of every task, half for evaluation and half (user-validation) for psi and phi.
+
+    Each Monte-Carlo iteration draws the halves anew, from the stream `(seed, "user", user, task, iteration)`; no source
+    picture is in both. With `labelled=False` the user-validation half comes without labels, as on a real device.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        images: Sequence[Images],
+        tasks: Sequence[Task],
+        seed: int,
+        iteration: int = 1,
+        batch_size: int = 20,
+        labelled: bool = True,
+    ) -> None:
+        super().__init__()
+        self.user = user
+        self.images = images
+        self.tasks = tasks
+        self.seed = seed
+        self.iteration = iteration
+        self.batch_size = batch_size
+        self.labelled = labelled
+        halves = [
+            split(of_task, 0.5, generator(seed, "user", user, task.name, iteration))
+            for task, of_task in zip(tasks, images, strict=True)
+        ]
+        self.evaluation = [evaluation for evaluation, _ in halves]
+        self.validation = [validation for _, validation in halves]
+
+    def draw(self, iteration: int) -> "UserData":
+        """The same user with the halves of another iteration."""
+        return UserData(self.user, self.images, self.tasks, self.seed, iteration, self.batch_size, self.labelled)
+
+    def train_dataloader(self) -> list[Batches]:
+        """User-validation data of each task for phi: small batches, reshuffled at every pass."""
+        return [
+            Batches(
+                images,
+                self.batch_size,
+                (self.seed, "adapt", self.user, task.name, self.iteration),
+                self.labelled,
+            )
+            for task, images in zip(self.tasks, self.validation, strict=True)
+        ]
+
+    def predict_dataloader(self) -> list[Batches]:
+        """User-validation data of each task for psi: a fixed order."""
+        return [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation]
+
+    def test_dataloader(self) -> list[Batches]:
+        """Evaluation data of each task."""
+        return [Batches(images, EVALUATION_BATCH) for images in self.evaluation]

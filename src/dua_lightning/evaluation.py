@@ -1,0 +1,88 @@
+"""Accuracy, the accuracy matrix R, and the figures of merit that are read from it.
+
+[LopezPaz2017] D. Lopez-Paz, M. Ranzato. Gradient episodic memory for continual learning. NeurIPS 2017 (R).
+[Chaudhry2018] A. Chaudhry et al. Riemannian walk for incremental learning. ECCV 2018 (forgetting).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from dua_lightning.errors import InputError
+from dua_lightning.params import State, eval_mode, task_logits
+from dua_lightning.tasks import Batch, Task
+
+
+def accuracy(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> float:
+    """Percent of images whose class is the largest of the task's logits, in evaluation mode.
+
+    Raises `InputError` for data without images or labels.
+    """
+    correct = total = 0
+    with eval_mode(net), torch.no_grad():
+        for x, y in data:
+            if y is None:
+                raise InputError(f"accuracy on task {task.name} needs labels, and these data have none")
+            predicted = task_logits(net, state, x, task.classes).argmax(1) + task.classes.start
+            correct += int((predicted == y).sum())
+            total += len(y)
+    if not total:
+        raise InputError(f"accuracy on task {task.name} needs at least one image, and the data have none")
+    return 100 * correct / total
+
+
+def average_accuracy(R: ArrayLike) -> Any:
+    """Mean over tasks of the accuracy after the last one (percent); higher is better.
+
+    `R`: `(..., N, N)`, accuracy in percent; `R[t, j]` after learning task `t`, on task `j <= t`. Entries above the
+    diagonal are not read. Returns a float for one matrix, an array `(...)` for several.
+
+    >>> average_accuracy([[90.0, 0.0], [80.0, 70.0]])
+    75.0
+    """
+    return _plain(_matrix(R)[..., -1, :].mean(-1))
+
+
+def forgetting(R: ArrayLike) -> Any:
+    """Mean over the N-1 earlier tasks of `R[j, j] - R[N-1, j]` [Chaudhry2018].
+
+    Percentage points; lower is better, negative means backward transfer. NaN where it is not defined: for a single
+    task, or where the accuracies along the way were not measured (Joint training). `R` as in `average_accuracy`.
+
+    >>> forgetting([[90.0, 0.0], [80.0, 70.0]])
+    10.0
+    """
+    lost = _lost(R)
+    return _plain(lost.mean(-1) if lost.shape[-1] else np.full(lost.shape[:-1], np.nan))
+
+
+def forgetting_released(R: ArrayLike) -> Any:
+    """`forgetting` as the authors' released code computes it: the sum over the N-1 earlier tasks divided by N.
+
+    >>> forgetting_released([[90.0, 0.0], [80.0, 70.0]])
+    5.0
+    """
+    n = _matrix(R).shape[-1]
+    return forgetting(R) * (n - 1) / n
+
+
+def _matrix(R: ArrayLike) -> np.ndarray:
+    matrix = np.asarray(R, dtype=np.float64)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.shape[-1]:
+        raise InputError(f"an accuracy matrix is (..., N, N) with N at least 1, got shape {matrix.shape}")
+    return matrix
+
+
+def _lost(R: ArrayLike) -> np.ndarray:
+    matrix = _matrix(R)
+    learnt: np.ndarray = np.diagonal(matrix, axis1=-2, axis2=-1)
+    lost: np.ndarray = learnt[..., :-1] - matrix[..., -1, :-1]
+    return lost
+
+
+def _plain(values: Any) -> Any:
+    return float(values) if np.ndim(values) == 0 else values

@@ -1,0 +1,74 @@
+"""The diagonal of the Fisher information matrix, the importance of EWC and mode-IMM.
+
+[Kirkpatrick2017] J. Kirkpatrick et al. Overcoming catastrophic forgetting in neural networks. PNAS 114(13), 2017.
+[Kunstner2019] F. Kunstner, L. Balles, P. Hennig. Limitations of the empirical Fisher approximation for natural gradient
+descent. NeurIPS 2019.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dua_lightning.errors import InputError
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.params import Params
+from dua_lightning.streams import generator
+from dua_lightning.tasks import Batch, Expert
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """Omega = E_x (d log p(y | x) / d theta)^2, the softmax taken over the task's classes.
+
+    Mean over samples of the squared per-sample gradient, independent of the batch size.
+
+    `labels="true"` reads the data's labels: the empirical Fisher of [Kunstner2019], used by EWC [Kirkpatrick2017].
+    `labels="sampled"` draws each label from the model's own softmax: an unbiased estimate of the Fisher that needs no
+    labels. The i-th image of the data uses the i-th number of the stream `(seed, "labels", task)`.
+    """
+
+    labels: Literal["true", "sampled"] = "true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("true", "sampled"):
+            raise InputError(f"the Fisher's labels are 'true' or 'sampled', got {self.labels!r}")
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.labels == "true"
+
+    def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
+        if self.labels == "sampled":
+            stream = generator(self.seed, "labels", expert.task.name)
+
+            def uniforms(x: Tensor, _: Tensor | None) -> Tensor:
+                return torch.rand(len(x), generator=stream, dtype=torch.float64)
+
+            return mean_over_samples(net, expert, data, _log_likelihood_sampled, Tensor.square_, uniforms)
+
+        def columns(_: Tensor, y: Tensor | None) -> Tensor:
+            if y is None:
+                raise InputError(
+                    "the Fisher with true labels needs labels, and these data have none; "
+                    "use importance=mas, or importance=fim importance.labels=sampled"
+                )
+            column: Tensor = y - expert.task.classes.start
+            return column
+
+        return mean_over_samples(net, expert, data, _log_likelihood, Tensor.square_, columns)
+
+
+def _log_likelihood(logits: Tensor, column: Tensor) -> Tensor:
+    chosen: Tensor = logits.log_softmax(0).gather(0, column[None])[0]
+    return chosen
+
+
+def _log_likelihood_sampled(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The column is drawn by inverting the cumulative distribution at `uniform`; no gradient flows through the draw."""
+    below = logits.detach().softmax(0).cumsum(0) <= uniform
+    # A cumulative sum that rounds to less than 1 must not push the draw past the last column.
+    return _log_likelihood(logits, below.sum().clamp(max=len(logits) - 1))

@@ -1,0 +1,33 @@
+"""Memory Aware Synapses, the unsupervised importance.
+
+[Aljundi2018] R. Aljundi, F. Babiloni, M. Elhoseiny, M. Rohrbach, T. Tuytelaars. Memory Aware Synapses: Learning what
+(not) to forget. ECCV 2018.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.params import Params
+from dua_lightning.tasks import Batch, Expert
+
+
+@dataclass(frozen=True)
+class MAS:
+    """Eq. (3): Omega = E_x | d ||F(x)||^2 / d theta |, F the logits of the task; MAS of [Aljundi2018].
+
+    Mean over samples of the absolute per-sample gradient, independent of the batch size. Labels are never read. The
+    paper prints no absolute value; without it the mean could be negative, and no precision.
+    """
+
+    needs_labels: ClassVar[bool] = False
+
+    def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
+        return mean_over_samples(net, expert, data, scalar=_squared_norm, reduce_=Tensor.abs_)
+
+
+def _squared_norm(logits: Tensor, _: Tensor) -> Tensor:
+    return logits.square().sum()

@@ -1,0 +1,23 @@
+"""Every weight matters the same."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from dua_lightning.params import Params, body_names
+from dua_lightning.tasks import Batch, Expert
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Omega = 1, the data unread: merging by it is mean-IMM, anchoring by it is the L2-transfer of IMM.
+
+    Each entry is an expanded scalar and takes no memory; do not write to it.
+    """
+
+    needs_labels: ClassVar[bool] = False
+
+    def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
+        return {name: expert.state[name].new_ones(()).expand_as(expert.state[name]) for name in body_names(net)}

@@ -1,0 +1,67 @@
+"""Merging weighted by importance.
+
+[Lee2017] S.-W. Lee, J.-H. Kim, J. Jun, J.-W. Ha, B.-T. Zhang. Overcoming catastrophic forgetting by incremental moment
+matching. NeurIPS 2017.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dua_lightning.errors import InputError
+from dua_lightning.params import Params
+from dua_lightning.tasks import Expert, UserModel
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Eq. (1) with equal mixing ratios: theta = sum_t Omega_t theta_t / sum_t Omega_t; mode-IMM of [Lee2017].
+
+    With `Uniform` priors this is the mean of the experts (mean-IMM). A weight that no expert finds important
+    (sum Omega = 0) becomes the experts' mean. What the priors do not name (the head, buffers) comes from each task's
+    own expert.
+
+    Raises `InputError` for a prior that does not fit its expert or is not a non-negative number everywhere.
+    """
+
+    def __call__(self, experts: Sequence[Expert], priors: Sequence[Params]) -> UserModel:
+        if len(experts) != len(priors) or not experts:
+            raise InputError(
+                f"a merge needs one prior for each expert, got {len(experts)} experts, {len(priors)} priors"
+            )
+        for expert, prior in zip(experts, priors, strict=True):
+            _check(prior, expert, priors[0])
+        merged = {
+            name: _weighted_mean([e.state[name] for e in experts], [p[name] for p in priors]) for name in priors[0]
+        }
+        return {expert.task.name: expert.state | merged for expert in experts}
+
+
+def _weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor]) -> Tensor:
+    """Running weighted mean: after k experts it stands at their merge, and moves by Omega_k / sum Omega to the next.
+
+    Products Omega * theta are never formed, so neither tiny nor huge importances lose digits. While the sum is still 0
+    the step is 1 / k, the plain mean.
+    """
+    mean = thetas[0].clone()
+    total = omegas[0].clone()
+    for k, (theta, omega) in enumerate(zip(thetas[1:], omegas[1:], strict=True), start=2):
+        total += omega
+        mean.lerp_(theta, torch.where(total > 0, omega / total, 1 / k))
+    return mean
+
+
+def _check(prior: Params, expert: Expert, first: Params) -> None:
+    whose = f"the prior of task {expert.task.name}"
+    if prior.keys() != first.keys():
+        odd = sorted(prior.keys() ^ first.keys())[0]
+        raise InputError(f"{whose} and the first prior name different weights ({odd}); measure both on one network")
+    for name, omega in prior.items():
+        if name not in expert.state or omega.shape != expert.state[name].shape:
+            shape = tuple(expert.state[name].shape) if name in expert.state else "absent"
+            raise InputError(f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; measure it on that expert")
+        low, high = torch.aminmax(omega)
+        if not (low >= 0 and high < torch.inf):
+            raise InputError(f"{whose} is not finite and non-negative at {name}: its entries span {low:g} to {high:g}")

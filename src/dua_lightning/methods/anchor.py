@@ -1,0 +1,63 @@
+"""Quadratic penalties around the previous task's weights: L2-transfer, EWC and MAS are three settings of one.
+
+[Lee2017] S.-W. Lee et al. Overcoming catastrophic forgetting by incremental moment matching. NeurIPS 2017.
+[Kirkpatrick2017] J. Kirkpatrick et al. Overcoming catastrophic forgetting in neural networks. PNAS 114(13), 2017.
+[Aljundi2018] R. Aljundi et al. Memory Aware Synapses: Learning what (not) to forget. ECCV 2018.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from dua_lightning.errors import InputError
+from dua_lightning.importance.base import Importance
+from dua_lightning.params import Params, add
+from dua_lightning.tasks import Batch, Expert
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Penalty strength * sum_k Omega_k (theta_k - theta*_k)^2 over the shared body, theta* the previous task's weights.
+
+    There is no factor 1/2: the gradient is 2 strength Omega (theta - theta*). The head, whose columns belong to tasks,
+    is never penalised, and the first task has no penalty.
+
+    | method | importance | strength | accumulate |
+    |---|---|---|---|
+    | L2-transfer of IMM [Lee2017] | Uniform | 1e-3 | no |
+    | EWC [Kirkpatrick2017] | Fisher, true labels | 400 | yes |
+    | MAS [Aljundi2018] | MAS | 1 | yes |
+
+    `accumulate`: Omega is the sum over all earlier tasks, each measured on its training data; otherwise the last task's
+    alone. The anchor is the last task's weights in both cases.
+    """
+
+    importance: Importance
+    strength: float
+    accumulate: bool = True
+    anchor: Params = field(default_factory=dict, repr=False)
+    omega: Params = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.strength >= 0:
+            raise InputError(f"the strength of a penalty is at least 0, got {self.strength}")
+
+    def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> None:
+        return None
+
+    def add_gradient_(self, net: nn.Module) -> None:
+        if not self.anchor:
+            return
+        theta = dict(net.named_parameters())
+        gradients = {name: p.grad for name, p in theta.items() if name in self.anchor and p.grad is not None}
+        pull = torch._foreach_sub([theta[n].detach() for n in gradients], [self.anchor[n] for n in gradients])
+        torch._foreach_mul_(pull, [self.omega[n] for n in gradients])
+        torch._foreach_add_(list(gradients.values()), pull, alpha=2 * self.strength)
+
+    def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Anchor":
+        omega = self.importance(net, expert, data)
+        if self.accumulate and self.omega:
+            omega = add(self.omega, omega)
+        return replace(self, anchor={name: expert.state[name] for name in omega}, omega=omega)

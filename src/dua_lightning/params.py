@@ -1,0 +1,58 @@
+"""Named tensors of a network, and the little algebra that importances need."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Params = dict[str, Tensor]
+"""theta or Omega over the shared body; `Omega[name].shape == theta[name].shape`."""
+
+State = dict[str, Tensor]
+"""A full state dictionary: body, buffers and head."""
+
+
+def body_names(net: nn.Module) -> dict[str, str]:
+    """Names of the shared body's parameters, each with the name under which `named_parameters` lists it.
+
+    The body is everything but `net.head`; a network without that attribute is all body. The two names differ for a
+    weight that is tied, which a state dictionary holds once per use.
+    """
+    head = getattr(net, "head", None)
+    skip = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
+    first = {id(p): name for name, p in net.named_parameters()}
+    return {name: first[id(p)] for name, p in net.named_parameters(remove_duplicate=False) if id(p) not in skip}
+
+
+def clone(state: State) -> State:
+    """A copy that shares nothing with `state`."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def add(a: Params, b: Params) -> Params:
+    """Entry by entry `a + b`, for two `Params` with the same names."""
+    return {name: a[name] + b[name] for name in a}
+
+
+@contextmanager
+def eval_mode(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, each module's own mode restored afterwards; gradients are recorded as before."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def task_logits(net: nn.Module, state: State, x: Tensor, classes: slice) -> Tensor:
+    """`(n, classes of the task)` logits of `net` with the weights and buffers of `state`; `net` is left as it is.
+
+    A tied weight is passed once: `functional_call` ties the others to it.
+    """
+    names = {name for name, _ in net.named_parameters()} | {name for name, _ in net.named_buffers()}
+    values = {name: tensor for name, tensor in state.items() if name in names}
+    logits: Tensor = torch.func.functional_call(net, values, (x,))
+    return logits[:, classes]

@@ -1,0 +1,1 @@
+"""What people read: records, tables, figures, dashboards."""

@@ -1,0 +1,49 @@
+"""What is needed to make a run again."""
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dua_lightning import __version__
+from dua_lightning.files import write_text
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend", "scikit-image", "scikit-learn")
+
+
+def write(cfg: DictConfig, folder: Path) -> None:
+    """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine."""
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    environment = {
+        "command": ["python", "-m", "dua_lightning", *sys.argv[1:]],
+        "dua_lightning": __version__,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_modified": bool(_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*command: str) -> str | None:
+    """What git says of the checkout that this package runs from; nothing for an installed wheel."""
+    top = Path(__file__).resolve().parents[3]
+    if not (top / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(top), *command], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,59 @@
+"""Tidy records: one row for each accuracy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dua_lightning.errors import InputError
+from dua_lightning.files import write_text
+
+
+@dataclass(frozen=True)
+class Record:
+    """One accuracy (percent) of one user's model: after learning task `after`, on task `on`, both counted from 1."""
+
+    data: str
+    model: str
+    method: str
+    importance: str
+    adapt: str
+    label: str
+    user: str
+    iteration: int
+    seed: int
+    after: int
+    on: int
+    accuracy: float
+
+
+COLUMNS = [f.name for f in fields(Record)]
+
+
+def write(records: list[Record], path: Path) -> None:
+    """Write the records as CSV, whole or not at all; accuracies with all their digits."""
+    write_text(path, pd.DataFrame(records, columns=COLUMNS).to_csv(index=False))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The records of a run as a table. Raises `InputError` for a file that is not one."""
+    try:
+        frame = pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a table of records ({error})") from error
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise InputError(f"{path} is not a table of records: it has no column {missing[0]}")
+    return frame.astype({"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int})
+
+
+def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndarray]]:
+    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record."""
+    keys = [name for name in COLUMNS if name not in ("after", "on", "accuracy")]
+    tasks = int(records["on"].max())
+    for values, group in records.groupby(keys, sort=False):
+        R = np.full((tasks, tasks), np.nan)
+        R[group["after"] - 1, group["on"] - 1] = group["accuracy"]
+        yield dict(zip(keys, values, strict=True)), R

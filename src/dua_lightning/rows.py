@@ -1,0 +1,81 @@
+"""The rows of the table: what a configuration asks for, as objects."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dua_lightning.adapt import Adapt
+from dua_lightning.build import build
+from dua_lightning.importance import Importance
+from dua_lightning.merge import Merge
+from dua_lightning.methods import Regulariser
+
+AXES = ("method", "importance", "adapt")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a server training, who measures psi with what, chi and phi.
+
+    `method`, `importance` and `adapt` are the choices' names (`none` for an importance that is not measured), `label`
+    the row's name in tables, `experts` that of its training; `recipe` says in plain values what regularises it.
+    """
+
+    method: str
+    importance: str
+    adapt: str
+    label: str
+    experts: str
+    training: Literal["sequential", "joint"]
+    recipe: dict[str, Any]
+    regulariser: Regulariser
+    prior: Literal["user", "server", "none"]
+    psi: Importance | None
+    chi: Merge
+    phi: Adapt
+
+
+def expand(cfg: DictConfig) -> list[DictConfig]:
+    """One configuration for each row that `cfg` asks for.
+
+    A method with `rows` stands for several: each is composed anew with the choices it names in place of the command
+    line's. A choice of importance or adaptation on the command line drops the rows that name another one.
+    """
+    if "rows" not in cfg.method:
+        return [cfg]
+    overrides = [(_axis(text), text) for text in HydraConfig.get().overrides.task]
+    asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in ("importance", "adapt")}
+    found = []
+    for row in cfg.method.rows:
+        if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
+            continue
+        kept = [text for axis, text in overrides if axis != "method" and axis not in row]
+        found.append(hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())]))
+    return found
+
+
+def make(cfg: DictConfig) -> Row:
+    """The row of a configuration with a single method; raises `InputError` for settings that cannot be used."""
+    method = cfg.method
+    own = method.adapt == cfg.adapt.name
+    return Row(
+        method=method.name,
+        importance="none" if method.psi is None else method.psi.name,
+        adapt=cfg.adapt.name,
+        label=method.label if own else f"{method.label} + {cfg.adapt.label}",
+        experts=method.experts,
+        training=method.training,
+        recipe=OmegaConf.to_container(method.regulariser, resolve=True),  # type: ignore[arg-type]
+        regulariser=build(method.regulariser, "method.regulariser"),
+        prior=method.prior,
+        psi=None if method.psi is None else build(method.psi, "importance"),
+        chi=build(method.merge, "method.merge"),
+        phi=build(cfg.adapt, "adapt"),
+    )
+
+
+def _axis(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")

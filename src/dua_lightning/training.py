@@ -1,0 +1,134 @@
+"""Training of one expert on the server."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from dua_lightning.data.server import ServerData
+from dua_lightning.errors import InputError
+from dua_lightning.methods.base import Regulariser
+from dua_lightning.params import clone
+from dua_lightning.tasks import Expert, Task
+
+
+@dataclass(frozen=True)
+class Training:
+    """SGD and the paper's plateau rule (Section 5.1).
+
+    After `patience` epochs in a row whose validation accuracy is not above the best so far, the learning rate is
+    multiplied by `factor`; after `patience` more, training stops.
+    """
+
+    max_epochs: int = 10
+    lr: float = 1e-3
+    momentum: float = 0.9
+    patience: int = 5
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise InputError(f"trainer.{name} is at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise InputError(f"trainer.lr is positive, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"trainer.momentum is in [0, 1), got {self.momentum}")
+        if not 0 < self.factor < 1:
+            raise InputError(f"trainer.factor is between 0 and 1, got {self.factor}")
+
+
+class ExpertModule(LightningModule):
+    """Cross-entropy over the task's columns, plus what the regulariser adds; remembers the best validation weights.
+
+    Logs `train_loss` (mean over the epoch's images, penalties through autograd included), `val_accuracy` (percent).
+    """
+
+    def __init__(self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training) -> None:
+        super().__init__()
+        self.net = net
+        self.task = task
+        self.regulariser = regulariser
+        self.training_settings = training
+        self.best_accuracy = -1.0
+        self.best_state = clone(net.state_dict())
+        self.loss_sum = torch.zeros(())
+        self.images_seen = 0
+        self.accuracy = MeanMetric()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        logits = self.net(x)
+        loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
+        memory = self.regulariser.loss(self.net, x, logits)
+        if memory is not None:
+            loss = loss + memory
+        self.loss_sum += loss.detach() * len(y)
+        self.images_seen += len(y)
+        return loss
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        self.regulariser.add_gradient_(self.net)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        x, y = batch
+        correct = self.net(x)[:, self.task.classes].argmax(1) + self.task.classes.start == y
+        self.accuracy.update(100.0 * correct)
+
+    def on_validation_epoch_end(self) -> None:
+        accuracy = float(self.accuracy.compute())
+        self.accuracy.reset()
+        self.log("val_accuracy", accuracy)
+        self.log("train_loss", self.loss_sum / self.images_seen)
+        self.loss_sum.zero_()
+        self.images_seen = 0
+        if accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self.best_state = clone(self.net.state_dict())
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        settings = self.training_settings
+        optimizer = torch.optim.SGD(self.net.parameters(), lr=settings.lr, momentum=settings.momentum)
+        # PyTorch's patience is the last epoch it tolerates, and its default threshold forgives small losses.
+        plateau = ReduceLROnPlateau(
+            optimizer, mode="max", factor=settings.factor, patience=settings.patience - 1, threshold=0.0
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_accuracy"}}
+
+
+def fit(
+    net: nn.Module,
+    data: ServerData,
+    regulariser: Regulariser,
+    training: Training,
+    callbacks: Sequence[Callback] = (),
+) -> Expert:
+    """Train `net` from its present weights on one task; it ends with the weights of the best validation accuracy.
+
+    The earliest of equally good epochs is the best. Each call makes its own Trainer: a second fit on one Trainer would
+    do nothing.
+    """
+    module = ExpertModule(net, data.task, regulariser, training)
+    with warnings.catch_warnings():
+        # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
+        warnings.filterwarnings("ignore", module="lightning")
+        Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=training.max_epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            callbacks=[EarlyStopping("val_accuracy", mode="max", patience=2 * training.patience), *callbacks],
+        ).fit(module, datamodule=data)
+    net.load_state_dict(module.best_state)
+    return Expert(data.task, module.best_state)
