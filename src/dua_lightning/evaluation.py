@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import nn
+from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, eval_mode, task_logits
@@ -71,7 +71,12 @@ def forgetting_released(R: ArrayLike) -> Any:
 
 
 def _matrix(R: ArrayLike) -> np.ndarray:
-    matrix = np.asarray(R, dtype=np.float64)
+    if isinstance(R, Tensor):
+        R = R.detach().cpu()
+    try:
+        matrix = np.asarray(R, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"an accuracy matrix is (..., N, N) numbers, and this is not ({error})") from error
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.shape[-1]:
         raise InputError(f"an accuracy matrix is (..., N, N) with N at least 1, got shape {matrix.shape}")
     return matrix

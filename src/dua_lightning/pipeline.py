@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     # At each of a run's many fits Lightning would repeat the hardware and a tip.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    seeds = check(cfg.seed, list[int] if OmegaConf.is_list(cfg.seed) else int, "seed")
+    seeds = _seeds(cfg.seed)
     cells = expand(cfg)
     if not cells:
         raise InputError("no row of the method agrees with the importance and adapt asked for; leave one of them out")
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
         pictures: list[Path] = []
         display = Display(console)
         with display.progress:
-            for seed in [seeds] if isinstance(seeds, int) else seeds:
+            for seed in seeds:
                 stage = _Seed(cells, seed, display, logger)
                 if not pictures:
                     pictures.append(figures.gallery(stage.benchmark, folder / "figures" / "domains.png"))
@@ -60,6 +60,15 @@ def run(cfg: DictConfig) -> None:
         report(folder, str(cfg.name), pictures, logger, console)
     finally:
         logger.close()
+
+
+def _seeds(value: Any) -> list[int]:
+    if not OmegaConf.is_list(value):
+        return [check(value, int, "seed")]
+    seeds: list[int] = check(value, list[int], "seed")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seed={seeds} cannot be used: a list of seeds has at least 1, each once")
+    return seeds
 
 
 def report(folder: Path, name: str, pictures: list[Path], logger: Logger | None, console: Console) -> None:

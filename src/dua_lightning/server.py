@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from lightning import Callback
 from torch import nn
 
 from dua_lightning.data.server import ServerData, union
@@ -12,7 +11,7 @@ from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import Params, State
 from dua_lightning.store import ExpertStore
 from dua_lightning.tasks import Expert, UserModel
-from dua_lightning.training import Training, fit
+from dua_lightning.training import Callbacks, Training, fit
 
 
 def train_experts(
@@ -23,7 +22,7 @@ def train_experts(
     training: Training,
     store: ExpertStore,
     keys: Sequence[str],
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callbacks = (),
 ) -> tuple[Expert, ...]:
     """M_1 .. M_N, one after another: task 1 starts from `start`, each later one from the expert before it.
 
@@ -55,7 +54,7 @@ def train_joint(
     training: Training,
     store: ExpertStore,
     key: str,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callbacks = (),
 ) -> tuple[Expert, ...]:
     """One model trained on all tasks at once, as the expert of each of them."""
     (joint,) = train_experts(net, start, [union(data)], regulariser, training, store, [key], callbacks)

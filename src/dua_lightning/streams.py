@@ -18,7 +18,7 @@ def derive(seed: int, *key: str | int) -> int:
     >>> derive(1, "user", "mnist") == derive(1, "usermnist")
     False
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *key))
+    text = "\x1f".join(f"s:{part}" if isinstance(part, str) else f"i:{int(part)}" for part in (seed, *key))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dua_lightning.errors import InputError
 from dua_lightning.params import State
 
 Batch = tuple[Tensor, Tensor | None]
@@ -21,6 +22,17 @@ class Task:
 
     name: str
     classes: slice
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """`(n,)` columns within the task of `(n,)` labels; raises `InputError` for a label of another task."""
+        if ((labels < self.classes.start) | (labels >= self.classes.stop)).any():
+            low, high = int(labels.min()), int(labels.max())
+            raise InputError(
+                f"task {self.name} has the classes {self.classes.start} to {self.classes.stop - 1}, and labels from "
+                f"{low} to {high} were given"
+            )
+        columns: Tensor = labels - self.classes.start
+        return columns
 
 
 @dataclass(frozen=True)

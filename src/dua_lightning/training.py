@@ -16,7 +16,11 @@ from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
 from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import clone
+from dua_lightning.streams import derive
 from dua_lightning.tasks import Expert, Task
+
+Callbacks = Sequence[Callback]
+"""Lightning's callbacks, handed to the Trainer of every fit."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,16 @@ def fit(
     data: ServerData,
     regulariser: Regulariser,
     training: Training,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callbacks = (),
 ) -> Expert:
     """Train `net` from its present weights on one task; it ends with the weights of the best validation accuracy.
 
-    The earliest of equally good epochs is the best. Each call makes its own Trainer: a second fit on one Trainer would
-    do nothing.
+    The earliest of equally good epochs is the best. Dropout draws from the stream `(seed, "dropout", task)`. Each call
+    makes its own Trainer: a second fit on one Trainer would do nothing.
     """
     module = ExpertModule(net, data.task, regulariser, training)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(data.seed, "dropout", data.task.name))
         # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
         warnings.filterwarnings("ignore", module="lightning")
         Trainer(

@@ -10,6 +10,7 @@ from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, clone
+from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task
 
 
@@ -18,14 +19,15 @@ class Finetune:
     """Cross-entropy over the task's classes, SGD with momentum, all parameters; with `Each` the paper's Task Experts.
 
     The last weights are kept: a device has no spare labelled data to select with. The batches of `data` are the steps;
-    let it reshuffle at each pass.
+    let it reshuffle at each pass. Dropout draws from the stream `(seed, "finetune", task)`.
 
-    Raises `InputError` for data without labels.
+    Raises `InputError` for data without images or labels.
     """
 
     epochs: int = 10
     lr: float = 5e-4
     momentum: float = 0.9
+    seed: int = 0
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -42,12 +44,18 @@ class Finetune:
         tuned.load_state_dict(state)
         tuned.train().requires_grad_(True)
         optimizer = torch.optim.SGD(tuned.parameters(), lr=self.lr, momentum=self.momentum)
-        for _ in range(self.epochs):
-            for x, y in data:
-                if y is None:
-                    raise InputError("fine-tuning needs labels, and these data have none; use adapt=none")
-                loss = nn.functional.cross_entropy(tuned(x)[:, task.classes], y - task.classes.start)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "finetune", task.name))
+            for _ in range(self.epochs):
+                images = 0
+                for x, y in data:
+                    if y is None:
+                        raise InputError("fine-tuning needs labels, and these data have none; use adapt=none")
+                    loss = nn.functional.cross_entropy(tuned(x)[:, task.classes], task.columns(y))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    images += len(y)
+                if not images:
+                    raise InputError(f"fine-tuning needs at least one image of task {task.name}, and the user has none")
         return clone(tuned.state_dict())

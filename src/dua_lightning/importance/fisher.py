@@ -56,8 +56,7 @@ class Fisher:
                     "the Fisher with true labels needs labels, and these data have none; "
                     "use importance=mas, or importance=fim importance.labels=sampled"
                 )
-            column: Tensor = y - expert.task.classes.start
-            return column
+            return expert.task.columns(y)
 
         return mean_over_samples(net, expert, data, _log_likelihood, Tensor.square_, columns)
 

@@ -34,9 +34,11 @@ def mean_over_samples(
     values `(n,)` of a batch from its inputs and labels (zeros without it); `reduce_` acts entry by entry on the
     gradients of some samples, `(n, *theta.shape)`, and may do so in place.
 
-    Raises `InputError` where there is no sample.
+    Raises `InputError` where there is no sample or no weight.
     """
     names = body_names(net)
+    if not names:
+        raise InputError(f"this {type(net).__name__} has no weights outside its head, so none can be important")
     theta = {name: expert.state[name].detach() for name in dict.fromkeys(names.values())}
     chunk = max(1, chunk_bytes // sum(t.nbytes for t in theta.values()))
     total = {name: torch.zeros_like(t) for name, t in theta.items()}
@@ -52,7 +54,8 @@ def mean_over_samples(
             sides = torch.zeros(len(x)) if side is None else side(x, y)
             for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
                 for name, g in gradients(theta, xs.to(device), s.to(device)).items():
-                    total[name] += reduce_(g).sum(0)
+                    # The gradient of a weight that the output does not depend on is one zero, expanded.
+                    total[name] += reduce_(g.contiguous()).sum(0)
             count += len(x)
     if not count:
         raise InputError(f"an importance needs at least one image of task {expert.task.name}, and the data have none")

@@ -32,7 +32,7 @@ class Mode:
                 f"a merge needs one prior for each expert, got {len(experts)} experts, {len(priors)} priors"
             )
         for expert, prior in zip(experts, priors, strict=True):
-            _check(prior, expert, priors[0])
+            _check(prior, expert, priors[0], len(priors))
         merged = {
             name: _weighted_mean([e.state[name] for e in experts], [p[name] for p in priors]) for name in priors[0]
         }
@@ -46,15 +46,17 @@ def _weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor]) -> Tensor
     the step is 1 / k, the plain mean.
     """
     mean = thetas[0].clone()
-    total = omegas[0].clone()
+    total = omegas[0].to(mean, copy=True)
     for k, (theta, omega) in enumerate(zip(thetas[1:], omegas[1:], strict=True), start=2):
         total += omega
-        mean.lerp_(theta, torch.where(total > 0, omega / total, 1 / k))
+        mean.lerp_(theta, torch.where(total > 0, omega.to(mean) / total, 1 / k))
     return mean
 
 
-def _check(prior: Params, expert: Expert, first: Params) -> None:
+def _check(prior: Params, expert: Expert, first: Params, count: int) -> None:
     whose = f"the prior of task {expert.task.name}"
+    if not prior:
+        raise InputError(f"{whose} names no weights; measure it on a network with a body")
     if prior.keys() != first.keys():
         odd = sorted(prior.keys() ^ first.keys())[0]
         raise InputError(f"{whose} and the first prior name different weights ({odd}); measure both on one network")
@@ -63,5 +65,8 @@ def _check(prior: Params, expert: Expert, first: Params) -> None:
             shape = tuple(expert.state[name].shape) if name in expert.state else "absent"
             raise InputError(f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; measure it on that expert")
         low, high = torch.aminmax(omega)
-        if not (low >= 0 and high < torch.inf):
-            raise InputError(f"{whose} is not finite and non-negative at {name}: its entries span {low:g} to {high:g}")
+        if not (low >= 0 and high * count < torch.inf):
+            raise InputError(
+                f"{whose} cannot weigh {name}: its entries span {low:g} to {high:g}, and must be non-negative numbers "
+                f"whose sum over {count} tasks is finite"
+            )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.base import Importance
-from dua_lightning.params import Params, add
+from dua_lightning.params import Params, add, clone
 from dua_lightning.tasks import Batch, Expert
 
 
@@ -48,10 +48,10 @@ class Anchor:
         return None
 
     def add_gradient_(self, net: nn.Module) -> None:
-        if not self.anchor:
-            return
         theta = dict(net.named_parameters())
         gradients = {name: p.grad for name, p in theta.items() if name in self.anchor and p.grad is not None}
+        if not gradients:
+            return
         pull = torch._foreach_sub([theta[n].detach() for n in gradients], [self.anchor[n] for n in gradients])
         torch._foreach_mul_(pull, [self.omega[n] for n in gradients])
         torch._foreach_add_(list(gradients.values()), pull, alpha=2 * self.strength)
@@ -60,4 +60,4 @@ class Anchor:
         omega = self.importance(net, expert, data)
         if self.accumulate and self.omega:
             omega = add(self.omega, omega)
-        return replace(self, anchor={name: expert.state[name] for name in omega}, omega=omega)
+        return replace(self, anchor=clone({name: expert.state[name] for name in omega}), omega=omega)

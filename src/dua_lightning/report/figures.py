@@ -66,7 +66,7 @@ def accuracy_matrices(records: pd.DataFrame, path: Path) -> Path:
         lines, columns, figsize=(2.3 * columns + 0.8, 2.4 * lines + 0.7), layout="constrained", squeeze=False
     )
     for axes in grid.flat[len(stacks) :]:
-        axes.remove()
+        axes.set_axis_off()
     low = float(min(np.nanmin(np.mean(stack, axis=0)) for stack in stacks.values()))
     for axes, (name, stack) in zip(grid.flat, stacks.items(), strict=False):
         R = np.mean(stack, axis=0)

@@ -44,6 +44,8 @@ class WandbLogger:
 
     def epoch(self, values: Epoch) -> None:
         curve = f"seed {values['seed']}/{values['experts']}/{values['task']}"
+        if values["epoch"] == 1:
+            self._run.define_metric(f"{curve}/*", step_metric=f"{curve}/epoch")
         self._run.log({f"{curve}/{key}": values[key] for key in ("epoch", "train_loss", "val_accuracy", "lr")})
 
     def results(self, records: pd.DataFrame, figures: Sequence[Path]) -> None:

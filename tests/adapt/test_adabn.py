@@ -1,0 +1,159 @@
+"""AdaBN against its loop, and the laws that make it AdaBN: statistics of the adapted model itself, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dua_lightning.adapt import AdaBN
+from dua_lightning.errors import InputError
+from dua_lightning.params import State, eval_mode
+from dua_lightning.tasks import Batch
+from tests.nets import CLASSES, MLP, TASK, Case, batch_norms, batches, close, equal, labels, untouched
+from tests.reference.adabn_loop import adabn
+
+N = 7
+
+
+def _images(_: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm2d(2),
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4, momentum=0.3, eps=1e-3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 3, 2, stride=2),
+        nn.BatchNorm2d(3, affine=False),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+        nn.BatchNorm1d(5, momentum=None),
+        nn.Linear(5, CLASSES),
+    )
+
+
+def _sequences(_: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4), nn.Tanh(), nn.Conv1d(4, 2, 2), nn.BatchNorm1d(2), nn.Flatten()
+    )
+
+
+IMAGES = Case("2d, 1d, with and without affine", (2, 6, 6), _images)
+CASES = [pytest.param(IMAGES, id=IMAGES.name), pytest.param(Case("sequences", (3, 6), _sequences), id="sequences")]
+
+
+def adapted(case: Case, data: list[Batch]) -> State:
+    return AdaBN()(case.build(), case.expert().state, TASK, data)
+
+
+def loaded(case: Case, state: State) -> nn.Module:
+    net = case.build()
+    net.load_state_dict(state)
+    return net
+
+
+def shifted(case: Case, n: int = N) -> Tensor:
+    """A user's images: another mean and another spread than any running statistics."""
+    return 3 * case.images(n) + 5
+
+
+@pytest.mark.parametrize("n", [1, N])
+@pytest.mark.parametrize("case", CASES)
+def test_statistics_are_pooled_over_all_images_layer_by_layer_and_nothing_else_changes(case: Case, n: int) -> None:
+    before, x = case.expert().state, shifted(case, n)
+    after = adapted(case, batches(x, None, 3))
+    expected = dict(before)
+    for name, (mean, var) in adabn(loaded(case, before), x).items():
+        expected[f"{name}.running_mean"], expected[f"{name}.running_var"] = mean, var
+        assert not torch.allclose(mean, before[f"{name}.running_mean"], atol=0.1)
+        assert not torch.allclose(var, before[f"{name}.running_var"], atol=0.1)
+    close(after, expected)
+    for name in before:
+        if not name.endswith(("running_mean", "running_var")):
+            equal(after[name], before[name])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("size", range(1, N + 1))
+def test_batches_do_not_matter(case: Case, size: int) -> None:
+    x = shifted(case)
+    close(adapted(case, batches(x, None, size)), adapted(case, [(x, None)]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_order_does_not_matter(case: Case) -> None:
+    x = shifted(case)
+    close(adapted(case, batches(x.flip(0), None, 3)), adapted(case, batches(x, None, 3)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_adapted_model_computes_what_train_mode_computes_of_all_images_at_once(case: Case) -> None:
+    x = shifted(case)
+    net = loaded(case, adapted(case, batches(x, None, 3))).eval()
+    reference = loaded(case, case.expert().state).eval()
+    before = reference(x)
+    for layer in batch_norms(reference):
+        layer.train()
+    close(net(x), reference(x), 1e-8)
+    assert not torch.allclose(net(x), before, atol=0.1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_adapting_again_changes_nothing_more(case: Case) -> None:
+    data = batches(shifted(case), None, 3)
+    once = adapted(case, data)
+    close(AdaBN()(case.build(), once, TASK, data), once)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_statistics_before_do_not_matter(case: Case) -> None:
+    data, state = batches(shifted(case), None, 3), case.expert().state
+    other = {n: t + 1 if n.endswith(("running_mean", "running_var")) else t for n, t in state.items()}
+    close(AdaBN()(case.build(), other, TASK, data), adapted(case, data))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_labels_are_never_read(case: Case) -> None:
+    x = shifted(case)
+    without = adapted(case, [(x, None)])
+    equal(adapted(case, [(x, labels(N))]), without)
+    equal(adapted(case, [(x, object())]), without)
+    assert AdaBN().needs_labels is False
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_network_and_the_state_are_left_alone(case: Case) -> None:
+    net, state, x = case.build(), case.expert().state, shifted(case)
+    images = x.clone()
+    with untouched(net, state):
+        after = AdaBN()(net, state, TASK, batches(x, None, 3))
+        for tensor in after.values():
+            tensor.zero_()
+    equal(x, images)
+    with eval_mode(net):
+        before = copy.deepcopy(net.state_dict())
+        net(x)
+    equal(net.state_dict(), before)
+
+
+def _untracked(_: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, CLASSES))
+
+
+@pytest.mark.parametrize("case", [MLP, Case("untracked", (5,), _untracked)], ids=lambda case: case.name)
+def test_a_network_without_running_statistics_is_an_input_error(case: Case) -> None:
+    with pytest.raises(InputError, match="needs BatchNorm layers"):
+        AdaBN().check(case.build())
+    with pytest.raises(InputError, match="needs BatchNorm layers"):
+        adapted(case, [(case.images(2), None)])
+
+
+def test_a_network_with_running_statistics_passes_the_check() -> None:
+    AdaBN().check(IMAGES.build())
+
+
+@pytest.mark.parametrize("data", [[], [(IMAGES.images(0), None)]], ids=["no batch", "an empty batch"])
+def test_no_image_is_an_input_error(data: list[Batch]) -> None:
+    with pytest.raises(InputError, match="at least one image of task middle"):
+        adapted(IMAGES, data)

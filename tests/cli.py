@@ -1,0 +1,49 @@
+"""The command line as a user runs it, and a size of the digits benchmark that takes a second."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dua_lightning.__main__ import main
+
+TINY = (
+    "data=digits",
+    "data.tasks=2",
+    "data.server_per_class=6",
+    "data.user_per_class=4",
+    "trainer.max_epochs=1",
+    "model.width=8",
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a run ended: exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Done:
+    """`python -m dua_lightning ARGUMENTS` within this process."""
+    monkeypatch.setattr(sys, "argv", ["dua_lightning", *arguments])
+    capfd.readouterr()
+    try:
+        main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    captured = capfd.readouterr()
+    return Done(status, captured.out, captured.err)
+
+
+def spawn(*arguments: str, cwd: Path) -> Done:
+    """`python -m dua_lightning ARGUMENTS` as a process of its own, started in `cwd`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dua_lightning", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return Done(done.returncode, done.stdout, done.stderr)

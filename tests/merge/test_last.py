@@ -1,0 +1,16 @@
+"""The newest model serves every task."""
+
+import pytest
+
+from dua_lightning.merge import Last
+from dua_lightning.tasks import Task
+from tests.nets import MLP
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_task_gets_the_last_state_and_priors_are_not_read(count: int) -> None:
+    experts = [MLP.expert(seed, Task(f"t{seed}", slice(seed, seed + 1))) for seed in range(count)]
+    for priors in ([], [object()] * count):
+        model = Last()(experts, priors)
+        assert list(model) == [f"t{t}" for t in range(count)]
+        assert all(state is experts[-1].state for state in model.values())

@@ -1,0 +1,196 @@
+"""Mode merge against exact arithmetic, and the laws of a weighted mean."""
+
+import copy
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dua_lightning.errors import InputError
+from dua_lightning.importance import MAS, Uniform
+from dua_lightning.merge import Mode
+from dua_lightning.params import Params
+from dua_lightning.tasks import Expert, Task
+from tests.nets import BATCH_NORM, TIED, Case, close, equal, law
+from tests.reference.mode_loop import mode
+
+W = "body.weight"
+Drawn = tuple[list[Tensor], list[Tensor]]
+"""Weights and importances `(size,)` of one to four experts."""
+thetas = st.floats(-1e3, 1e3, allow_subnormal=False)
+ordinary = st.just(0.0) | st.floats(1e-6, 1e6)
+extreme = st.just(0.0) | st.floats(1e-290, 1e290)
+
+
+def expert(t: int, theta: Tensor) -> Expert:
+    """Expert `t` of a network with a body of one weight, a buffer and a head."""
+    own = torch.full((2,), float(t), dtype=theta.dtype)
+    return Expert(Task(f"t{t}", slice(2 * t, 2 * t + 2)), {W: theta, "body.mean": own, "head.weight": -own})
+
+
+def merged(values: Sequence[Tensor], omegas: Sequence[Tensor]) -> Tensor:
+    """The merged body weight, which all tasks share."""
+    model = Mode()([expert(t, theta) for t, theta in enumerate(values)], [{W: omega} for omega in omegas])
+    assert list(model) == [f"t{t}" for t in range(len(values))]
+    for state in model.values():
+        equal(state[W], model["t0"][W])
+    return model["t0"][W]
+
+
+@st.composite
+def merges(draw: st.DrawFn, omegas: st.SearchStrategy[float]) -> Drawn:
+    count, size = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+
+    def vectors(numbers: st.SearchStrategy[float]) -> list[Tensor]:
+        rows = draw(st.lists(st.lists(numbers, min_size=size, max_size=size), min_size=count, max_size=count))
+        return list(torch.tensor(rows, dtype=torch.float64))
+
+    return vectors(thetas), vectors(omegas)
+
+
+def tolerance(values: Sequence[Tensor]) -> float:
+    """Rounding of a mean of these numbers, which may be next to 0."""
+    return 1e-13 * max(float(theta.abs().max()) for theta in values) + 1e-300
+
+
+@law
+@given(merges(ordinary) | merges(extreme))
+def test_mode_is_the_weighted_mean_in_exact_arithmetic(drawn: Drawn) -> None:
+    torch.testing.assert_close(merged(*drawn), mode(*drawn), rtol=0, atol=tolerance(drawn[0]))
+
+
+@law
+@given(merges(ordinary | extreme))
+def test_a_merged_weight_stays_within_the_experts_range(drawn: Drawn) -> None:
+    values = torch.stack(drawn[0])
+    rounding = tolerance(drawn[0])
+    assert (merged(*drawn) >= values.amin(0) - rounding).all()
+    assert (merged(*drawn) <= values.amax(0) + rounding).all()
+
+
+@law
+@given(merges(ordinary), st.floats(1e-6, 1e6))
+def test_the_scale_of_all_priors_does_not_matter(drawn: Drawn, scale: float) -> None:
+    values, omegas = drawn
+    scaled = merged(values, [omega * scale for omega in omegas])
+    torch.testing.assert_close(scaled, merged(values, omegas), rtol=0, atol=tolerance(values))
+
+
+@law
+@given(merges(ordinary), st.randoms(use_true_random=False))
+def test_the_order_of_the_experts_does_not_matter(drawn: Drawn, random: Random) -> None:
+    values, omegas = drawn
+    order = list(range(len(values)))
+    random.shuffle(order)
+    shuffled = merged([values[i] for i in order], [omegas[i] for i in order])
+    torch.testing.assert_close(shuffled, merged(values, omegas), rtol=0, atol=tolerance(values))
+
+
+@law
+@given(merges(ordinary))
+def test_uniform_and_all_zero_priors_give_the_mean(drawn: Drawn) -> None:
+    values, _ = drawn
+    mean = torch.stack(values).mean(0)
+    for constant in (torch.ones_like, torch.zeros_like):
+        torch.testing.assert_close(merged(values, [constant(v) for v in values]), mean, rtol=0, atol=tolerance(values))
+
+
+@law
+@given(st.lists(thetas, min_size=1, max_size=4), ordinary)
+def test_a_single_expert_is_itself(theta: list[float], omega: float) -> None:
+    alone = torch.tensor(theta, dtype=torch.float64)
+    equal(merged([alone], [torch.full_like(alone, omega)]), alone)
+
+
+@pytest.mark.parametrize(
+    ("omegas", "expected"),
+    [
+        ([1.0, 0.0, 0.0], 2.0),
+        ([0.0, 0.0, 1.0], 11.0),
+        ([1.0, 3.0, 0.0], 4.25),
+        ([0.0, 0.0, 0.0], 6.0),
+        ([0.0, 2.0, 2.0], 8.0),
+        ([1e-40, 0.0, 1e-40], 6.5),
+        ([1e38, 1e38, 0.0], 3.5),
+    ],
+)
+def test_float32_loses_neither_zeros_nor_tiny_nor_huge_importances(omegas: list[float], expected: float) -> None:
+    values = [torch.tensor([theta]) for theta in (2.0, 5.0, 11.0)]
+    result = merged(values, [torch.tensor([omega]) for omega in omegas])
+    assert result.dtype is torch.float32
+    assert result.tolist() == pytest.approx([expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", [BATCH_NORM, TIED], ids=lambda case: case.name)
+def test_the_body_is_merged_and_head_and_buffers_are_each_tasks_own(case: Case) -> None:
+    experts = [case.expert(seed, Task(f"t{seed}", slice(2 * seed, 2 * seed + 2))) for seed in range(3)]
+    priors = [MAS()(case.build(), e, [(case.images(4, seed), None)]) for seed, e in enumerate(experts)]
+    model = Mode()(experts, priors)
+    for e in experts:
+        state = model[e.task.name]
+        assert list(state) == list(e.state)
+        for name, tensor in state.items():
+            if name in priors[0]:
+                close(tensor, mode([other.state[name] for other in experts], [prior[name] for prior in priors]))
+            else:
+                equal(tensor, e.state[name])
+        case.build().load_state_dict(state)
+
+
+@pytest.mark.parametrize("importance", [MAS(), Uniform()], ids=["mas", "uniform"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_neither_experts_nor_priors_change(importance: MAS | Uniform, count: int) -> None:
+    experts = [BATCH_NORM.expert(seed, Task(f"t{seed}", slice(0, 2))) for seed in range(count)]
+    priors = [importance(BATCH_NORM.build(), e, [(BATCH_NORM.images(2), None)]) for e in experts]
+    before = copy.deepcopy(([e.state for e in experts], priors))
+    for state in Mode()(experts, priors).values():
+        for name in priors[0]:
+            state[name].add_(1)
+    equal(([e.state for e in experts], priors), before)
+
+
+TWO = [expert(0, torch.zeros(2)), expert(1, torch.ones(2))]
+GOOD = {W: torch.ones(2)}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param({W: torch.tensor([1.0, torch.nan])}, id="nan"),
+        pytest.param({W: torch.tensor([1.0, torch.inf])}, id="infinite"),
+        pytest.param({W: torch.tensor([1.0, -1e-9])}, id="negative"),
+        pytest.param({W: torch.tensor([1.0, 3e38])}, id="too large to be added up"),
+        pytest.param({W: torch.ones(1)}, id="another shape that would broadcast"),
+        pytest.param({W: torch.ones(2, 1)}, id="another rank"),
+        pytest.param({}, id="a missing weight"),
+        pytest.param({"body.w": torch.ones(2)}, id="an unknown weight"),
+        pytest.param({**GOOD, "body.w": torch.ones(2)}, id="one weight too many"),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_an_input_error_that_names_its_task(bad: Params, at: int) -> None:
+    priors = [GOOD, GOOD]
+    priors[at] = bad
+    with pytest.raises(InputError, match=r"prior of task t[01]"):
+        Mode()(TWO, priors)
+
+
+@pytest.mark.parametrize(("experts", "priors"), [(2, 1), (1, 2), (2, 0), (0, 0)])
+def test_another_number_of_priors_than_experts_is_an_input_error(experts: int, priors: int) -> None:
+    with pytest.raises(InputError, match=f"{experts} experts, {priors} priors"):
+        Mode()(TWO[:experts], [GOOD] * priors)
+
+
+def test_priors_that_name_no_weight_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="names no weights"):
+        Mode()(TWO, [{}, {}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_a_prior_of_another_type_weighs_as_its_values_do(dtype: torch.dtype) -> None:
+    merged = Mode()(TWO, [{W: torch.tensor([1, 2]).to(dtype)}, {W: torch.tensor([3, 2]).to(dtype)}])
+    close(merged["t0"][W], torch.tensor([0.75, 0.5]))

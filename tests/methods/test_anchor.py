@@ -1,0 +1,171 @@
+"""The quadratic penalty in closed form, against autograd of the penalty written out."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dua_lightning.errors import InputError
+from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.methods import Anchor
+from dua_lightning.params import Params
+from dua_lightning.tasks import Batch, Expert, Task
+from tests.nets import BATCH_NORM, CASES, MLP, PLAIN, TASK, TIED, Case, batches, close, equal, labels
+from tests.reference.anchor_loop import penalty
+from tests.reference.fisher_loop import fisher_true
+from tests.reference.mas_loop import mas
+
+TASKS = [Task(f"t{t}", slice(2 * t, 2 * t + 2)) for t in range(3)]
+METHODS = [
+    pytest.param(Anchor(Uniform(), 0.3, accumulate=False), id="l2"),
+    pytest.param(Anchor(Fisher(), 400.0), id="ewc"),
+    pytest.param(Anchor(MAS(), 1.0), id="mas"),
+]
+
+
+def learnt(case: Case) -> list[tuple[Expert, Tensor, Tensor]]:
+    """Three tasks' experts, images and labels."""
+    return [(case.expert(9 + t, task), case.images(5, t), labels(5, task, t)) for t, task in enumerate(TASKS)]
+
+
+def after_three_tasks(case: Case, method: Anchor) -> Anchor:
+    net = case.build()
+    for expert, x, y in learnt(case):
+        net.load_state_dict(expert.state)
+        method = method.consolidate(net, expert, batches(x, y, 2))
+    return method
+
+
+def omega_loop(case: Case, importance: Importance, expert: Expert, x: Tensor, y: Tensor) -> Params:
+    if isinstance(importance, Fisher):
+        return fisher_true(case.build(), expert, x, y)
+    omega = mas(case.build(), expert, x)
+    return omega if isinstance(importance, MAS) else {name: torch.ones_like(o) for name, o in omega.items()}
+
+
+def gradients(net: nn.Module) -> Params:
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+def backward(net: nn.Module, batch: Batch, extra: Tensor | float = 0.0) -> None:
+    """Gradients of a new task's loss plus `extra`."""
+    net.zero_grad()
+    (nn.functional.cross_entropy(net(batch[0]), batch[1]) + extra).backward()
+
+
+def body(net: nn.Module) -> Params:
+    return {name: p for name, p in net.named_parameters() if not name.startswith("head.")}
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("importance", [Uniform(), Fisher(), MAS()], ids=["uniform", "fisher", "mas"])
+@pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED, PLAIN], ids=lambda case: case.name)
+def test_omega_is_the_last_tasks_or_the_sum_of_all_and_the_anchor_always_the_last(
+    case: Case, importance: Importance, accumulate: bool
+) -> None:
+    method = after_three_tasks(case, Anchor(importance, 1.0, accumulate))
+    omegas = [omega_loop(case, importance, *task) for task in learnt(case)]
+    summed = {name: sum(omega[name] for omega in omegas) for name in omegas[0]}
+    close(method.omega, summed if accumulate else omegas[-1])
+    equal(method.anchor, {name: learnt(case)[-1][0].state[name] for name in summed})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_is_2_lambda_omega_times_the_distance_and_that_of_the_penalty(case: Case, method: Anchor) -> None:
+    method, net = after_three_tasks(case, method), case.build()
+    batch = case.images(4, 7), labels(4)
+    backward(net, batch)
+    before, theta = gradients(net), body(net)
+    method.add_gradient_(net)
+    added = {name: g - before[name] for name, g in gradients(net).items()}
+
+    penalty(theta, method.anchor, method.omega, method.strength).backward()
+    by_autograd = {name: g - before[name] for name, g in gradients(net).items()}
+    for name, p in net.named_parameters():
+        if name not in theta:
+            equal(added[name], torch.zeros_like(p))
+            continue
+        close(added[name], 2 * method.strength * method.omega[name] * (p - method.anchor[name]).detach(), 1e-8)
+        close(by_autograd[name], 2 * added[name], 1e-8)
+        assert float(added[name].abs().max()) > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED], ids=lambda case: case.name)
+def test_steps_equal_those_of_sgd_with_the_penalty_in_the_loss(case: Case, method: Anchor) -> None:
+    method = after_three_tasks(case, method)
+    closed, by_autograd = case.build(), case.build()
+    optimizers = [torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9) for net in (closed, by_autograd)]
+    for step in range(3):
+        batch = case.images(4, step), labels(4, seed=step)
+        backward(closed, batch)
+        method.add_gradient_(closed)
+        backward(by_autograd, batch, penalty(body(by_autograd), method.anchor, method.omega, method.strength))
+        for optimizer in optimizers:
+            optimizer.step()
+    close(closed.state_dict(), by_autograd.state_dict(), 1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_task_has_no_penalty(method: Anchor) -> None:
+    net, x = MLP.build(), MLP.images(4)
+    backward(net, (x, labels(4)))
+    before = gradients(net)
+    method.add_gradient_(net)
+    equal(gradients(net), before)
+    assert method.loss(net, x, net(x)) is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_added_to_the_loss_as_well_as_to_the_gradient(method: Anchor) -> None:
+    net, x = MLP.build(), MLP.images(4)
+    assert after_three_tasks(MLP, method).loss(net, x, net(x)) is None
+
+
+def test_weights_without_a_gradient_get_none() -> None:
+    method, net = after_three_tasks(MLP, Anchor(Uniform(), 1.0)), MLP.build()
+    net.body[1].requires_grad_(False)
+    backward(net, (MLP.images(4), labels(4)))
+    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    method.add_gradient_(net)
+    assert net.body[1].weight.grad is None
+    assert not torch.equal(net.body[3].weight.grad, before["body.3.weight"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_consolidating_changes_neither_the_regulariser_nor_the_expert(method: Anchor) -> None:
+    (one, x, y), (two, x2, y2), _ = learnt(BATCH_NORM)
+    net = BATCH_NORM.build()
+    first = method.consolidate(net, one, [(x, y)])
+    before = copy.deepcopy((first.omega, first.anchor, one.state, two.state))
+    first.consolidate(net, two, [(x2, y2)])
+    backward(net, (x2, y2))
+    first.add_gradient_(net)
+    equal((first.omega, first.anchor, one.state, two.state), before)
+    assert (method.omega, method.anchor) == ({}, {})
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan")])
+def test_a_strength_below_zero_is_an_input_error(strength: float) -> None:
+    with pytest.raises(InputError, match="at least 0"):
+        Anchor(Uniform(), strength)
+
+
+def test_a_frozen_body_is_left_alone() -> None:
+    net = MLP.build()
+    method = Anchor(Uniform(), 1.0).consolidate(net, Expert(TASK, net.state_dict()), [])
+    net.requires_grad_(False)
+    method.add_gradient_(net)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_the_anchor_stays_where_it_was_when_the_network_moves_on() -> None:
+    net = MLP.build()
+    method = Anchor(Uniform(), 1.0).consolidate(net, Expert(TASK, net.state_dict()), [])
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+        p.data += 1
+    method.add_gradient_(net)
+    assert all((p.grad == 2).all() for name, p in net.named_parameters() if name in method.anchor)

@@ -1,0 +1,211 @@
+"""The command line end to end: every row of the table, sweeps, what is written, and bad input."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dua_lightning.evaluation import average_accuracy, forgetting
+from dua_lightning.report.records import COLUMNS, matrices, read
+from tests.cli import TINY, Done, run, spawn
+from tests.wandb_file import records as wandb_records
+
+Run = Callable[..., Done]
+
+ROWS = {
+    "MAS-RACL": ("method=racl", "importance=mas"),
+    "FIM-RACL": ("method=racl", "importance=fim"),
+    "MAS-IMM": ("method=imm", "importance=mas"),
+    "FIM-IMM": ("method=imm", "importance=fim"),
+    "mean-IMM": ("method=mean_imm",),
+    "Task Experts": ("method=task_experts", "adapt=finetune"),
+    "EWC": ("method=ewc",),
+    "MAS": ("method=mas",),
+    "LwF": ("method=lwf",),
+    "Joint": ("method=joint",),
+}
+
+
+@pytest.fixture
+def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """The command line on tiny digits, writing to `tmp_path / "out"` unless told otherwise."""
+
+    def call(*arguments: str) -> Done:
+        folder = f"paths.output_dir={tmp_path / 'out'}"
+        given = [a for a in arguments if a.startswith("paths.output_dir=")]
+        return run(*arguments, *TINY, *([] if given else [folder]), capfd=capfd, monkeypatch=monkeypatch)
+
+    return call
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_each_row_of_the_table_runs(dua: Run, tmp_path: Path, label: str) -> None:
+    done = dua(*ROWS[label], "logger=none")
+    assert done.status == 0, done.err
+    assert label in done.out
+    frame = read(tmp_path / "out" / "records.csv")
+    assert list(frame.columns) == COLUMNS
+    assert set(frame["label"]) == {label}
+    assert set(frame["user"]) == {"mnist", "mnist_m", "uci"}
+    assert frame["accuracy"].between(0, 100).all()
+    # Joint has a model only after the last task; the others one after each, seen on the tasks so far.
+    pairs = set(zip(frame["after"], frame["on"], strict=True))
+    assert pairs == ({(2, 1), (2, 2)} if label == "Joint" else {(1, 1), (2, 1), (2, 2)})
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    R = [R for _, R in matrices(frame)]
+    assert row["average_accuracy"] == pytest.approx(average_accuracy(R).mean())
+    assert row["forgetting"] is None if label == "Joint" else row["forgetting"] == pytest.approx(forgetting(R).mean())
+
+
+def test_the_same_seed_gives_the_same_bits_in_two_processes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        done = spawn(*TINY, "method=all", "logger=none", f"paths.output_dir={tmp_path / name}", cwd=tmp_path)
+        assert done.status == 0, done.err
+    files = {
+        name: {p.name: p.read_bytes() for p in [*(tmp_path / name).glob("experts/*"), tmp_path / name / "records.csv"]}
+        for name in ("a", "b")
+    }
+    assert files["a"] == files["b"]
+    assert list(dict.fromkeys(read(tmp_path / "a" / "records.csv")["label"])) == list(ROWS)
+    # 2 experts of L2-transfer, then one each of EWC, MAS and LwF after the shared first task, and Joint.
+    assert len(files["a"]) - 1 == 6
+
+
+def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all", "logger=none", "importance=fim").status == 0
+    together = read(tmp_path / "out" / "records.csv")
+    assert set(together["label"]) == set(ROWS) - {"MAS-RACL", "MAS-IMM"}
+    for label in ("FIM-RACL", "LwF"):
+        assert dua(*ROWS[label], "logger=none", f"paths.output_dir={tmp_path / label}").status == 0
+        alone = read(tmp_path / label / "records.csv")
+        pd.testing.assert_frame_equal(together[together["label"] == label].reset_index(drop=True), alone)
+
+
+def test_a_list_of_seeds_is_one_run_with_a_spread(dua: Run, tmp_path: Path) -> None:
+    assert dua("seed=[1,2]", "logger=none").status == 0
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    assert set(row["seeds"]) == {"1", "2"}
+    assert row["average_accuracy"] == pytest.approx(sum(row["seeds"].values()) / 2)
+    assert row["average_accuracy_std"] == pytest.approx(abs(row["seeds"]["1"] - row["seeds"]["2"]) / 2**0.5)
+
+
+def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) -> None:
+    done = dua("-m", "method=racl,imm", "importance=mas,fim", "seed=1,2", "logger=csv")
+    assert done.status == 0, done.err
+    frame = read(tmp_path / "out" / "records.csv")
+    assert set(frame["label"]) == {"MAS-RACL", "FIM-RACL", "MAS-IMM", "FIM-IMM"}
+    assert set(frame["seed"]) == {1, 2}
+    assert len(list((tmp_path / "out" / "experts").glob("*.safetensors"))) == 4
+    # Each seed's experts were trained by the first job that needed them.
+    assert len(list((tmp_path / "out").glob("*/training.csv"))) == 2
+    assert "sweep of 8 jobs" in done.out
+    assert "MAS-RACL minus MAS-IMM, paired" in done.out
+
+
+def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> None:
+    assert dua("seed=3", "method=lwf").status == 0
+    out = tmp_path / "out"
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["seed"] == 3
+    assert config["method"]["regulariser"]["temperature"] == 2
+    assert config["paths"]["output_dir"] == str(out)
+    assert "${" not in (out / "config.yaml").read_text()
+    environment = json.loads((out / "environment.json").read_text())
+    assert "method=lwf" in environment["command"]
+    assert environment["packages"]["torch"]
+    training = pd.read_csv(out / "training.csv")
+    assert list(training["task"]) == ["0-1", "2-3"]
+    assert training["val_accuracy"].between(0, 100).all()
+    for name in ("domains", "accuracy", "matrices"):
+        assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert not [p for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"], "temporary files are left"
+
+
+def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    done = spawn(*TINY, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path / "elsewhere")
+    assert done.status == 0, done.err
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Path) -> None:
+    assert dua("logger=wandb", "method=lwf").status == 0
+    (path,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
+    found = list(wandb_records(path))
+    (started,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
+    assert (started.run_group, started.project) == ("digits", "dua_lightning")
+    assert "seed" in {item.key for item in started.config.update}
+    histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
+    logged = {"/".join(item.nested_key) or item.key for history in histories for item in history.item}
+    assert {"seed 1/LwF/0-1/val_accuracy", "seed 1/LwF/2-3/train_loss"} <= logged
+    assert any(name.startswith("records/") for name in logged)
+    summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    assert float(summary["LwF/average_accuracy"]) == pytest.approx(row["average_accuracy"])
+    assert float(summary["LwF/forgetting"]) == pytest.approx(row["forgetting"])
+    (table,) = (path.parent / "files" / "media" / "table").glob("records_*.table.json")
+    assert len(json.loads(table.read_text())["data"]) == len(read(tmp_path / "out" / "records.csv"))
+
+
+def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
+    done = dua("--help")
+    assert done.status == 0
+    for text in ("data: digits, numbers", "importance: fim, mas", "logger: csv, none, wandb", "experiment: digits"):
+        assert text in done.out
+    assert done.out.count("python -m dua_lightning") == 3
+
+
+BAD = {
+    "an unknown choice": (("method=foo",), ("method=foo", "racl")),
+    "an unknown experiment": (("+experiment=foo",), ("experiment=foo", "numbers")),
+    "a misspelt key": (("trainer.max_epoch=3",), ("trainer.max_epoch",)),
+    "a wrong type": (("trainer.max_epochs=abc",), ("trainer.max_epochs=abc", "integer")),
+    "a fraction of an epoch": (("trainer.max_epochs=1.5",), ("trainer.max_epochs=1.5",)),
+    "a negative number": (("trainer.max_epochs=-3",), ("trainer.max_epochs", "-3")),
+    "a rate of zero": (("trainer.lr=0",), ("trainer.lr", "positive")),
+    "a seed that is a word": (("seed=x",), ("seed=x",)),
+    "seeds that are words": (("seed=[1,x]",), ("seed",)),
+    "no seed": (("seed=[]",), ("seed=[]", "at least 1")),
+    "the same seed twice": (("seed=[1,1]",), ("seed=[1, 1]",)),
+    "a sweep without -m": (("method=racl,imm",), ("method=racl,imm", "--multirun")),
+    "batch norm where there is none": (("adapt=adabn",), ("adabn", "BatchNorm", "adapt=none")),
+    "labels where there are none, psi": (("importance=fim", "data.users_labelled=false"), ("importance=mas",)),
+    "labels where there are none, phi": (("adapt=finetune", "data.users_labelled=false"), ("adapt=none",)),
+    "more images than there are": (("data.server_per_class=600",), ("600", "500")),
+    "an empty network": (("model.width=0",), ("width=0",)),
+    "no such logger mode": (("logger=wandb", "logger.mode=x"), ("logger.mode=x", "offline")),
+    "a label rule that does not exist": (("importance=fim", "importance.labels=x"), ("sampled",)),
+    "rows that exclude each other": (("method=all", "importance=fim", "adapt=adabn"), ("adabn",)),
+    "a data set that is not there": (
+        ("data=numbers", "data.download=false"),
+        ("MNIST", "data=digits", "paths.data_dir"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(
+    case: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments, words = BAD[case]
+    places = (f"paths.output_dir={tmp_path / 'out'}", f"paths.data_dir={tmp_path / 'data'}")
+    done = run(*arguments, *places, capfd=capfd, monkeypatch=monkeypatch)
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "out" / "experts").exists(), "something was trained first"
+
+
+def test_debug_shows_the_traceback(dua: Run) -> None:
+    with pytest.raises(ValueError, match="BatchNorm"):
+        dua("adapt=adabn", "debug=true")
+
+
+def test_unlabelled_users_are_served_by_mas(dua: Run) -> None:
+    assert dua("data.users_labelled=false", "method=racl", "importance=mas").status == 0
+    assert dua("data.users_labelled=false", "importance=fim", "importance.labels=sampled").status == 0

@@ -1,0 +1,108 @@
+"""The floors of the house: who may import whom, and what a library user loads."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import dua_lightning
+
+ROOT = Path(dua_lightning.__file__).parent
+
+# From the ground up; a room imports only from rooms before it in this list.
+STAIRS = (
+    *("errors", "streams", "params", "tasks", "files"),
+    *("nets", "data", "store"),
+    *("importance", "merge", "methods", "adapt"),
+    *("training",),
+    *("evaluation", "server", "user"),
+    *("build", "rows", "report", "pipeline", "sweep", "__main__"),
+)
+# Packages that live in some rooms only.
+TENANTS = {
+    "hydra": {"build", "rows", "report", "pipeline", "sweep", "__main__"},
+    "omegaconf": {"build", "rows", "report", "pipeline", "sweep", "__main__"},
+    "lightning": {"data.server", "data.user", "training", "report", "pipeline"},
+    "wandb": {"report.wandb"},
+    "matplotlib": {"report.figures"},
+    "rich": {"report", "pipeline", "sweep"},
+}
+# What holds a user's data; the server must not reach it, not even through others.
+OF_USERS = {"user", "data.user", "data.benchmark", "data.digits", "data.numbers"}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Dotted module within the package -> full names of the modules it imports, also inside functions."""
+    found: dict[str, set[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(part for part in parts if part != "__init__")
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path} imports relatively"
+                names.add(node.module)
+                # `from package import module` names a module as well.
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[module] = names
+    return found
+
+
+def own(module: str) -> set[str]:
+    """Modules of the package that `module` imports directly, as dotted names within it."""
+    known = imports()
+    names = (name.removeprefix("dua_lightning.") for name in known[module] if name.startswith("dua_lightning."))
+    return {name for name in names if name in known}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_room_has_its_place_on_the_stairs() -> None:
+    assert {room(module) for module in imports() if module} == set(STAIRS)
+
+
+@pytest.mark.parametrize("module", sorted(m for m in imports() if m))
+def test_a_room_imports_only_from_below(module: str) -> None:
+    for other in own(module):
+        assert room(other) == room(module) or STAIRS.index(room(other)) < STAIRS.index(room(module)), other
+
+
+@pytest.mark.parametrize("package", TENANTS)
+def test_a_package_lives_in_its_rooms(package: str) -> None:
+    users = {m for m, names in imports().items() if any(n.partition(".")[0] == package for n in names)}
+    assert users, f"nothing imports {package}"
+    assert all(any(m == home or m.startswith(f"{home}.") for home in TENANTS[package]) for m in users), users
+
+
+@pytest.mark.parametrize(
+    "module", sorted(m for m in imports() if room(m) in ("server", "training", "merge", "methods", "importance"))
+)
+def test_the_server_side_never_reaches_a_users_data(module: str) -> None:
+    reached, frontier = set(), {module}
+    while frontier:
+        reached |= frontier
+        frontier = {other for m in frontier for other in own(m)} - reached
+    assert not reached & OF_USERS
+
+
+def test_a_device_and_a_library_user_load_torch_alone() -> None:
+    code = (
+        "import sys, dua_lightning.importance, dua_lightning.merge, dua_lightning.adapt, dua_lightning.evaluation\n"
+        "print([p for p in ('lightning', 'hydra', 'omegaconf', 'wandb', 'pandas', 'torchvision') if p in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys, dua_lightning.__main__; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"

@@ -1,0 +1,75 @@
+"""The algebra on named tensors, and running a network with a state that is not its own."""
+
+import copy
+
+import pytest
+import torch
+
+from dua_lightning.params import add, body_names, clone, eval_mode, task_logits
+from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
+
+
+def test_the_body_is_everything_but_the_head() -> None:
+    parameters = [name for name, _ in BATCH_NORM.build().named_parameters()]
+    body = {name: name for name in parameters if not name.startswith("head.")}
+    assert body_names(BATCH_NORM.build()) == body
+    assert len(body) == len(parameters) - 2
+
+
+def test_a_network_without_a_head_is_all_body() -> None:
+    assert list(body_names(PLAIN.build())) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_a_tied_weight_is_named_once_for_each_use() -> None:
+    names = body_names(TIED.build())
+    assert names["body.second.weight"] == names["body.first.weight"] == "body.first.weight"
+    assert names["body.second.bias"] == "body.second.bias"
+    assert len(names) == 4
+
+
+def test_a_clone_shares_nothing() -> None:
+    state = dict(MLP.build().named_parameters())
+    copied = clone(state)
+    equal(copied, {name: p.detach() for name, p in state.items()})
+    for name, tensor in copied.items():
+        assert not tensor.requires_grad
+        assert tensor.data_ptr() != state[name].data_ptr()
+
+
+def test_add_is_entry_by_entry_and_mutates_neither() -> None:
+    a, b = (
+        {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(3.0)},
+        {"b": torch.tensor(4.0), "w": torch.tensor([5.0, 6.0])},
+    )
+    equal(add(a, b), {"w": torch.tensor([6.0, 8.0]), "b": torch.tensor(7.0)})
+    equal((a["w"], b["w"]), (torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0])))
+
+
+def test_eval_mode_is_on_inside_and_each_modules_own_mode_comes_back() -> None:
+    net = DROPOUT.build()
+    with untouched(net), eval_mode(net):
+        assert not any(module.training for module in net.modules())
+        assert net(DROPOUT.images(2)).requires_grad
+
+
+def test_eval_mode_ends_with_an_error_too() -> None:
+    net = BATCH_NORM.build()
+    with untouched(net), pytest.raises(KeyError), eval_mode(net):
+        raise KeyError
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_task_logits_are_the_columns_of_a_network_with_that_state(case: Case) -> None:
+    net, state, x = case.build().eval(), case.expert().state, case.images(3)
+    loaded = copy.deepcopy(net)
+    loaded.load_state_dict(state)
+    with torch.no_grad():
+        close(task_logits(net, state, x, TASK.classes), loaded(x)[:, 2:5])
+        assert not torch.allclose(net(x), loaded(x))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_task_logits_leave_the_network_and_the_state_alone(case: Case) -> None:
+    net, state = case.build(), case.expert().state
+    with untouched(net, state), eval_mode(net):
+        task_logits(net, state, case.images(3), TASK.classes)
