@@ -153,7 +153,13 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
 def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     done = dua("--help")
     assert done.status == 0
-    for text in ("data: digits, numbers", "importance: fim, mas", "logger: csv, none, wandb", "experiment: digits"):
+    shown = (
+        "data: catprior, digits, numbers, own_users",
+        "importance: fim, mas",
+        "logger: csv, none, wandb",
+        "experiment: catprior, digits",
+    )
+    for text in shown:
         assert text in done.out
     assert done.out.count("python -m dua_lightning") == 3
 

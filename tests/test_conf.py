@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.adapt import Finetune, Unchanged
+from dua_lightning.adapt import AdaBNReleased, Finetune, Unchanged
+from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Uniform
 from dua_lightning.merge import Each, Last, Mode
 from dua_lightning.methods import Anchor, Distil, Free
@@ -19,7 +20,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-METHODS = [name for name in choices("method") if name != "all"]
+METHODS = [name for name in choices("method") if "rows:" not in (CONF / "method" / f"{name}.yaml").read_text()]
 
 # The rows of the paper as combinations: label, regulariser, who measures psi with what, chi, phi.
 L2 = Anchor(Uniform(), 1e-3, accumulate=False)
@@ -58,6 +59,55 @@ def test_every_combination_builds(choice: tuple[str, str, str]) -> None:
     assert row.importance == (importance if method in ("racl", "imm") else {"mean_imm": "uniform"}.get(method, "none"))
 
 
+def test_the_released_behaviour_is_these_settings() -> None:
+    cfg = config("fidelity=released", "adapt=finetune")
+    row = make(cfg)
+    assert row.regulariser == Anchor(Uniform(), 1.0, accumulate=False, first_task=3)
+    assert row.psi == MAS("batch_mean")
+    assert row.chi == Mode("zero", "last")
+    assert row.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
+    assert (cfg.trainer.stop_after, cfg.trainer.reset_batch_norm) == (6, True)
+    fim = make(config("fidelity=released", "importance=fim", "method=imm"))
+    assert fim.psi == Fisher("sampled", 1, "batch_mean", 1e-8)
+    assert fim.training_data_too
+    assert make(config("fidelity=released", "adapt=adabn")).phi == AdaBNReleased()
+    assert not config("+experiment=transprior", "fidelity=released").data.augment
+
+
+def test_each_released_behaviour_can_be_chosen_alone() -> None:
+    row = make(config("fidelity.zero_importance=zero"))
+    assert row.chi == Mode("zero", "last")
+    assert (row.regulariser, row.psi) == (L2, MAS())
+
+
+@pytest.mark.parametrize("rule", ["last", "task", "mean", "server"])
+def test_the_buffers_of_a_merged_model_are_a_named_choice(rule: str) -> None:
+    row = make(config(f"merge.batch_norm={rule}"))
+    assert row.recalibrate == (rule == "server")
+    assert row.chi == Mode(batch_norm="task" if rule == "server" else rule)
+    assert not make(config(f"merge.batch_norm={rule}", "method=ewc")).recalibrate
+    with pytest.raises(InputError, match="last, task, mean, server"):
+        make(config("merge.batch_norm=first"))
+
+
+@pytest.mark.parametrize("benchmark", ["catprior", "transprior"])
+@pytest.mark.parametrize("images", choices("data/images"))
+def test_networks_and_benchmarks_take_the_sizes_that_suit_the_images(benchmark: str, images: str) -> None:
+    cfg = config(
+        f"+experiment={benchmark}", f"data/images={images}", "data.images.root=R" if images == "folder" else "seed=1"
+    )
+    small = images == "photos"
+    assert (cfg.data.input_size, cfg.model.weights) == ((32, "none") if small else (224, "imagenet"))
+    assert (cfg.model.name, cfg.trainer.max_epochs, cfg.data.images.name) == ("vgg11_bn", 30, images)
+
+
+def test_the_scene_benchmarks_are_those_of_section_4() -> None:
+    cfg = config("+experiment=transprior")
+    assert (cfg.data.severity, cfg.data.extra_per_task, cfg.data.iterations, cfg.data.batch_size) == (3, 1000, 5, 30)
+    cfg = config("+experiment=catprior")
+    assert (cfg.data.users, cfg.data.preferred_categories, cfg.data.preferences) == (5, 3, "published")
+
+
 def test_labels_tell_all_combinations_apart() -> None:
     used = product(("racl", "imm"), choices("importance"), choices("adapt"))
     rest = product([m for m in METHODS if m not in ("racl", "imm")], ["mas"], choices("adapt"))
@@ -88,3 +138,13 @@ def test_a_yaml_tells_its_story(path: Path) -> None:
     if path.parent.name == "paths":
         return
     assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize(("table", "adaptations"), [("table4", 3), ("adabn_artifact", 3)])
+def test_a_table_has_every_row_of_table_4_with_each_adaptation(table: str, adaptations: int) -> None:
+    rows = [(r.method, r.get("importance"), r.adapt) for r in config(f"method={table}").method.rows]
+    assert len(set(rows)) == len(rows)
+    mergeless = [row for row in rows if row[0] != "task_experts"]
+    assert len(mergeless) == 8 * adaptations
+    assert len({row[:2] for row in mergeless}) == 8
+    assert (("task_experts", None, "finetune") in rows) == (table == "table4")

@@ -28,10 +28,13 @@ TENANTS = {
     "lightning": {"data.server", "data.user", "training", "report", "pipeline"},
     "wandb": {"report.wandb"},
     "matplotlib": {"report.figures"},
-    "rich": {"report", "pipeline", "sweep"},
+    "rich": {"data.decode", "data.download", "report", "pipeline", "sweep"},
 }
 # What holds a user's data; the server must not reach it, not even through others.
-OF_USERS = {"user", "data.user", "data.benchmark", "data.digits", "data.numbers"}
+OF_USERS = {
+    *("user", "data.user", "data.benchmark", "data.scenes", "data.digits", "data.numbers", "data.catprior"),
+    *("data.transprior", "data.own_users", "data.pool", "data.photos", "data.folder", "data.mit_indoor"),
+}
 
 
 @cache

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Params = dict[str, Tensor]
 """theta or Omega over the shared body; `Omega[name].shape == theta[name].shape`."""
@@ -33,6 +34,17 @@ def clone(state: State) -> State:
 def add(a: Params, b: Params) -> Params:
     """Entry by entry `a + b`, for two `Params` with the same names."""
     return {name: a[name] + b[name] for name in a}
+
+
+def batch_norms(net: nn.Module) -> list[_BatchNorm]:
+    """The batch-norm layers that keep running statistics."""
+    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def reset_batch_norms(net: nn.Module) -> None:
+    """gamma 1, beta 0, running mean 0 and variance 1, in place."""
+    for layer in batch_norms(net):
+        layer.reset_parameters()
 
 
 @contextmanager

@@ -1,32 +1,33 @@
 """One run: configuration in, records, table and figures out."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
 from dua_lightning import __version__, server, user
+from dua_lightning.adapt.cost import Cost
 from dua_lightning.build import build, check
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
+from dua_lightning.importance import Importance
 from dua_lightning.params import Params, State, clone
 from dua_lightning.report import figures, provenance, records, tables
 from dua_lightning.report.loggers import Epoch, Logger
 from dua_lightning.report.progress import Display, TrainingProgress
-from dua_lightning.report.records import Record
+from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.rows import Row, expand, make
 from dua_lightning.store import ExpertStore, digest
-from dua_lightning.tasks import Expert
+from dua_lightning.tasks import Expert, Task, UserModel
 from dua_lightning.training import Training
-
-NOT_OF_EXPERTS = ("root", "download", "user_batch_size", "users_labelled", "iterations")
-"""Settings of the data that do not touch what the server trains on; experts are shared across their values."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -47,6 +48,7 @@ def run(cfg: DictConfig) -> None:
     logger: Logger = build(cfg.logger, "logger", folder=folder, config=resolved, name=cfg.name)
     try:
         found: list[Record] = []
+        costs: list[CostRecord] = []
         pictures: list[Path] = []
         display = Display(console)
         with display.progress:
@@ -54,9 +56,12 @@ def run(cfg: DictConfig) -> None:
                 stage = _Seed(cells, seed, display, logger)
                 if not pictures:
                     pictures.append(figures.gallery(stage.benchmark, folder / "figures" / "domains.png"))
-                for new in stage.records():
+                for new, spent in stage.results():
                     found += new
+                    costs += spent
                     records.write(found, folder / "records.csv")
+                    if costs:
+                        records.write(costs, folder / "costs.csv")
         report(folder, str(cfg.name), pictures, logger, console)
     finally:
         logger.close()
@@ -108,19 +113,16 @@ class _Seed:
             self._check(row)
         self.start: State = clone(self.net.state_dict())
         self.store = ExpertStore(Path(cfg.paths.experts_dir))
-        data: Any = OmegaConf.to_container(cfg.data, resolve=True)
-        self.recipe = {
+        self.recipe: dict[str, Any] = {
             "version": __version__,
             "seed": seed,
-            "data": {key: value for key, value in data.items() if key not in NOT_OF_EXPERTS},
+            "shape": list(self.benchmark.shape),
+            "classes": self.benchmark.classes,
             "model": OmegaConf.to_container(cfg.model, resolve=True),
             "trainer": OmegaConf.to_container(cfg.trainer, resolve=True),
+            "data": [data.recipe() for data in self.benchmark.server],
         }
-
-    def records(self) -> Iterable[list[Record]]:
-        """The records of each row, as soon as it is done."""
-        for cell, row in zip(self.cells, self.rows, strict=True):
-            yield self._evaluate(cell, row, self._experts(row))
+        self._shared_priors: dict[tuple[str, Importance | None, bool], list[Params]] = {}
 
     def _check(self, row: Row) -> None:
         """Refuse before anything is trained what the data or the network cannot give."""
@@ -136,6 +138,34 @@ class _Seed:
                 f"adapt={row.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
             )
 
+    def results(self) -> Iterator[tuple[list[Record], list[CostRecord]]]:
+        """What each user's draw gives, for all rows, as soon as it is done.
+
+        Users are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once.
+        """
+        experts = [self._experts(row) for row in self.rows]
+        draws = [(data, i) for data in self.benchmark.users for i in range(1, self.benchmark.iterations + 1)]
+        with self.display.bar(f"seed {self.seed}: users", len(draws) * len(self.rows)) as advance:
+            for base, iteration in draws:
+                data = base.draw(iteration)
+                own_priors: dict[tuple[str, Importance | None], list[Params]] = {}
+                found: list[Record] = []
+                costs: list[CostRecord] = []
+                for cell, row, of_row in zip(self.cells, self.rows, experts, strict=True):
+                    if row.prior == "user":
+                        key = (row.experts, row.psi)
+                        if key not in own_priors:
+                            assert row.psi is not None
+                            own_priors[key] = user.measure(row.psi, self.net, of_row, data)
+                        priors = own_priors[key]
+                    else:
+                        priors = self._server_priors(row, of_row)
+                    R, spent = user.evaluate(self.net, self._models(row, of_row, priors), row.phi, data)
+                    found += self._records(cell, row, data, R)
+                    costs += self._costs(cell, row, data, spent)
+                    advance(f"user {data.user}, {row.label}")
+                yield found, costs
+
     def _experts(self, row: Row) -> tuple[Expert, ...]:
         text = f"seed {self.seed}: {row.experts} experts"
         values: Epoch = {"seed": self.seed, "experts": row.experts}
@@ -146,39 +176,38 @@ class _Seed:
             experts = server.train_joint(net, start, data, row.regulariser, self.training, self.store, key, [progress])
         else:
             # No regulariser acts on the first task: its expert is shared by all of them.
-            first = digest(self.recipe, "task 1")
-            later = [digest(self.recipe, f"task {t}", row.recipe) for t in range(2, len(data) + 1)]
+            keys = [
+                digest({**self.recipe, "data": self.recipe["data"][:t]}, row.recipe if t > 1 else {})
+                for t in range(1, len(data) + 1)
+            ]
             experts = server.train_experts(
-                net, start, data, row.regulariser, self.training, self.store, [first, *later], [progress]
+                net, start, data, row.regulariser, self.training, self.store, keys, [progress]
             )
         if progress.best:
             best = "  ".join(f"{task} {accuracy:.1f}" for task, accuracy in progress.best.items())
             self.display.say(f"{text} trained in {progress.seconds():.1f} s, validation %: {best}")
         return experts
 
-    def _evaluate(self, cell: DictConfig, row: Row, experts: tuple[Expert, ...]) -> list[Record]:
-        shared = []
-        if row.prior == "server" and row.psi is not None:
-            shared = server.measure(row.psi, self.net, experts, self.benchmark.server)
-        draws = [data.draw(i) for data in self.benchmark.users for i in range(1, self.benchmark.iterations + 1)]
-        found: list[Record] = []
-        with self.display.bar(f"seed {self.seed}: {row.label}, users", len(draws)) as advance:
-            for data in draws:
-                found += self._personalise(cell, row, experts, shared, data)
-                advance(f"user {data.user}")
-        return found
+    def _server_priors(self, row: Row, experts: tuple[Expert, ...]) -> list[Params]:
+        """What the server measures, once for all users; nothing for rows without priors."""
+        if row.psi is None:
+            return []
+        key = (row.experts, row.psi, row.training_data_too)
+        if key not in self._shared_priors:
+            self._shared_priors[key] = server.measure(
+                row.psi, self.net, experts, self.benchmark.server, row.training_data_too
+            )
+        return self._shared_priors[key]
 
-    def _personalise(
-        self, cell: DictConfig, row: Row, experts: tuple[Expert, ...], shared: list[Params], data: UserData
-    ) -> list[Record]:
-        priors = shared
-        if row.prior == "user" and row.psi is not None:
-            priors = user.measure(row.psi, self.net, experts, data)
+    def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Params]) -> Iterator[tuple[int, UserModel]]:
+        """The personal model after each task; after the last one alone for Joint training."""
         if row.training == "joint":
-            models = iter([(len(experts), row.chi(experts, priors))])
-        else:
-            models = server.merge_prefixes(row.chi, experts, priors)
-        R = user.accuracy_matrix(self.net, models, row.phi, data)
+            yield len(experts), row.chi(experts, priors)
+            return
+        for t, model in server.merge_prefixes(row.chi, experts, priors):
+            yield t, server.recalibrate(self.net, model, self.benchmark.server) if row.recalibrate else model
+
+    def _records(self, cell: DictConfig, row: Row, data: UserData, R: np.ndarray) -> list[Record]:
         return [
             Record(
                 data=cell.data.name,
@@ -187,14 +216,30 @@ class _Seed:
                 importance=row.importance,
                 adapt=row.adapt,
                 label=row.label,
+                fidelity=cell.fidelity.name,
                 user=data.user,
                 iteration=data.iteration,
                 seed=self.seed,
-                after=t + 1,
-                on=j + 1,
+                after=int(t) + 1,
+                on=int(j) + 1,
                 accuracy=R[t, j],
             )
-            for t in range(len(R))
-            for j in range(t + 1)
-            if R[t, j] == R[t, j]
+            for t, j in np.argwhere(~np.isnan(R))
+        ]
+
+    def _costs(self, cell: DictConfig, row: Row, data: UserData, spent: list[tuple[Task, Cost]]) -> list[CostRecord]:
+        if row.adapt == "none":
+            return []
+        return [
+            CostRecord(
+                data=cell.data.name,
+                model=cell.model.name,
+                label=row.label,
+                user=data.user,
+                iteration=data.iteration,
+                seed=self.seed,
+                task=task.name,
+                **asdict(cost),
+            )
+            for task, cost in spent
         ]

@@ -9,11 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.adapt import Adapt
 from dua_lightning.build import build
+from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge
 from dua_lightning.methods import Regulariser
 
-AXES = ("method", "importance", "adapt")
+BUFFERS = ("last", "task", "mean", "server")
+"""Choices of `merge.batch_norm`: whose running statistics a merged model carries."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Row:
 
     `method`, `importance` and `adapt` are the choices' names (`none` for an importance that is not measured), `label`
     the row's name in tables, `experts` that of its training; `recipe` says in plain values what regularises it.
+    `training_data_too`: the server measures on its training data as well; `recalibrate`: it takes the merged model's
+    batch-norm statistics anew on its validation data.
     """
 
     method: str
@@ -34,7 +38,9 @@ class Row:
     regulariser: Regulariser
     prior: Literal["user", "server", "none"]
     psi: Importance | None
+    training_data_too: bool
     chi: Merge
+    recalibrate: bool
     phi: Adapt
 
 
@@ -61,6 +67,9 @@ def make(cfg: DictConfig) -> Row:
     """The row of a configuration with a single method; raises `InputError` for settings that cannot be used."""
     method = cfg.method
     own = method.adapt == cfg.adapt.name
+    merges = "batch_norm" in method.merge
+    if cfg.merge.batch_norm not in BUFFERS:
+        raise InputError(f"merge.batch_norm={cfg.merge.batch_norm} is not a choice; it has {', '.join(BUFFERS)}")
     return Row(
         method=method.name,
         importance="none" if method.psi is None else method.psi.name,
@@ -72,9 +81,19 @@ def make(cfg: DictConfig) -> Row:
         regulariser=build(method.regulariser, "method.regulariser"),
         prior=method.prior,
         psi=None if method.psi is None else build(method.psi, "importance"),
-        chi=build(method.merge, "method.merge"),
+        training_data_too=cfg.fidelity.imm_data == "train_and_validation",
+        chi=build(_with_buffers(cfg), "method.merge"),
+        recalibrate=merges and cfg.merge.batch_norm == "server",
         phi=build(cfg.adapt, "adapt"),
     )
+
+
+def _with_buffers(cfg: DictConfig) -> DictConfig:
+    """The merge's node, with the rule for batch-norm buffers if it has one; the server's own replaces any buffers."""
+    node: DictConfig = cfg.method.merge.copy()
+    if "batch_norm" in node and node.batch_norm == "server":
+        node.batch_norm = "task"
+    return node
 
 
 def _axis(override: str) -> str:

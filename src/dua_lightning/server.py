@@ -1,9 +1,11 @@
 """The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their `Params`."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from torch import nn
 
+from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
@@ -12,6 +14,9 @@ from dua_lightning.params import Params, State
 from dua_lightning.store import ExpertStore
 from dua_lightning.tasks import Expert, UserModel
 from dua_lightning.training import Callbacks, Training, fit
+
+RECALIBRATION_BATCH = 100
+"""Images carried through the network at once where batch-norm statistics are taken on the server."""
 
 
 def train_experts(
@@ -62,10 +67,20 @@ def train_joint(
 
 
 def measure(
-    importance: Importance, net: nn.Module, experts: Sequence[Expert], data: Sequence[ServerData]
+    importance: Importance,
+    net: nn.Module,
+    experts: Sequence[Expert],
+    data: Sequence[ServerData],
+    training_too: bool = False,
 ) -> list[Params]:
-    """Omega_t of each expert on the server's validation data of its task (IMM): one prior for all users."""
-    return [importance(net, expert, of_task.val_dataloader()) for expert, of_task in zip(experts, data, strict=True)]
+    """Omega_t of each expert on the server's validation data of its task (IMM): one prior for all users.
+
+    With `training_too` the training data count as well, as in the authors' release.
+    """
+    return [
+        importance(net, expert, chain(of_task.predict_dataloader() if training_too else (), of_task.val_dataloader()))
+        for expert, of_task in zip(experts, data, strict=True)
+    ]
 
 
 def merge_prefixes(
@@ -74,3 +89,14 @@ def merge_prefixes(
     """For each t = 1..N, t and the personal model of the first t tasks. `priors` may be empty for a merge without."""
     for t in range(1, len(experts) + 1):
         yield t, merge(experts[:t], priors[:t])
+
+
+def recalibrate(net: nn.Module, model: UserModel, data: Sequence[ServerData]) -> UserModel:
+    """The model with the batch-norm statistics of the server's validation data of each task, taken through it."""
+    return {
+        of_task.task.name: AdaBN(RECALIBRATION_BATCH)(
+            net, model[of_task.task.name], of_task.task, of_task.val_dataloader()
+        )
+        for of_task in data
+        if of_task.task.name in model
+    }

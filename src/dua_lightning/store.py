@@ -43,7 +43,11 @@ class ExpertStore:
 
     def put(self, key: str, expert: Expert) -> None:
         with replacing(self._path(key)) as temporary:
-            save_file(expert.state, temporary, metadata={"task": expert.task.name})
+            save_file(
+                {name: t.contiguous() for name, t in expert.state.items()},
+                temporary,
+                metadata={"task": expert.task.name},
+            )
 
     def _path(self, key: str) -> Path:
         return self.root / f"{key}.safetensors"

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
 from dua_lightning.methods.base import Regulariser
-from dua_lightning.params import clone
+from dua_lightning.params import clone, reset_batch_norms
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Expert, Task
 
@@ -28,7 +25,8 @@ class Training:
     """SGD and the paper's plateau rule (Section 5.1).
 
     After `patience` epochs in a row whose validation accuracy is not above the best so far, the learning rate is
-    multiplied by `factor`; after `patience` more, training stops.
+    multiplied by `factor`; after `stop_after` more, training stops. With `reset_batch_norm` every fit starts from
+    batch-norm layers as they are built (gamma 1, beta 0, statistics 0 and 1), as in the authors' release.
     """
 
     max_epochs: int = 10
@@ -36,9 +34,11 @@ class Training:
     momentum: float = 0.9
     patience: int = 5
     factor: float = 0.1
+    stop_after: int = 5
+    reset_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience"):
+        for name in ("max_epochs", "patience", "stop_after"):
             if getattr(self, name) < 1:
                 raise InputError(f"trainer.{name} is at least 1, got {getattr(self, name)}")
         if not self.lr > 0:
@@ -63,6 +63,7 @@ class ExpertModule(LightningModule):
         self.training_settings = training
         self.best_accuracy = -1.0
         self.best_state = clone(net.state_dict())
+        self.epochs_without_best = 0
         self.loss_sum = torch.zeros(())
         self.images_seen = 0
         self.accuracy = MeanMetric()
@@ -90,21 +91,34 @@ class ExpertModule(LightningModule):
         accuracy = float(self.accuracy.compute())
         self.accuracy.reset()
         self.log("val_accuracy", accuracy)
-        self.log("train_loss", self.loss_sum / self.images_seen)
+        loss = self.loss_sum / self.images_seen
+        if not loss.isfinite():
+            raise InputError(
+                f"training on task {self.task.name} diverged (loss {float(loss)}); lower trainer.lr, or the "
+                "regulariser's strength"
+            )
+        self.log("train_loss", loss)
         self.loss_sum.zero_()
         self.images_seen = 0
         if accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
             self.best_state = clone(self.net.state_dict())
+            self.epochs_without_best = 0
+        else:
+            self.epochs_without_best += 1
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def on_train_epoch_end(self) -> None:
+        """The plateau rule; PyTorch's scheduler would count anew after a fall, and could fall again before a stop."""
         settings = self.training_settings
-        optimizer = torch.optim.SGD(self.net.parameters(), lr=settings.lr, momentum=settings.momentum)
-        # PyTorch's patience is the last epoch it tolerates, and its default threshold forgives small losses.
-        plateau = ReduceLROnPlateau(
-            optimizer, mode="max", factor=settings.factor, patience=settings.patience - 1, threshold=0.0
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_accuracy"}}
+        if self.epochs_without_best == settings.patience:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= settings.factor
+        self.trainer.should_stop = self.epochs_without_best == settings.patience + settings.stop_after
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = self.training_settings
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=settings.lr, momentum=settings.momentum)
+        return self.optimizer
 
 
 def fit(
@@ -119,6 +133,9 @@ def fit(
     The earliest of equally good epochs is the best. Dropout draws from the stream `(seed, "dropout", task)`. Each call
     makes its own Trainer: a second fit on one Trainer would do nothing.
     """
+    net.train()
+    if training.reset_batch_norm:
+        reset_batch_norms(net)
     module = ExpertModule(net, data.task, regulariser, training)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(data.seed, "dropout", data.task.name))
@@ -133,7 +150,7 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            callbacks=[EarlyStopping("val_accuracy", mode="max", patience=2 * training.patience), *callbacks],
+            callbacks=list(callbacks),
         ).fit(module, datamodule=data)
     net.load_state_dict(module.best_state)
     return Expert(data.task, module.best_state)

@@ -6,11 +6,12 @@ import numpy as np
 from torch import nn
 
 from dua_lightning.adapt.base import Adapt
+from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance.base import Importance
 from dua_lightning.params import Params, State
-from dua_lightning.tasks import Expert, UserModel
+from dua_lightning.tasks import Expert, Task, UserModel
 
 
 def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Params]:
@@ -20,22 +21,25 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     ]
 
 
-def accuracy_matrix(
+def evaluate(
     net: nn.Module, models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData
-) -> np.ndarray:
-    """R `(N, N)` in percent: `R[t-1, j]` of personal model t, adapted, on the evaluation data of task j (0-based).
+) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
+    """R `(N, N)` in percent, and what each adaptation cost.
 
-    Rows of prefixes that are not among `models` and entries above the diagonal are NaN. A state that serves a task
-    after several prefixes is adapted and evaluated once.
+    `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j (0-based). Rows of
+    prefixes that are not among `models` and entries above the diagonal are NaN. A state that serves a task after
+    several prefixes is adapted and evaluated once.
     """
-    local, held_out = data.train_dataloader(), data.test_dataloader()
+    held_out = data.test_dataloader()
     R = np.full((len(data.tasks), len(data.tasks)), np.nan)
     seen: dict[str, tuple[State, float]] = {}
+    costs: list[tuple[Task, Cost]] = []
     for t, model in models:
         for j, task in enumerate(data.tasks[:t]):
             state = model[task.name]
             if task.name not in seen or seen[task.name][0] is not state:
-                final = adapt(net, state, task, local[j])
+                final, cost = measured(adapt, net, state, task, data.train_dataloader()[j])
+                costs.append((task, cost))
                 seen[task.name] = state, accuracy(net, final, task, held_out[j])
             R[t - 1, j] = seen[task.name][1]
-    return R
+    return R, costs

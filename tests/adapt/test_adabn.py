@@ -157,3 +157,20 @@ def test_a_network_with_running_statistics_passes_the_check() -> None:
 def test_no_image_is_an_input_error(data: list[Batch]) -> None:
     with pytest.raises(InputError, match="at least one image of task middle"):
         adapted(IMAGES, data)
+
+
+@pytest.mark.parametrize("images_at_once", [1, 2, 3, N, N + 1])
+@pytest.mark.parametrize("case", CASES)
+def test_a_bound_on_memory_changes_nothing_but_rounding(case: Case, images_at_once: int) -> None:
+    data = batches(shifted(case), None, 4)
+    bounded = AdaBN(images_at_once)(case.build(), case.expert().state, TASK, data)
+    whole = adapted(case, data)
+    close(
+        {k: v for k, v in bounded.items() if v.is_floating_point()},
+        {k: whole[k] for k in bounded if whole[k].is_floating_point()},
+    )
+
+
+def test_fewer_than_one_image_at_once_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="at least 1 image"):
+        AdaBN(0)

@@ -126,10 +126,10 @@ def test_float32_loses_neither_zeros_nor_tiny_nor_huge_importances(omegas: list[
 
 
 @pytest.mark.parametrize("case", [BATCH_NORM, TIED], ids=lambda case: case.name)
-def test_the_body_is_merged_and_head_and_buffers_are_each_tasks_own(case: Case) -> None:
+def test_the_body_is_merged_and_the_rest_is_each_tasks_own(case: Case) -> None:
     experts = [case.expert(seed, Task(f"t{seed}", slice(2 * seed, 2 * seed + 2))) for seed in range(3)]
     priors = [MAS()(case.build(), e, [(case.images(4, seed), None)]) for seed, e in enumerate(experts)]
-    model = Mode()(experts, priors)
+    model = Mode(batch_norm="task")(experts, priors)
     for e in experts:
         state = model[e.task.name]
         assert list(state) == list(e.state)
@@ -194,3 +194,31 @@ def test_priors_that_name_no_weight_are_an_input_error() -> None:
 def test_a_prior_of_another_type_weighs_as_its_values_do(dtype: torch.dtype) -> None:
     merged = Mode()(TWO, [{W: torch.tensor([1, 2]).to(dtype)}, {W: torch.tensor([3, 2]).to(dtype)}])
     close(merged["t0"][W], torch.tensor([0.75, 0.5]))
+
+
+def test_the_released_rule_makes_0_of_what_nobody_finds_important() -> None:
+    experts = [expert(0, torch.tensor([4.0, 6.0])), expert(1, torch.tensor([8.0, 10.0]))]
+    priors = [{W: torch.tensor([0.0, 1.0])}, {W: torch.tensor([0.0, 3.0])}]
+    equal(Mode("zero")(experts, priors)["t0"][W], torch.tensor([0.0, 9.0]))
+    equal(Mode("mean")(experts, priors)["t0"][W], torch.tensor([6.0, 9.0]))
+
+
+def test_batch_norm_statistics_are_the_last_experts_each_tasks_own_or_those_of_pooled_data() -> None:
+    tasks = [Task(f"t{k}", slice(2 * k, 2 * k + 2)) for k in range(3)]
+    experts = [BATCH_NORM.expert(seed, task) for seed, task in enumerate(tasks)]
+    priors = [Uniform()(BATCH_NORM.build(), e, []) for e in experts]
+    names = [name for name in experts[0].state if "running" in name]
+    last, task, mean = (Mode(batch_norm=rule)(experts, priors) for rule in ("last", "task", "mean"))
+    for name in names:
+        for e in experts:
+            equal(last[e.task.name][name], experts[-1].state[name])
+            equal(task[e.task.name][name], e.state[name])
+    for name in (n for n in names if n.endswith("mean")):
+        # Data whose moments are those of each expert: mean - std and mean + std.
+        spread = [e.state[name.replace("mean", "var")].sqrt() for e in experts]
+        pooled = torch.cat(
+            [torch.stack([e.state[name] - s, e.state[name] + s]) for e, s in zip(experts, spread, strict=True)]
+        )
+        for e in experts:
+            close(mean[e.task.name][name], pooled.mean(0))
+            close(mean[e.task.name][name.replace("mean", "var")], pooled.var(0, correction=0))

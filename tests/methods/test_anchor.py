@@ -169,3 +169,44 @@ def test_the_anchor_stays_where_it_was_when_the_network_moves_on() -> None:
         p.data += 1
     method.add_gradient_(net)
     assert all((p.grad == 2).all() for name, p in net.named_parameters() if name in method.anchor)
+
+
+def test_a_penalty_that_starts_at_the_third_task_leaves_the_second_alone() -> None:
+    net = MLP.build()
+    method = Anchor(Uniform(), 1.0, accumulate=False, first_task=3)
+    expert = MLP.expert()
+    for task, penalised in ((2, False), (3, True)):
+        method = method.consolidate(net, expert, [])
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p)
+        method.add_gradient_(net)
+        assert any(bool(p.grad.any()) for p in net.parameters()) == penalised, task
+
+
+def test_a_limit_cuts_the_sum_of_the_importances_and_nothing_below_it() -> None:
+    net, x, y = MLP.build(), MLP.images(6), labels(6)
+    free, cut = Anchor(Fisher(), 400.0), Anchor(Fisher(), 400.0, limit=0.5)
+    for seed in (1, 2, 3):
+        expert = MLP.expert(seed)
+        free, cut = (method.consolidate(net, expert, [(x, y)]) for method in (free, cut))
+    stiff = {name: 2 * 400 * o for name, o in free.omega.items()}
+    assert any((s > 0.5).any() for s in stiff.values())
+    assert any((s < 0.5).any() for s in stiff.values())
+    for name in stiff:
+        close(2 * 400 * cut.omega[name], stiff[name].clamp(max=0.5))
+
+
+def test_a_stiff_penalty_diverges_and_with_the_limit_of_one_step_it_does_not() -> None:
+    for limit, stays in ((None, False), (1 / 0.01, True)):
+        net = MLP.build()
+        method = Anchor(Uniform(), 1e4, limit=limit).consolidate(net, MLP.expert(), [])
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        for _ in range(300):
+            for p in net.parameters():
+                p.grad = torch.zeros_like(p)
+            method.add_gradient_(net)
+            optimizer.step()
+        distance = max(
+            float((p.detach() - method.anchor[n]).abs().max()) for n, p in net.named_parameters() if n in method.anchor
+        )
+        assert (distance < 1e-3) == stays

@@ -26,7 +26,18 @@ def made() -> list[Record]:
     labels = {"racl": "MAS-RACL", "imm": "MAS-IMM", "joint": "Joint"}
     return [
         Record(
-            *("digits", "mlp", method, "none" if method == "joint" else "mas", "none", label, user, iteration, seed),
+            *(
+                "digits",
+                "mlp",
+                method,
+                "none" if method == "joint" else "mas",
+                "none",
+                label,
+                "paper",
+                user,
+                iteration,
+                seed,
+            ),
             after,
             on,
             value(method, user, iteration, seed, after, on),
@@ -98,7 +109,7 @@ def test_rows_of_two_data_sets_are_kept_apart(frame: pd.DataFrame) -> None:
 def test_matrices_hold_the_records_and_nothing_else(frame: pd.DataFrame) -> None:
     found = {tuple(keys.values()): R for keys, R in records.matrices(frame)}
     assert len(found) == 3 * 2 * 2 * 3
-    R = found["digits", "mlp", "racl", "mas", "none", "MAS-RACL", "bcd", 2, 3]
+    R = found["digits", "mlp", "racl", "mas", "none", "MAS-RACL", "paper", "bcd", 2, 3]
     assert R[2, 0] == value("racl", "bcd", 2, 3, 3, 1)
     assert np.isnan(R[np.triu_indices(3, 1)]).all()
     assert not np.isnan(R[np.tril_indices(3)]).any()
@@ -133,3 +144,11 @@ def test_columns_are_those_that_scripts_rely_on() -> None:
         "accuracy",
     ]
     assert [name for name in COLUMNS if name in promised] == promised
+
+
+def test_released_records_have_the_released_forgetting(frame: pd.DataFrame) -> None:
+    both = pd.concat([frame, frame.assign(fidelity="released")])
+    found = tables.rows(both)
+    paper, released = (found[f"{fidelity} / MAS-RACL"] for fidelity in ("paper", "released"))
+    assert released.accuracy == paper.accuracy
+    assert released.forgetting.mean == pytest.approx(paper.forgetting.mean * 2 / 3)

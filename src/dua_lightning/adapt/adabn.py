@@ -6,6 +6,7 @@ arXiv:1603.04779, 2016.
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, clone
+from dua_lightning.params import State, batch_norms, clone
 from dua_lightning.tasks import Batch, Task
 
 
@@ -22,49 +23,118 @@ from dua_lightning.tasks import Batch, Task
 class AdaBN:
     """Each batch-norm layer takes the mean and variance of its input over all of the user's images; AdaBN of [Li2016].
 
-    The statistics are those of the very model that is then used: one pass carries all images together, and a layer
-    already normalises by its new statistics when the next layer's are taken. They are population moments over images
-    and positions, so neither the order of the images nor their batches matter. Unsupervised: labels are never read,
-    and only the buffers `running_mean` and `running_var` change.
+    The statistics are those of the very model that is then used: a layer already normalises by its new statistics when
+    the next layer's are taken. They are population moments over images and positions, so neither the order of the
+    images nor their batches matter. Unsupervised: labels are never read, and only the buffers `running_mean` and
+    `running_var` change.
+
+    By default one forward pass carries all images together. With `images_at_once` it carries that many, in as many
+    passes as there are layers, each up to the layer whose statistics it takes; the result is the same up to rounding.
 
     Raises `InputError` for a network without batch-norm layers with running statistics, and for empty data.
     """
 
+    images_at_once: int | None = None
     needs_labels: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if self.images_at_once is not None and self.images_at_once < 1:
+            raise InputError(f"adapt=adabn takes at least 1 image at once, got {self.images_at_once}")
+
     def check(self, net: nn.Module) -> None:
-        if not _layers(net):
-            raise InputError(
-                f"adapt=adabn needs BatchNorm layers with running statistics, and this {type(net).__name__} has none; "
-                "use a model with batch normalisation, or adapt=none"
-            )
+        require_batch_norm(net, "adabn")
+
+    def trainable(self, net: nn.Module) -> int:
+        return 0
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
-        images = [x for x, _ in data]
-        if not sum(map(len, images)):
-            raise InputError(f"adapt=adabn needs at least one image of task {task.name}, and the user has none")
         adapted = copy.deepcopy(net)
         adapted.load_state_dict(state)
-        adapted.eval()
-        for layer in _layers(adapted):
-            layer.register_forward_pre_hook(_take_statistics)
-        with torch.no_grad():
-            adapted(torch.cat(images))
+        take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
         return clone(adapted.state_dict())
 
 
-def _layers(net: nn.Module) -> list[_BatchNorm]:
-    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+def require_batch_norm(net: nn.Module, adaptation: str) -> None:
+    """Raise `InputError` if `net` has no batch-norm layer with running statistics."""
+    if not batch_norms(net):
+        raise InputError(
+            f"adapt={adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
+            "none; use a model with batch normalisation (model=vgg11_bn), or adapt=none"
+        )
 
 
-def _take_statistics(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def take_statistics(net: nn.Module, images: list[Tensor], images_at_once: int | None, task: Task) -> None:
+    """Set the running statistics of `net`, in place and in evaluation mode, to those of `images`."""
+    count = sum(map(len, images))
+    if not count:
+        raise InputError(f"batch-norm statistics need at least one image of task {task.name}, and the user has none")
+    net.eval()
+    with torch.no_grad():
+        if images_at_once is None or images_at_once >= count:
+            hooks = [layer.register_forward_pre_hook(_take) for layer in batch_norms(net)]
+            net(torch.cat(images))
+            for hook in hooks:
+                hook.remove()
+        else:
+            chunks = [chunk for x in images for chunk in x.split(images_at_once)]
+            for layer in _in_order(net, chunks[0]):
+                _take_in_chunks(net, layer, chunks)
+
+
+def _take(layer: nn.Module, args: tuple[Any, ...]) -> None:
     """Runs just before the layer normalises, so that it normalises by what is taken here."""
     assert isinstance(layer, _BatchNorm)
+    variance, mean = torch.var_mean(args[0], dim=_over(args[0]), correction=0)
+    _set(layer, mean, variance)
+
+
+def _set(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     assert layer.running_mean is not None
     assert layer.running_var is not None
-    x: Tensor = args[0]
-    over = [d for d in range(x.dim()) if d != 1]
-    variance, mean = torch.var_mean(x, dim=over, correction=0)
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(variance)
+
+
+def _over(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
+
+
+def _in_order(net: nn.Module, x: Tensor) -> list[_BatchNorm]:
+    """The layers in the order in which `x` passes them."""
+    order: list[_BatchNorm] = []
+
+    def note(layer: nn.Module, _: tuple[Any, ...]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        order.append(layer)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in batch_norms(net)]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return order
+
+
+class _ReachedError(Exception):
+    """The pass has come to the layer it was for."""
+
+
+def _take_in_chunks(net: nn.Module, layer: _BatchNorm, chunks: list[Tensor]) -> None:
+    """Pool the moments of the layer's input over chunks, in float64: each about its own mean, then combined."""
+    parts: list[tuple[int, Tensor, Tensor]] = []
+
+    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0].double()
+        variance, mean = torch.var_mean(x, dim=_over(x), correction=0)
+        parts.append((x.numel() // x.shape[1], mean, variance))
+        raise _ReachedError
+
+    hook = layer.register_forward_pre_hook(note)
+    for chunk in chunks:
+        with suppress(_ReachedError):
+            net(chunk)
+    hook.remove()
+    total = sum(n for n, _, _ in parts)
+    mean = torch.stack([m * (n / total) for n, m, _ in parts]).sum(0)
+    variance = torch.stack([(v + (m - mean).square()) * (n / total) for n, m, v in parts]).sum(0)
+    _set(layer, mean, variance)

@@ -22,4 +22,7 @@ class Adapt(Protocol):
     def check(self, net: nn.Module) -> None:
         """Raise `InputError` if this kind of network cannot be adapted so."""
 
+    def trainable(self, net: nn.Module) -> int:
+        """Number of parameters of `net` that are trained."""
+
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State: ...

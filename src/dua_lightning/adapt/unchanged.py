@@ -19,5 +19,8 @@ class Unchanged:
     def check(self, net: nn.Module) -> None:
         return None
 
+    def trainable(self, net: nn.Module) -> int:
+        return 0
+
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         return state

@@ -48,11 +48,13 @@ def assemble(
     user_batch_size: int,
     users_labelled: bool,
     iterations: int,
+    augment: bool = False,
 ) -> Benchmark:
     """A benchmark from the server's images and each user's, of all tasks together.
 
     The server's images are split 80/20 into training and validation, per class, by the stream
-    `(seed, "validation", task)`. Raises `InputError` for a side that lacks a task.
+    `(seed, "validation", task)`; with `augment` the training ones are cut and mirrored at random. Raises `InputError`
+    for a side that lacks a task.
     """
     for name, size in (
         ("batch_size", batch_size),
@@ -70,14 +72,14 @@ def assemble(
     return Benchmark(
         tuple(tasks),
         tuple(
-            ServerData(task, *split(images, 0.8, generator(seed, "validation", task.name)), batch_size, seed)
+            ServerData(task, *split(images, 0.8, generator(seed, "validation", task.name)), batch_size, seed, augment)
             for task, images in zip(tasks, parts["the server"], strict=True)
         ),
         tuple(
             UserData(name, parts[name], tasks, seed, batch_size=user_batch_size, labelled=users_labelled)
             for name in users
         ),
-        tuple(server.pixels.shape[1:]),
+        server[:1].inputs().shape[1:],
         tasks[-1].classes.stop,
         iterations,
     )

@@ -1,7 +1,9 @@
-"""Labelled images in memory, and batches sliced from them whole."""
+"""Labelled images in memory or in a memory map, and batches sliced from them whole."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,52 +15,128 @@ EVALUATION_BATCH = 500
 """Images per batch where no step is taken; results do not depend on it."""
 
 
+class Store(Protocol):
+    """Pictures `(N, channels, height, width)` uint8, by row: a tensor, or what makes them when they are read."""
+
+    def __getitem__(self, rows: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Images:
-    """`n` images as bytes, normalised only when they are read.
+    """`n` images as bytes, read, cut and normalised only when they are needed.
 
-    `pixels`: `(n, channels, height, width)` uint8. `labels`: `(n,)` int64, classes of the whole benchmark.
-    `sources`: `(n,)` int64, the original picture behind each image; two images with one source must not stand on
-    two sides of a split. `scale`, `shift`: `(n, channels)` float32; the network sees `pixels * scale + shift`.
+    `store` holds `(N, channels, height, width)` uint8, several `Images` may share it, and `rows`: `(n,)` int64, says
+    which of them these are. `labels`: `(n,)` int64, classes of the whole benchmark. `sources`: `(n,)` int64, the
+    original picture behind each image; two images with one source must not stand on two sides of a split. `scale`,
+    `shift`: `(n, channels)` float32; the network sees `pixels * scale + shift`, cut to its central `crop x crop` pixels
+    or, with `None`, whole.
     """
 
-    pixels: Tensor
+    store: Store
+    rows: Tensor
     labels: Tensor
     sources: Tensor
     scale: Tensor
     shift: Tensor
+    crop: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Images(
+            self.store,
+            self.rows[index],
+            self.labels[index],
+            self.sources[index],
+            self.scale[index],
+            self.shift[index],
+            self.crop,
+        )
 
-    def inputs(self) -> Tensor:
-        """`(n, channels, height, width)` float32, normalised."""
-        return torch.addcmul(self.shift[:, :, None, None], self.pixels.float(), self.scale[:, :, None, None])
+    @property
+    def pixels(self) -> Tensor:
+        """`(n, channels, height, width)` uint8, uncut; a copy."""
+        return self.store[self.rows]
+
+    def inputs(self, augment: torch.Generator | None = None) -> Tensor:
+        """`(n, channels, crop, crop)` float32, normalised; `(n, channels, height, width)` without a cut.
+
+        The central cut; with `augment` a cut at random, mirrored with probability one half, each image on its own.
+        """
+        pixels = self.pixels
+        if augment is not None:
+            pixels = _cut_and_mirror(pixels, self.crop, augment)
+        elif self.crop is not None:
+            top, left = ((side - self.crop) // 2 for side in pixels.shape[2:])
+            pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
+        return torch.addcmul(self.shift[:, :, None, None], pixels.float(), self.scale[:, :, None, None])
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that the network may see of these images, in their order."""
+        found = sha256(repr((len(self), self.crop)).encode())
+        for tensor in (self.labels, self.sources, self.scale, self.shift):
+            found.update(tensor.contiguous().numpy().tobytes())
+        for rows in self.rows.split(EVALUATION_BATCH):
+            found.update(self.store[rows].contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     @staticmethod
     def cat(parts: Sequence["Images"]) -> "Images":
-        return Images(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Images)))
+        """All parts as one; those of one store go on sharing it."""
+        shared = all(part.store is parts[0].store for part in parts)
+        count = sum(map(len, parts))
+        return Images(
+            parts[0].store if shared else torch.cat([part.pixels for part in parts]),
+            torch.cat([part.rows for part in parts]) if shared else torch.arange(count),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.sources for part in parts]),
+            torch.cat([part.scale for part in parts]),
+            torch.cat([part.shift for part in parts]),
+            parts[0].crop,
+        )
 
 
-def images(pixels: Tensor, labels: Tensor, sources: Tensor, mean: float, std: float) -> Images:
+def images(
+    pixels: Tensor,
+    labels: Tensor,
+    sources: Tensor,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    crop: int | None = None,
+) -> Images:
     """`Images` of one domain: grey or colour `pixels` to three channels, normalised as `(pixels / 255 - mean) / std`.
 
-    `pixels`: `(n, height, width)` or `(n, 3, height, width)` uint8.
+    `pixels`: `(n, height, width)` or `(n, 3, height, width)` uint8; `mean`, `std`: one number, or one for each channel.
     """
     if pixels.dim() == 3:
-        pixels = pixels[:, None].expand(-1, 3, -1, -1)
-    ones = torch.ones(len(pixels), 3)
-    return Images(pixels.contiguous(), labels.long(), sources.long(), ones / (255 * std), ones * (-mean / std))
+        pixels = pixels[:, None].expand(-1, 3, -1, -1).contiguous()
+    n = len(pixels)
+    centre, spread = torch.tensor(mean).expand(n, 3), torch.tensor(std).expand(n, 3)
+    return Images(pixels, torch.arange(n), labels.long(), sources.long(), 1 / (255 * spread), -centre / spread, crop)
+
+
+def _cut_and_mirror(pixels: Tensor, crop: int | None, stream: torch.Generator) -> Tensor:
+    n, channels, height, width = pixels.shape
+    high, wide = (height, width) if crop is None else (crop, crop)
+    rows = torch.randint(height - high + 1, (n, 1), generator=stream) + torch.arange(high)
+    columns = torch.randint(width - wide + 1, (n, 1), generator=stream) + torch.arange(wide)
+    mirrored = torch.rand(n, 1, generator=stream) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    return pixels[
+        torch.arange(n)[:, None, None, None],
+        torch.arange(channels)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
 
 
 class Batches:
     """Iterable of batches, each one slice of `Images`; a torch `DataLoader` would fetch and collate image by image.
 
-    With `stream` every pass reshuffles, pass p by the stream `(*stream, p)`; without it the order is kept. Without
-    `labelled` the labels stay behind, and a batch is `(x, None)`.
+    With `stream` every pass reshuffles, pass p by the stream `(*stream, p)`, and a last batch of one image joins the
+    one before it, since batch normalisation cannot train on a single one; without it the order is kept. With `augment`
+    the images of a pass are cut and mirrored at random. Without `labelled` the labels stay behind: `(x, None)`.
     """
 
     def __init__(
@@ -67,22 +145,32 @@ class Batches:
         batch_size: int,
         stream: tuple[int, *tuple[str | int, ...]] | None = None,
         labelled: bool = True,
+        augment: bool = False,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.stream = stream
         self.labelled = labelled
+        self.augment = augment
         self.passes = 0
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(self._split(torch.arange(len(self.images))))
 
     def __iter__(self) -> Iterator[Batch]:
         if self.stream is None:
+            random = None
             order = torch.arange(len(self.images))
         else:
-            order = torch.randperm(len(self.images), generator=generator(*self.stream, self.passes))
+            random = generator(*self.stream, self.passes)
+            order = torch.randperm(len(self.images), generator=random)
             self.passes += 1
-        for index in order.split(self.batch_size):
+        for index in self._split(order):
             batch = self.images[index]
-            yield batch.inputs(), batch.labels if self.labelled else None
+            yield batch.inputs(random if self.augment else None), batch.labels if self.labelled else None
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        parts = list(order.split(self.batch_size)) if len(order) else []
+        if self.stream is not None and len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts

@@ -35,9 +35,12 @@ def numbers(
     there are fewer, SVHN's {8,9} has 9,704), drawn from the stream `(seed, "numbers", domain, task)`. User `svhn` has
     the test images of SVHN, user `mnist` those of MNIST. SVHN is cut to its central 28x28 pixels.
 
-    Files are looked for under `root`, as torchvision lays them out, and downloaded there where they are missing; their
-    MD5 digests are checked. Raises `InputError` if they can be neither found nor downloaded.
+    Files are looked for under `root`, as torchvision lays them out, and downloaded there where they are missing. MD5
+    digests are checked of every archive before it is extracted, and of SVHN's files whenever they are read. Raises
+    `InputError` if they can be neither found nor downloaded.
     """
+    if per_task_and_domain < 2:
+        raise InputError(f"data.per_task_and_domain is at least 2, got {per_task_and_domain}")
     root = Path(root)
     wanted = digit_tasks(tasks)
     server = []
@@ -62,11 +65,12 @@ def load(domain: str, root: Path, train: bool, download: bool) -> Images:
         else:
             svhn = SVHN(str(root / "SVHN"), split="train" if train else "test", download=download)
             pixels, labels, norm = torch.from_numpy(svhn.data)[:, :, 2:30, 2:30], torch.from_numpy(svhn.labels), COLOUR
-    except (OSError, RuntimeError, ValueError) as error:
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); run once with network access or "
-            "put the original files there (paths.data_dir=DIR), or use data=digits, which needs no download"
+            f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); delete what is damaged there and "
+            "run once with network access, put the original files there (paths.data_dir=DIR), or use data=digits, "
+            "which needs no download"
         ) from error
     sources = SOURCES[domain, train] + torch.arange(len(labels))
     return images(pixels, labels, sources, *norm)

@@ -9,24 +9,42 @@ from dua_lightning.tasks import Task
 
 
 class ServerData(LightningDataModule):
-    """Training and validation images of one task; the training order is the stream `(seed, "server", task)`."""
+    """Training and validation images of one task; the training order is the stream `(seed, "server", task)`.
 
-    def __init__(self, task: Task, train: Images, validation: Images, batch_size: int, seed: int) -> None:
+    With `augment` the training images are cut and mirrored at random, from the same stream.
+    """
+
+    def __init__(
+        self, task: Task, train: Images, validation: Images, batch_size: int, seed: int, augment: bool = False
+    ) -> None:
         super().__init__()
         self.task = task
         self.train = train
         self.validation = validation
         self.batch_size = batch_size
         self.seed = seed
+        self.augment = augment
+
+    def recipe(self) -> dict[str, str | int | bool]:
+        """What of the data shapes the expert, in plain values."""
+        return {
+            "task": self.task.name,
+            "classes": repr(self.task.classes),
+            "train": self.train.digest(),
+            "validation": self.validation.digest(),
+            "batch_size": self.batch_size,
+            "augment": self.augment,
+            "seed": self.seed,
+        }
 
     def train_dataloader(self) -> Batches:
-        return Batches(self.train, self.batch_size, (self.seed, "server", self.task.name))
+        return Batches(self.train, self.batch_size, (self.seed, "server", self.task.name), augment=self.augment)
 
     def val_dataloader(self) -> Batches:
         return Batches(self.validation, EVALUATION_BATCH)
 
     def predict_dataloader(self) -> Batches:
-        """The training images in a fixed order: what a regulariser measures."""
+        """The training images in a fixed order, not augmented: what a regulariser measures."""
         return Batches(self.train, EVALUATION_BATCH)
 
 
@@ -39,4 +57,5 @@ def union(data: Sequence[ServerData]) -> ServerData:
         Images.cat([part.validation for part in data]),
         first.batch_size,
         first.seed,
+        first.augment,
     )

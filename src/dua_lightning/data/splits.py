@@ -5,19 +5,24 @@ from collections.abc import Sequence
 import torch
 
 from dua_lightning.data.images import Images
+from dua_lightning.errors import InputError
 
 
 def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images, Images]:
     """A random `share` of each class's source pictures, and the rest.
 
-    Images of one source stay together. Within a class the first side gets the share rounded to the nearest picture.
+    Images of one source, which are of one class, stay together. Within a class the first side gets the share rounded to
+    the nearest picture, and each side at least one where there are two. Raises `InputError` if a side stays empty.
     """
     first = torch.zeros(len(images), dtype=torch.bool)
     for label in images.labels.unique():
         of_class = images.labels == label
         sources = images.sources[of_class].unique()
-        chosen = sources[torch.randperm(len(sources), generator=stream)[: round(share * len(sources))]]
+        count = min(max(round(share * len(sources)), 1), max(len(sources) - 1, 0))
+        chosen = sources[torch.randperm(len(sources), generator=stream)[:count]]
         first |= of_class & torch.isin(images.sources, chosen)
+    if first.all() or not first.any():
+        raise InputError(f"{len(images)} images cannot be split in two; some class needs at least two pictures")
     return images[first], images[~first]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
+from dua_lightning.importance.batchmean import mean_over_batches
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.params import Params
 from dua_lightning.streams import generator
@@ -28,10 +29,15 @@ class Fisher:
     `labels="true"` reads the data's labels: the empirical Fisher of [Kunstner2019], used by EWC [Kirkpatrick2017].
     `labels="sampled"` draws each label from the model's own softmax: an unbiased estimate of the Fisher that needs no
     labels. The i-th image of the data uses the i-th number of the stream `(seed, "labels", task)`.
+
+    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`. `floor` is added to every
+    entry; the release adds 1e-8.
     """
 
     labels: Literal["true", "sampled"] = "true"
     seed: int = 0
+    estimator: Literal["per_sample", "batch_mean"] = "per_sample"
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.labels not in ("true", "sampled"):
@@ -42,13 +48,10 @@ class Fisher:
         return self.labels == "true"
 
     def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
-        if self.labels == "sampled":
-            stream = generator(self.seed, "labels", expert.task.name)
+        stream = generator(self.seed, "labels", expert.task.name)
 
-            def uniforms(x: Tensor, _: Tensor | None) -> Tensor:
-                return torch.rand(len(x), generator=stream, dtype=torch.float64)
-
-            return mean_over_samples(net, expert, data, _log_likelihood_sampled, Tensor.square_, uniforms)
+        def uniforms(x: Tensor, _: Tensor | None) -> Tensor:
+            return torch.rand(len(x), generator=stream, dtype=torch.float64)
 
         def columns(_: Tensor, y: Tensor | None) -> Tensor:
             if y is None:
@@ -58,7 +61,10 @@ class Fisher:
                 )
             return expert.task.columns(y)
 
-        return mean_over_samples(net, expert, data, _log_likelihood, Tensor.square_, columns)
+        mean = mean_over_samples if self.estimator == "per_sample" else mean_over_batches
+        scalar, side = (_log_likelihood, columns) if self.labels == "true" else (_log_likelihood_sampled, uniforms)
+        omega = mean(net, expert, data, scalar, Tensor.square_, side)
+        return {name: o + self.floor for name, o in omega.items()} if self.floor else omega
 
 
 def _log_likelihood(logits: Tensor, column: Tensor) -> Tensor:

@@ -6,10 +6,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from dua_lightning.importance.batchmean import mean_over_batches
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.params import Params
 from dua_lightning.tasks import Batch, Expert
@@ -21,12 +22,16 @@ class MAS:
 
     Mean over samples of the absolute per-sample gradient, independent of the batch size. Labels are never read. The
     paper prints no absolute value; without it the mean could be negative, and no precision.
+
+    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`.
     """
 
+    estimator: Literal["per_sample", "batch_mean"] = "per_sample"
     needs_labels: ClassVar[bool] = False
 
     def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
-        return mean_over_samples(net, expert, data, scalar=_squared_norm, reduce_=Tensor.abs_)
+        mean = mean_over_samples if self.estimator == "per_sample" else mean_over_batches
+        return mean(net, expert, data, _squared_norm, Tensor.abs_)
 
 
 def _squared_norm(logits: Tensor, _: Tensor) -> Tensor:

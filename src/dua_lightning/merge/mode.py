@@ -6,25 +6,38 @@ matching. NeurIPS 2017.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import Params
+from dua_lightning.params import Params, State
 from dua_lightning.tasks import Expert, UserModel
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""The buffers of batch-norm layers."""
 
 
 @dataclass(frozen=True)
 class Mode:
     """Eq. (1) with equal mixing ratios: theta = sum_t Omega_t theta_t / sum_t Omega_t; mode-IMM of [Lee2017].
 
-    With `Uniform` priors this is the mean of the experts (mean-IMM). A weight that no expert finds important
-    (sum Omega = 0) becomes the experts' mean. What the priors do not name (the head, buffers) comes from each task's
-    own expert.
+    With `Uniform` priors this is the mean of the experts (mean-IMM). What the priors do not name (the head) comes from
+    each task's own expert.
+
+    `zero_importance`: a weight that no expert finds important (sum Omega = 0) becomes the experts' `"mean"`, or
+    `"zero"`, as in the authors' release.
+
+    `batch_norm`: the running statistics, which no prior weighs, are those of the `"last"` expert for all tasks (as in
+    the release), of each `"task"`'s own expert, or for all tasks the `"mean"`: of the pooled data of all experts, were
+    they of equal size, so the variance includes that of the means.
 
     Raises `InputError` for a prior that does not fit its expert or is not a non-negative number everywhere.
     """
+
+    zero_importance: Literal["mean", "zero"] = "mean"
+    batch_norm: Literal["last", "task", "mean"] = "last"
 
     def __call__(self, experts: Sequence[Expert], priors: Sequence[Params]) -> UserModel:
         if len(experts) != len(priors) or not experts:
@@ -36,7 +49,26 @@ class Mode:
         merged = {
             name: _weighted_mean([e.state[name] for e in experts], [p[name] for p in priors]) for name in priors[0]
         }
+        if self.zero_importance == "zero":
+            for name, theta in merged.items():
+                theta.masked_fill_(torch.stack([prior[name] == 0 for prior in priors]).all(0), 0)
+        merged |= self._buffers(experts)
         return {expert.task.name: expert.state | merged for expert in experts}
+
+    def _buffers(self, experts: Sequence[Expert]) -> State:
+        """The running statistics that all tasks share."""
+        names = [name for name in experts[-1].state if name.rpartition(".")[2] in STATISTICS]
+        if self.batch_norm == "task":
+            return {}
+        shared = {name: experts[-1].state[name] for name in names}
+        if self.batch_norm == "mean":
+            for name in names:
+                if name.endswith("running_mean"):
+                    variance = name.removesuffix("mean") + "var"
+                    means, variances = (torch.stack([e.state[n] for e in experts]) for n in (name, variance))
+                    shared[name] = means.mean(0)
+                    shared[variance] = variances.mean(0) + means.var(0, correction=0)
+        return shared
 
 
 def _weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor]) -> Tensor:

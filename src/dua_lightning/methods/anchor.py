@@ -31,23 +31,33 @@ class Anchor:
     | MAS [Aljundi2018] | MAS | 1 | yes |
 
     `accumulate`: Omega is the sum over all earlier tasks, each measured on its training data; otherwise the last task's
-    alone. The anchor is the last task's weights in both cases.
+    alone. The anchor is the last task's weights in both cases. `first_task`: the first task, counted from 1, that is
+    penalised; the authors' release starts L2-transfer at the third. `limit`: 2 strength Omega is cut at it where given;
+    the explicit steps of a penalty stiffer than 2 (1 + momentum) / lr grow without bound, and at 1 / lr one plain step
+    ends at the anchor.
     """
 
     importance: Importance
     strength: float
     accumulate: bool = True
+    first_task: int = 2
+    limit: float | None = None
+    learnt: int = 0
     anchor: Params = field(default_factory=dict, repr=False)
     omega: Params = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.strength >= 0:
             raise InputError(f"the strength of a penalty is at least 0, got {self.strength}")
+        if self.limit is not None and not self.limit > 0:
+            raise InputError(f"the limit of a penalty is positive, got {self.limit}")
 
     def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> None:
         return None
 
     def add_gradient_(self, net: nn.Module) -> None:
+        if self.learnt + 1 < self.first_task:
+            return
         theta = dict(net.named_parameters())
         gradients = {name: p.grad for name, p in theta.items() if name in self.anchor and p.grad is not None}
         if not gradients:
@@ -60,4 +70,9 @@ class Anchor:
         omega = self.importance(net, expert, data)
         if self.accumulate and self.omega:
             omega = add(self.omega, omega)
-        return replace(self, anchor=clone({name: expert.state[name] for name in omega}), omega=omega)
+        if self.limit is not None and self.strength:
+            # Cutting the sum so far changes nothing in the cut of a later sum: importances are not negative.
+            omega = {name: o.clamp(max=self.limit / (2 * self.strength)) for name, o in omega.items()}
+        return replace(
+            self, anchor=clone({name: expert.state[name] for name in omega}), omega=omega, learnt=self.learnt + 1
+        )

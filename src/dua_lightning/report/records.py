@@ -1,6 +1,6 @@
 """Tidy records: one row for each accuracy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from dua_lightning.files import write_text
 
 @dataclass(frozen=True)
 class Record:
-    """One accuracy (percent) of one user's model: after learning task `after`, on task `on`, both counted from 1."""
+    """One accuracy (percent) of one user's model: after learning task `after`, on task `on`, both counted from 1.
+
+    `fidelity`: `paper`, or `released` for the behaviour of the authors' code.
+    """
 
     data: str
     model: str
@@ -21,6 +24,7 @@ class Record:
     importance: str
     adapt: str
     label: str
+    fidelity: str
     user: str
     iteration: int
     seed: int
@@ -32,9 +36,26 @@ class Record:
 COLUMNS = [f.name for f in fields(Record)]
 
 
-def write(records: list[Record], path: Path) -> None:
-    """Write the records as CSV, whole or not at all; accuracies with all their digits."""
-    write_text(path, pd.DataFrame(records, columns=COLUMNS).to_csv(index=False))
+@dataclass(frozen=True)
+class CostRecord:
+    """What one adaptation of one task's state cost on a user's device; see `adapt.cost.Cost` for the figures."""
+
+    data: str
+    model: str
+    label: str
+    user: str
+    iteration: int
+    seed: int
+    task: str
+    trainable: int
+    bytes: int
+    seconds: float
+    peak_bytes: float
+
+
+def write(records: Sequence[Record | CostRecord], path: Path) -> None:
+    """Write the records as CSV, whole or not at all; numbers with all their digits."""
+    write_text(path, pd.DataFrame(records).to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from dua_lightning.evaluation import average_accuracy, forgetting
+from dua_lightning.evaluation import average_accuracy, forgetting, forgetting_released
 from dua_lightning.files import write_text
 from dua_lightning.report.records import matrices
 
@@ -51,12 +51,18 @@ class Row:
 def merits(records: pd.DataFrame) -> pd.DataFrame:
     """Average accuracy and forgetting of each row, user, iteration and seed: one line for each accuracy matrix.
 
-    The column `row` is the label, preceded by data and model where the records hold several of them.
+    The column `row` is the label, preceded by data, model and fidelity where the records hold several of them.
+    Forgetting is averaged over the earlier tasks, or as the release does where the records are of its behaviour.
     """
     frame = pd.DataFrame(
-        {**keys, "average_accuracy": average_accuracy(R), "forgetting": forgetting(R)} for keys, R in matrices(records)
+        {
+            **keys,
+            "average_accuracy": average_accuracy(R),
+            "forgetting": (forgetting_released if keys["fidelity"] == "released" else forgetting)(R),
+        }
+        for keys, R in matrices(records)
     )
-    several = [name for name in ("data", "model") if frame[name].nunique() > 1]
+    several = [name for name in ("data", "model", "fidelity") if frame[name].nunique() > 1]
     return frame.assign(row=frame[[*several, "label"]].agg(" / ".join, axis=1))
 
 

@@ -1,4 +1,4 @@
-"""Builders of the paper's networks; they take plain arguments and return a `Network`."""
+"""The three-layer perceptron of the Numbers benchmark."""
 
 import math
 

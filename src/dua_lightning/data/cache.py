@@ -1,0 +1,74 @@
+"""Arrays of bytes that are made once, kept on disk under the digest of what made them, and mapped into memory."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from dua_lightning.errors import InputError
+
+Rows = np.memmap[Any, np.dtype[np.uint8]]
+
+
+def cached(folder: Path, key: Sequence[Any], shape: tuple[int, ...], write: Callable[[Rows], None]) -> Tensor:
+    """The `shape` uint8 array in `folder/DIGEST.npy`; where there is no such file, `write` fills a new one first.
+
+    The digest is the SHA-256 of `key` (plain values, whatever the bytes depend on) and `shape`. The tensor is a memory
+    map: only what is read is loaded, and what is written to it stays private to the process. The file appears whole or
+    not at all, nothing in it is unpickled, and of several processes one writes it while the others wait.
+
+    Raises `InputError` for a folder that cannot be written to or is full, and for a file that is not what it should be:
+    files appear whole, so something else has gone wrong with the disk or the folder, and people should know.
+    """
+    text = json.dumps([*key, list(shape)], sort_keys=True, allow_nan=False)
+    path = folder / f"{sha256(text.encode()).hexdigest()}.npy"
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{path.stem}.lock"):
+                if not path.exists():
+                    _write(path, shape, write)
+        except OSError as error:
+            raise InputError(
+                f"the cache {path} of {prod(shape) / 1e9:.2f} GB cannot be written ({error.strerror or error}); "
+                "make room for it or choose another cache folder"
+            ) from error
+    return _map(path, shape)
+
+
+def _write(path: Path, shape: tuple[int, ...], write: Callable[[Rows], None]) -> None:
+    # One temporary name for each key, under a lock: what a killed process left is written over, not added to.
+    temporary = path.with_name(f".{path.name}")
+    try:
+        rows: Rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # A map can be larger than the disk; without this the process would be killed on the first byte too many.
+            with temporary.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+        write(rows)
+        rows.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
+    try:
+        rows = np.lib.format.open_memmap(path, mode="c")
+        size = path.stat().st_size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"the cache {path} cannot be read ({error}); delete it to make it again") from error
+    if rows.dtype != np.uint8 or rows.shape != shape or not rows.flags.c_contiguous or size != rows.offset + rows.size:
+        raise InputError(
+            f"the cache {path} holds {size} bytes with a {rows.dtype} array {rows.shape}, not the bytes {shape} that "
+            "its name stands for; delete it to make it again"
+        )
+    return torch.from_numpy(rows)

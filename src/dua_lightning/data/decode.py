@@ -1,0 +1,150 @@
+"""Picture files to squares of bytes: decoded once, on all cores, into a memory map."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dua_lightning.data.cache import Rows, cached
+from dua_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
+
+RECIPE = 1
+"""Raised with every change of `decode` that changes a pixel: older caches are then left alone."""
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+"""What may be opened, by content whatever the file's ending. Pillow knows more, and runs programs for some."""
+
+MOST_PIXELS = 89_478_485
+"""Pictures with more are refused unread, as decompression bombs: Pillow's own limit, a quarter of a gibibyte in RGB."""
+
+CHUNK = 256
+"""Pictures that are decoded before their bytes are written away."""
+
+
+def decoded(
+    paths: Sequence[Path], root: Path, size: int, cache: Path, upright: bool, skip_unreadable: bool
+) -> tuple[Tensor, Tensor]:
+    """The readable pictures of `paths`, by `decode`, as a memory map, and which they are.
+
+    Returns `(m, 3, size, size)` uint8 and their `(m,)` places in `paths`. The map lies in `cache` under the names below
+    `root`, bytes and times of last change of all files, `size` and `upright`; while these stay, nothing is decoded
+    again.
+
+    Unreadable pictures raise `InputError` with the first one's name, or with `skip_unreadable` are left out and listed
+    in a warning.
+    """
+    if size < 1:
+        raise InputError(f"pictures are at least 1 pixel wide, got size={size}")
+    names = [path.relative_to(root).as_posix() for path in paths]
+    stats = [path.stat() for path in paths]
+    files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)]
+    count, per_picture = len(paths), 3 * size * size
+    # Behind the pictures stands one byte for each file, 1 if it could be read. They take whole rows.
+    shape = (count + -(-count // per_picture), 3, size, size)
+
+    def write(rows: Rows) -> None:
+        readable = rows[count:].reshape(-1)
+        found = 0
+        with _bar(f"reading the pictures in {root.name}", count) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, count, CHUNK):
+                squares = pool.map(lambda path: _attempt(path, size, upright), paths[start : start + CHUNK])
+                for place, square in enumerate(squares, start):
+                    if not isinstance(square, InputError):
+                        rows[found], readable[place] = square, 1
+                        found += 1
+                    advance()
+
+    rows = cached(cache, ["pictures", RECIPE, size, upright, files], shape, write)
+    readable = rows[count:].flatten()[:count].bool()
+    lost = [names[place] for place in (~readable).nonzero()[:, 0].tolist()]
+    if lost and not skip_unreadable:
+        first = _attempt(root / lost[0], size, upright)
+        raise InputError(
+            f"{len(lost)} of {count} pictures cannot be read; {first}, or leave such pictures out with "
+            "skip_unreadable=true"
+        )
+    if lost:
+        log.warning("%d of %d pictures in %s cannot be read and are left out: %s", len(lost), count, root, lost)
+    places = readable.nonzero()[:, 0]
+    return rows[: len(places)], places
+
+
+def decode(path: Path, size: int, upright: bool) -> npt.NDArray[np.uint8]:
+    """`(3, size, size)` centre of the picture, its short side resized to `size` (bilinear, antialiased).
+
+    This is torchvision's `Resize(size)` and `CenterCrop(size)`, at the cost of the part that is kept. Grey, palette and
+    CMYK pictures become RGB, transparency is dropped, 16 bits are scaled to 8, and of an animation the first frame is
+    taken. With `upright` the picture is turned as its EXIF orientation says; without it, that is ignored, as by
+    torchvision.
+
+    Raises `InputError` with the file's name for what cannot be read: no picture, damaged, more than `MOST_PIXELS`,
+    floating-point or 32-bit values.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(f"{width}x{height} is more than {MOST_PIXELS} pixels")
+            picture = _rgb(ImageOps.exif_transpose(opened) if upright else opened)
+        return np.asarray(_square(picture, size)).transpose(2, 0, 1)
+    # Damaged files make Pillow's readers raise nearly anything.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path} is not a picture that can be used ({reason}); repair or remove it") from error
+
+
+def _attempt(path: Path, size: int, upright: bool) -> npt.NDArray[np.uint8] | InputError:
+    try:
+        return decode(path, size, upright)
+    except InputError as error:
+        return error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise ValueError("its values are floating-point, and their range is not known")
+    if picture.mode.startswith("I"):
+        # Pillow would cut 16-bit values off at 255.
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values have more than 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("P", "PA") and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    width, height = picture.size
+    short = min(width, height)
+    # Sides after the resize and corner of the crop, as torchvision rounds them.
+    wide, high = size * width // short, size * height // short
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    box = (
+        left * width / wide,
+        top * height / high,
+        min(width, (left + size) * width / wide),
+        min(height, (top + size) * height / high),
+    )
+    return picture.resize((size, size), Image.Resampling.BILINEAR, box)
+
+
+@contextmanager
+def _bar(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar while the block runs, on a terminal only; what it yields moves it on by one."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda: progress.advance(task)

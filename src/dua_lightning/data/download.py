@@ -1,0 +1,209 @@
+"""Large files from the web, resumed where a connection broke, and archives unpacked whole or not at all."""
+
+import hashlib
+import http.client
+import lzma
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dua_lightning.errors import InputError
+
+CHUNK = 1 << 18
+"""Bytes read at a time."""
+
+
+class _BrokenError(Exception):
+    """The connection ended before the file; what has come is kept."""
+
+
+def download(url: str, path: Path, sha256: str | None = None, timeout: float = 30.0, attempts: int = 3) -> str:
+    """Download `url` to `path` and return the SHA-256 digest of the file, in hexadecimal.
+
+    What has come so far lies in `path` with `.part` behind its name. A broken download goes on from there, in the same
+    call up to `attempts` times and in later calls, provided that the server can send the rest and that the file is
+    still the same one, by its ETag or time of last change; otherwise it starts afresh. `path` appears only when all is
+    there and, if `sha256` is given, has that digest; a file with another digest is removed. `timeout` is how many
+    seconds the server may be silent. One process at a time may download to `path`.
+
+    Raises `InputError`, with the address, the reason and the next step.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{url} cannot be downloaded; give an address that begins with http:// or https://")
+    part = path.with_name(f"{path.name}.part")
+    tag = path.with_name(f"{path.name}.part.tag")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in reversed(range(attempts)):
+            try:
+                _fetch(url, part, tag, timeout)
+                break
+            except _BrokenError as error:
+                if not left:
+                    raise InputError(
+                        f"{url} came only in part ({error}); run again, and the download goes on where it stopped"
+                    ) from error
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        tag.unlink(missing_ok=True)
+        if sha256 is not None and found != sha256.lower():
+            part.unlink()
+            raise InputError(
+                f"{url} has the SHA-256 digest {found}, not {sha256}, and was removed; run again if it was damaged on "
+                "its way, or find out why the file has changed"
+            )
+        part.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{url} could not be saved in {path.parent} ({error.strerror or error}); make room there or choose "
+            "another folder, and run again"
+        ) from error
+    return found
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive, compressed or not, into the new folder `folder`, which appears whole or not at all.
+
+    Only regular files and folders are unpacked, with the standard library's `data` filter. Raises `InputError` for an
+    archive that is damaged or cut short, or holds anything else: absolute paths, paths with `..`, links, devices.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} is already there; remove it to unpack {archive} again")
+    temporary = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar, _bar(f"unpacking {archive.name}", archive.stat().st_size) as at:
+            temporary.mkdir(parents=True)
+            for member in tar:
+                _check(member)
+                tar.extract(member, temporary, filter="data")
+                at(tar.offset)
+            # `tarfile` takes a header that it cannot read, or none, for the end; a real end is a block of zeros.
+            assert tar.fileobj is not None
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"damaged or cut short at byte {tar.offset}")
+            # A compressed archive is checked when it has been read to its end.
+            while tar.fileobj.read(CHUNK):
+                pass
+        temporary.rename(folder)
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise InputError(
+            f"{archive} cannot be unpacked ({' '.join(str(error).split())}); if the disk is not full, the archive is "
+            "damaged: delete it and get it again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check(member: tarfile.TarInfo) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise tarfile.ReadError(f"{member.name!r} would be written outside the folder")
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise tarfile.ReadError(f"{member.name!r} is neither a regular file nor a folder")
+
+
+def _fetch(url: str, part: Path, tag: Path, timeout: float) -> None:
+    """Complete `part`, or raise `_BrokenError` with what has come kept; `tag` names the version that it is part of."""
+    have = part.stat().st_size if part.exists() else 0
+    known = tag.read_text(encoding="utf-8") if tag.exists() else ""
+    version = known.removeprefix(f"{url}\n") if known.startswith(f"{url}\n") else ""
+    request = urllib.request.Request(url, headers={"User-Agent": "dua_lightning"})
+    if have and version:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", version)
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:
+                if error.headers.get("Content-Range") == f"bytes */{have}":
+                    return
+                part.unlink()
+                raise _BrokenError("the server has less of it than has come") from error
+            raise InputError(
+                f"{url} could not be downloaded (the server answered {error.code} {error.reason}); check the address, "
+                "or put the file there by hand"
+            ) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise InputError(
+            f"{url} could not be reached ({reason}); check the network and run again, or put the file there by hand"
+        ) from error
+    with response:
+        if response.status == 206:
+            start, total = _range(response)
+            if start != have or _version(response) not in ("", version):
+                part.unlink()
+                raise _BrokenError("the server sent another part than the one asked for")
+        else:
+            length = response.headers.get("Content-Length", "")
+            have, total = 0, int(length) if length.isdigit() else None
+        _check_room(url, part, have, total)
+        with part.open("ab" if have else "wb") as file, _bar(f"downloading {part.stem}", total) as at:
+            if not have:
+                tag.write_text(f"{url}\n{_version(response)}", encoding="utf-8")
+            while total is None or have < total:
+                chunk = _read(response, CHUNK if total is None else min(CHUNK, total - have))
+                if not chunk:
+                    break
+                file.write(chunk)
+                have += len(chunk)
+                at(have)
+    if total is not None and have < total:
+        raise _BrokenError(f"the connection broke after {have} of {total} bytes")
+
+
+def _read(response: Any, most: int) -> bytes:
+    try:
+        chunk: bytes = response.read1(most)
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(str(error) or type(error).__name__) from error
+    return chunk
+
+
+def _version(response: Any) -> str:
+    """What tells this version of the file from others, for `If-Range`; empty if the server does not say."""
+    etag: str = response.headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+
+
+def _range(response: Any) -> tuple[int, int | None]:
+    """First byte of a part and length of the whole file."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if found is None:
+        return -1, None
+    return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def _check_room(url: str, part: Path, have: int, total: int | None) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if total is not None and total - have > free:
+        raise InputError(
+            f"{url} has {total / 1e9:.2f} GB, and {part.parent} has room for {free / 1e9:.2f} GB; make room there or "
+            "choose another folder"
+        )
+
+
+@contextmanager
+def _bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar while the block runs, on a terminal only; what it yields moves it to a number of bytes."""
+    console = Console(stderr=True)
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn()),
+        *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)

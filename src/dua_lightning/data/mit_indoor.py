@@ -1,0 +1,211 @@
+"""MIT Indoor Scenes, the pictures behind the paper's CatPrior and TransPrior benchmarks.
+
+[Quattoni2009] A. Quattoni, A. Torralba. Recognizing indoor scenes. CVPR 2009.
+"""
+
+from collections.abc import Mapping
+from hashlib import file_digest
+from importlib.resources import files
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from dua_lightning.data.decode import decoded
+from dua_lightning.data.download import download as fetch
+from dua_lightning.data.download import extract
+from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
+from dua_lightning.errors import InputError
+from dua_lightning.files import write_text
+from dua_lightning.tasks import Task
+
+ARCHIVE = "indoorCVPR_09.tar"
+TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
+URLS = {
+    ARCHIVE: "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
+    TRAIN: "http://web.mit.edu/torralba/www/TrainImages.txt",
+    TEST: "http://web.mit.edu/torralba/www/TestImages.txt",
+}
+"""The official files; the archive has about 2.4 GB and unpacks to `Images/CATEGORY/*.jpg`."""
+
+PICTURES = 15_620
+"""In the archive, by its authors' page."""
+TASKS = ("home", "leisure", "public", "store")
+"""The supercategories that are learnt, in this order; the fifth, `work`, is dropped as in the paper."""
+
+
+def mit_indoor(
+    root: str | Path,
+    size: int,
+    sha256: str | None = None,
+    download: bool = True,
+    skip_unreadable: bool = False,
+    cache: str | Path | None = None,
+    urls: Mapping[str, str] = URLS,
+    pictures: int = PICTURES,
+) -> Pool:
+    """The 51 categories of four supercategories, each a task; `size` x `size` pixels, decoded once.
+
+    The server's side are the pictures of the official training list, about 80 of each category; users are scored on
+    those of the test list, about 20; all others of the category are the extra ones. A picture on both lists is on the
+    test side. Categories are in alphabetical order within a task, pictures in that of their names in the pool, and
+    `sources` are places in the sorted names of all pictures of all categories. Pictures become squares as `decode`
+    says, their EXIF orientation ignored as in the authors' release.
+
+    Under `root` are looked for the two lists and the unpacked archive, as `Images` or `indoorCVPR_09/Images`; then the
+    archive itself; what is missing is downloaded with `download`. No digest of the archive is published: `sha256` is
+    compared where it is given, otherwise the digest of the first archive that proved complete is kept beside it and
+    compared whenever one is unpacked. What is unpacked already is taken as it is. Every use checks that all categories,
+    all `pictures` of the archive and all on the lists are there. The memory map lies in `cache`, by default
+    `root/cache`, with 0.2 MB for each picture at 256 pixels.
+
+    Raises `InputError` naming what is missing, cannot be had, has another digest or, without `skip_unreadable`, cannot
+    be decoded.
+    """
+    root = Path(root)
+    folder = _prepare(root, sha256, download, urls, pictures)
+    names = _pictures(folder)
+    supercategory = _supercategories()
+    of_task = {task: sorted(c for c, s in supercategory.items() if s == task) for task in TASKS}
+    categories = tuple(category for task in TASKS for category in of_task[task])
+    label = {category: place for place, category in enumerate(categories)}
+    train, test = _listed(root / TRAIN), _listed(root / TEST)
+
+    wanted = [(source, name) for source, name in enumerate(names) if _category(name) in label]
+    pixels, places = decoded(
+        [folder / name for _, name in wanted],
+        folder,
+        size,
+        root / "cache" if cache is None else Path(cache),
+        upright=False,
+        skip_unreadable=skip_unreadable,
+    )
+    wanted = [wanted[place] for place in places.tolist()]
+    sides = [EVALUATION if name in test else SERVER if name in train else EXTRA for _, name in wanted]
+    ends = torch.tensor([len(of_task[task]) for task in TASKS]).cumsum(0).tolist()
+    return Pool(
+        "mit_indoor",
+        tuple(Task(task, slice(end - len(of_task[task]), end)) for task, end in zip(TASKS, ends, strict=True)),
+        categories,
+        pixels,
+        torch.tensor([label[_category(name)] for _, name in wanted]),
+        torch.tensor([source for source, _ in wanted]),
+        torch.tensor(sides, dtype=torch.uint8),
+        torch.full((len(wanted),), -1),
+    )
+
+
+def _prepare(root: Path, sha256: str | None, download: bool, urls: Mapping[str, str], pictures: int) -> Path:
+    """The folder of categories, checked; downloads and unpacks what is missing."""
+    if (folder := _unpacked(root)) is None or not all((root / name).exists() for name in (TRAIN, TEST)):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            # One process prepares, others wait.
+            with FileLock(root / ".mit_indoor.lock"):
+                for name in (TRAIN, TEST):
+                    _get(root, name, download, urls, None)
+                if (folder := _unpacked(root)) is None:
+                    return _unpack(root, sha256, download, urls, pictures)
+        except OSError as error:
+            raise InputError(
+                f"MIT Indoor Scenes cannot be prepared in {root.absolute()} ({error.strerror or error}); choose a "
+                "folder that can be written to"
+            ) from error
+    _verify(folder, root, pictures)
+    return folder
+
+
+def _unpacked(root: Path) -> Path | None:
+    return next((f for f in (root / "Images", root / Path(ARCHIVE).stem / "Images") if f.is_dir()), None)
+
+
+def _unpack(root: Path, sha256: str | None, download: bool, urls: Mapping[str, str], pictures: int) -> Path:
+    archive, record = root / ARCHIVE, root / f"{ARCHIVE}.sha256"
+    expected = sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
+    found = _get(root, ARCHIVE, download, urls, expected) or _digest(archive)
+    if expected is not None and found != expected.lower():
+        raise InputError(
+            f"{archive} has the SHA-256 digest {found}, not {expected}; delete it to download it again"
+            + ("" if sha256 else f", or delete {record} if you trust the new file")
+        )
+    extract(archive, root / archive.stem)
+    folder = _unpacked(root)
+    if folder is None:
+        raise InputError(f"{archive} has no folder Images; delete it and {root / archive.stem} to download it again")
+    _verify(folder, root, pictures)
+    write_text(record, f"{found}\n")
+    return folder
+
+
+def _get(root: Path, name: str, download: bool, urls: Mapping[str, str], sha256: str | None) -> str | None:
+    """Download the file called `name` if it is missing; returns its digest if so."""
+    if (root / name).exists():
+        return None
+    if not download:
+        raise InputError(
+            f"{(root / name).absolute()} is missing; put it there, from {urls[name]}, or run once with network access "
+            "and download=true"
+        )
+    return fetch(urls[name], root / name, sha256)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _supercategories() -> dict[str, str]:
+    """Category -> supercategory, all 67."""
+    text = files("dua_lightning.data").joinpath("tables", "mit_indoor_supercategories.csv").read_text(encoding="utf-8")
+    table = pd.read_csv(StringIO(text))
+    return dict(zip(table["category"], table["supercategory"], strict=True))
+
+
+def _category(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Sorted `CATEGORY/FILE.jpg` below `folder`."""
+    found = (path for path in folder.glob("*/*") if path.suffix.lower() == ".jpg" and not path.name.startswith("."))
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+
+def _listed(path: Path) -> set[str]:
+    """The `CATEGORY/FILE.jpg` of an official list."""
+    # File names are bytes; those that are no UTF-8 come back from the file system escaped in this way.
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    return {line.strip() for line in lines if line.strip()}
+
+
+def _verify(folder: Path, root: Path, pictures: int) -> None:
+    """Raises `InputError` naming what is missing from the unpacked archive."""
+    names = _pictures(folder)
+    again = f"delete {folder} and {root / ARCHIVE} to download them again"
+    there, known = {_category(name) for name in names}, set(_supercategories())
+    if missing := sorted(known - there):
+        raise InputError(f"{folder} has no pictures of {_some(missing, 'category', 'categories')}; {again}")
+    if foreign := sorted(there - known):
+        raise InputError(f"{folder} has {_some(foreign, 'unknown category', 'unknown categories')}; remove or rename")
+    for path in (root / TRAIN, root / TEST):
+        listed = _listed(path)
+        if not listed:
+            raise InputError(f"{path} is empty; delete it to download it again")
+        if missing := sorted(listed - set(names)):
+            raise InputError(
+                f"{_some(missing, 'picture', 'pictures')} of {path} cannot be found in {folder}; if the list itself is "
+                f"damaged, delete it to download it again, otherwise {again}"
+            )
+    if len(names) != pictures:
+        raise InputError(f"{folder} has {len(names)} pictures, not the {pictures} of the archive; {again}")
+
+
+def _some(names: list[str], one: str, many: str) -> str:
+    """`1 picture (a)`, `9 pictures (a, b, c, ...)`.
+
+    >>> _some(["a", "b"], "picture", "pictures")
+    '2 pictures (a, b)'
+    """
+    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join([*names[:3], *['...'][: len(names) - 3]])})"

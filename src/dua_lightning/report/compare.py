@@ -1,0 +1,78 @@
+"""Measured beside published: `python -m dua_lightning.report.compare EXPECTED.csv RUN...`
+
+`EXPECTED.csv` has the columns `data, model, method, adapt, accuracy, forgetting` (percent and points, empty where not
+published), `RUN` is the folder of a run or of a sweep. Published forgetting is divided by N, as the authors' code does,
+and so is the measured one here.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from dua_lightning.errors import InputError
+from dua_lightning.evaluation import forgetting_released
+from dua_lightning.report.records import matrices, read
+from dua_lightning.report.tables import merits
+
+KEYS = ["data", "model", "method", "adapt"]
+
+
+def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
+    """One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run).
+
+    Measured values are means over seeds, users and iterations; `gap` is measured minus published accuracy, in points.
+    """
+    measured = merits(records).assign(
+        method=lambda frame: frame["label"].str.split(" + ", regex=False).str[0],
+        forgetting=[forgetting_released(R) for _, R in matrices(records)],
+    )
+    means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting"]].mean()
+    joined = expected.merge(
+        means.rename(columns={"average_accuracy": "measured", "forgetting": "measured_forgetting"}), on=KEYS, how="left"
+    )
+    return joined.assign(gap=joined["measured"] - joined["accuracy"])
+
+
+def table(compared: pd.DataFrame) -> Table:
+    """The lines of `compare` for the terminal; accuracy with forgetting in brackets, as the paper prints them."""
+    result = Table(caption="average accuracy in percent (forgetting in points, divided by N as published)")
+    for column in KEYS:
+        result.add_column(column)
+    for column in ("published", "measured", "gap"):
+        result.add_column(column, justify="right")
+    for line in compared.to_dict("records"):
+        published = _both(line["accuracy"], line["forgetting"])
+        measured = _both(line["measured"], line["measured_forgetting"])
+        gap = "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}"
+        result.add_row(*(str(line[key]) for key in KEYS), published, measured, gap)
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """Print the comparison; 0, or 2 for input that cannot be used."""
+    console = Console(soft_wrap=True)
+    if len(arguments) < 2:
+        console.print("usage: python -m dua_lightning.report.compare EXPECTED.csv RUN...")
+        return 2
+    try:
+        expected = pd.read_csv(arguments[0], keep_default_na=False, na_values={"forgetting": [""]})
+        records = pd.concat([read(Path(run) / "records.csv") for run in arguments[1:]])
+    except (InputError, OSError, ValueError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False)
+        return 2
+    console.print(table(compare(records, expected)))
+    return 0
+
+
+def _both(accuracy: float, forgetting: float) -> str:
+    if math.isnan(accuracy):
+        return ""
+    return f"{accuracy:.2f} ({'n/a' if math.isnan(forgetting) else f'{forgetting:.2f}'})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

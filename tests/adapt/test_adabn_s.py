@@ -1,0 +1,104 @@
+"""AdaBN-S: gamma, beta and the statistics of batch-norm layers change, nothing else; by SGD on batch statistics."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dua_lightning.adapt import AdaBN, AdaBNS
+from dua_lightning.errors import InputError
+from dua_lightning.params import State
+from dua_lightning.tasks import Batch
+from tests.nets import BATCH_NORM, CLASSES, MLP, TASK, batches, close, equal, labels, untouched
+
+N = 12
+
+
+def data() -> list[Batch]:
+    return batches(3 * BATCH_NORM.images(N) + 5, labels(N), 4)
+
+
+def of_batch_norm(net: nn.Module) -> set[str]:
+    layers = {name for name, m in net.named_modules() if isinstance(m, _BatchNorm)}
+    return {name for name in net.state_dict() if name.rpartition(".")[0] in layers}
+
+
+def test_only_batch_norm_changes_and_all_of_it_does() -> None:
+    net, state = BATCH_NORM.build(), BATCH_NORM.expert().state
+    after = AdaBNS()(net, state, TASK, data())
+    for name in state:
+        changed = not torch.equal(after[name], state[name])
+        assert changed == (name in of_batch_norm(net)), name
+
+
+def test_the_network_the_state_and_the_data_are_left_alone() -> None:
+    net, state, given = BATCH_NORM.build(), BATCH_NORM.expert().state, data()
+    before = copy.deepcopy(given)
+    with untouched(net, state):
+        AdaBNS(2)(net, state, TASK, given)
+    equal(given, before)
+
+
+def test_it_is_sgd_on_batch_statistics_then_the_statistics_of_all_images() -> None:
+    state, given = BATCH_NORM.expert().state, data()
+    plain = BATCH_NORM.build()
+    plain.load_state_dict(state)
+    plain.eval()
+    parameters = []
+    for layer in (m for m in plain.modules() if isinstance(m, _BatchNorm)):
+        layer.train()
+        parameters += list(layer.parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for _ in range(3):
+        for x, y in given:
+            loss = nn.functional.cross_entropy(plain(x)[:, TASK.classes], y - TASK.classes.start)
+            for p, v, g in zip(parameters, velocity, torch.autograd.grad(loss, parameters), strict=True):
+                v.mul_(0.9).add_(g)
+                p.data -= 0.01 * v
+    tuned = {name: t.detach() for name, t in plain.state_dict().items()}
+    expected = AdaBN()(BATCH_NORM.build(), tuned, TASK, given)
+    actual = AdaBNS(3, lr=0.01)(BATCH_NORM.build(), state, TASK, given)
+    for name in expected:
+        if "num_batches" not in name:
+            close(actual[name], expected[name])
+
+
+def test_without_an_epoch_it_is_adabn() -> None:
+    state = BATCH_NORM.expert().state
+    equal(AdaBNS(0)(BATCH_NORM.build(), state, TASK, data()), AdaBN()(BATCH_NORM.build(), state, TASK, data()))
+
+
+def test_what_is_trained_is_counted() -> None:
+    net = BATCH_NORM.build()
+    gammas = sum(m.num_features for m in net.modules() if isinstance(m, _BatchNorm) and m.affine)
+    assert AdaBNS().trainable(net) == 2 * gammas
+
+
+def test_what_it_cannot_work_on_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="vgg11_bn"):
+        AdaBNS().check(MLP.build())
+    with pytest.raises(InputError, match="use adapt=adabn"):
+        AdaBNS().check(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, CLASSES)))
+    for given in ([], [(BATCH_NORM.images(2), None)]):
+        with pytest.raises(InputError):
+            AdaBNS()(BATCH_NORM.build(), BATCH_NORM.expert().state, TASK, given)
+    for wrong in ({"epochs": -1}, {"lr": 0.0}):
+        with pytest.raises(InputError):
+            AdaBNS(**wrong)
+
+
+def test_labels_are_read_once_for_each_step_and_the_images_once_more() -> None:
+    class Counted:
+        passes = 0
+
+        def __iter__(self) -> Iterator[Batch]:
+            self.passes += 1
+            return iter(data())
+
+    counted = Counted()
+    state: State = BATCH_NORM.expert().state
+    AdaBNS(4)(BATCH_NORM.build(), state, TASK, counted)
+    assert counted.passes == 5

@@ -1,0 +1,223 @@
+"""Pictures of one's own: both layouts, and every way in which a folder can be wrong."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dua_lightning.data.decode import decode
+from dua_lightning.data.folder import folder
+from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
+from dua_lightning.errors import InputError
+from tests.data.scenes import picture
+
+LAYOUT = {"indoors": ("bath", "kitchen", "stairs"), "outdoors": ("beach", "street")}
+
+
+def put(where: Path, count: int, seed: int = 0) -> None:
+    where.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        picture(seed + i, 20 + i, 14).save(where / f"{i:02}.png")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """Ten pictures of each of five categories, written in no useful order."""
+    for place, (task, name) in enumerate(reversed([(t, n) for t, names in LAYOUT.items() for n in names])):
+        put(tmp_path / "in" / "server" / task / name, 10, 100 * place)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def both(server: Path) -> Path:
+    """And two users: one with some categories, one with all."""
+    for place, name in enumerate(("indoors/kitchen", "outdoors/beach", "outdoors/street")):
+        put(server / "users" / "ann" / name, 3, 1000 + 100 * place)
+    for place, name in enumerate(f"{task}/{name}" for task, names in LAYOUT.items() for name in names):
+        put(server / "users" / "Bob" / name, 2, 2000 + 100 * place)
+    return server
+
+
+def load(root: Path, skip_unreadable: bool = False) -> Pool:
+    return folder(root, 8, root.parent / "cache", skip_unreadable)
+
+
+def shown(pool: Pool) -> dict[str, tuple[int, int, int]]:
+    """Bytes of each picture -> label, side, owner."""
+    values = zip(pool.labels.tolist(), pool.side.tolist(), pool.owners.tolist(), strict=True)
+    return {pixels.numpy().tobytes(): value for pixels, value in zip(pool.pixels, values, strict=True)}
+
+
+def test_tasks_and_categories_are_sorted_by_name(server: Path) -> None:
+    pool = load(server)
+    assert pool.name == "folder"
+    assert [(task.name, pool.categories[task.classes]) for task in pool.tasks] == list(LAYOUT.items())
+
+
+def test_without_users_each_category_is_divided(server: Path) -> None:
+    put(server / "server" / "indoors" / "bath", 17, 5000)
+    pool = load(server)
+    expected = {0: (8, 4, 5), 1: (5, 2, 3), 2: (5, 2, 3), 3: (5, 2, 3), 4: (5, 2, 3)}
+    for label, counts in expected.items():
+        assert tuple(len(pool.where(side, [label])) for side in (SERVER, EVALUATION, EXTRA)) == counts
+    assert pool.owners.unique().tolist() == [-1]
+    assert pool.users == ()
+    assert pool.sources.unique().numel() == len(pool.labels) == 57
+    firsts = [pool.where(SERVER, [label])[:3].tolist() for label in range(1, 5)]
+    assert len({tuple(i - first[0] for i in first) for first in firsts}) > 1, "categories are divided independently"
+
+
+def test_every_file_is_its_own_picture_and_has_the_label_of_its_folder(both: Path) -> None:
+    found = shown(load(both))
+    names = [(t, n) for t, of_task in LAYOUT.items() for n in of_task]
+    files = sorted(both.rglob("*.png"))
+    assert len(found) == len(files) == 69
+    for path in files:
+        of_user = path.parts[-5] == "users"
+        owner = {"Bob": 0, "ann": 1}[path.parts[-4]] if of_user else -1
+        label = names.index((path.parts[-3], path.parts[-2]))
+        assert found[decode(path, 8, upright=True).tobytes()] == (label, EXTRA if of_user else SERVER, owner)
+    assert load(both).users == ("Bob", "ann")
+
+
+def test_a_division_is_the_same_again_and_elsewhere(server: Path, tmp_path: Path) -> None:
+    shutil.copytree(server, tmp_path / "elsewhere" / "copy")
+    assert shown(load(server)) == shown(load(server)) == shown(load(tmp_path / "elsewhere" / "copy"))
+
+
+@pytest.mark.parametrize("count", range(4, 14))
+def test_even_the_fewest_make_three_sides(count: int, tmp_path: Path) -> None:
+    for name in "ab":
+        put(tmp_path / "in" / "server" / "t" / name, count, ord(name))
+    pool = load(tmp_path / "in")
+    for label in (0, 1):
+        server, evaluation, extra = (len(pool.where(side, [label])) for side in (SERVER, EVALUATION, EXTRA))
+        assert min(server, evaluation, extra) >= 1
+        assert server + evaluation + extra == count
+        assert abs(server - count / 2) <= 1
+        assert abs(evaluation - count / 5) <= 1
+
+
+def test_hidden_files_and_those_of_file_managers_are_passed_over(both: Path) -> None:
+    for path in (both / "server" / "indoors" / "bath", both / "users" / "ann" / "outdoors" / "beach"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (path / name).write_bytes(b"x")
+    for path in (both, both / "server", both / "server" / "indoors", both / "users", both / "users" / "ann"):
+        (path / ".hidden").mkdir()
+        (path / "notes.txt").write_text("")
+    assert len(load(both).labels) == 69
+
+
+def test_pictures_are_turned_upright(server: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    image = picture(9, 8, 8)
+    image.save(server / "server" / "indoors" / "bath" / "aa.png", exif=exif)
+    image.rotate(180).save(server / "server" / "indoors" / "bath" / "ab.png")
+    pool = load(server)
+    assert pool.pixels[10].equal(pool.pixels[11])
+
+
+BATH, ANN = "server/indoors/bath", "users/ann"
+
+
+def _empty(path: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        for file in (root / path).iterdir():
+            file.unlink()
+
+    return change
+
+
+def _few(path: str, left: int) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        for file in sorted((root / path).iterdir())[left:]:
+            file.unlink()
+
+    return change
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no root": (shutil.rmtree, r"is not a folder; give the one that holds server/TASK/CATEGORY"),
+    "no server": (lambda root: shutil.rmtree(root / "server"), r"has no folder server; put .* as server/TASK/CATEGORY"),
+    "no tasks": (lambda root: (shutil.rmtree(root / "server"), (root / "server").mkdir()), r"server has no tasks"),
+    "no category": (
+        lambda root: (root / "server" / "attic").mkdir(),
+        r"task .*attic has 0 categories; give it at least",
+    ),
+    "one category": (lambda root: put(root / "server" / "attic" / "box", 9), r"task .*attic has 1 categories; give it"),
+    "empty category": (_empty(BATH), r"bath has no pictures; put some there or remove the folder"),
+    "one picture": (_few(BATH, 1), r"bath has 1 pictures that can be read; at least 2 are needed"),
+    "folder in between": (lambda root: (root / BATH / "more").mkdir(), r"bath/more is no file"),
+    "dangling link": (lambda root: (root / BATH / "a.png").symlink_to("gone"), r"bath/a\.png is no file"),
+    "no users": (lambda root: [shutil.rmtree(root / "users"), (root / "users").mkdir()], r"users has no users; put"),
+    "unknown task": (
+        lambda root: put(root / ANN / "space" / "moon", 3),
+        r"no task and category like .*space/moon; rename",
+    ),
+    "unknown category": (
+        lambda root: put(root / ANN / "indoors" / "cellar", 3),
+        r"like .*cellar; .* server/indoors/cellar",
+    ),
+    "category of another task": (lambda root: put(root / ANN / "indoors" / "beach", 3), r"like .*indoors/beach"),
+    "empty category of a user": (_empty(f"{ANN}/indoors/kitchen"), r"ann/indoors/kitchen has no pictures"),
+    "user without a task": (lambda root: shutil.rmtree(root / ANN / "indoors"), r"ann has 0 pictures of task indoors"),
+    "one picture of a task": (_few(f"{ANN}/indoors/kitchen", 1), r"ann has 1 pictures of task indoors .* at least 2"),
+    "no picture": (
+        lambda root: (root / BATH / "05.png").write_text("x"),
+        r"1 of 69 .*bath/05\.png is not a picture that",
+    ),
+    "a user's no picture": (
+        lambda root: (root / ANN / "outdoors" / "beach" / "00.png").write_bytes(b""),
+        r"ann/outdoors/beach/00\.png is not a picture that .*skip_unreadable=true",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(change: Callable[[Path], object], text: str, both: Path) -> None:
+    change(both)
+    with pytest.raises(InputError, match=text) as caught:
+        load(both)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_category_too_small_to_be_divided_is_named(server: Path) -> None:
+    _few(BATH, 3)(server)
+    with pytest.raises(InputError, match=r"bath has 3 pictures that can be read; at least 4 are needed"):
+        load(server)
+
+
+def test_unreadable_pictures_can_be_left_out(both: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (both / BATH / "05.png").write_bytes(b"x")
+    (both / ANN / "outdoors" / "beach" / "00.png").write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        pool = load(both, skip_unreadable=True)
+    assert "2 of 69 pictures" in caplog.text
+    assert "server/indoors/bath/05.png" in caplog.text
+    assert "users/ann/outdoors/beach/00.png" in caplog.text
+    found = shown(pool)
+    assert len(found) == 67
+    lost = {"05.png": "bath", "00.png": "beach"}
+    for path in both.rglob("*.png"):
+        if not (lost.get(path.name) == path.parent.name and path.stat().st_size == 1):
+            assert decode(path, 8, upright=True).tobytes() in found
+
+
+def test_what_cannot_be_read_does_not_count(both: Path) -> None:
+    for path in sorted((both / BATH).iterdir())[1:]:
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match=r"bath has 1 pictures that can be read; at least 2 are needed"):
+        load(both, skip_unreadable=True)
+
+
+def test_a_pool_as_it_should_be(both: Path) -> None:
+    pool = load(both)
+    assert pool.pixels.shape == (69, 3, 8, 8)
+    assert pool.pixels.dtype == pool.side.dtype == torch.uint8
+    assert pool.labels.dtype == pool.sources.dtype == pool.owners.dtype == torch.int64
+    assert ((pool.owners >= 0) == (pool.side == EXTRA)).all()

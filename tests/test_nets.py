@@ -1,0 +1,107 @@
+"""The paper's networks: those of torchvision at full width, and smaller ones for small inputs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from dua_lightning.errors import InputError
+from dua_lightning.nets import Network, alexnet, mlp, vgg11, vgg11_bn
+from dua_lightning.params import body_names
+
+SCENES = {"alexnet": alexnet, "vgg11": vgg11, "vgg11_bn": vgg11_bn}
+Build = Callable[..., Network]
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_at_full_width_it_is_torchvisions_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = SCENES[name]((3, 64, 64), 5, seed=1, weights=str(tmp_path / "weights.pth")).eval()
+    x = torch.randn(2, 3, 64, 64)
+    theirs.classifier[-1] = nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(ours.body(x), theirs(x), rtol=0, atol=0)
+    assert ours(x).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("width", [1 / 16, 0.1])
+def test_a_narrow_network_has_all_layers_and_few_weights(name: str, width: float) -> None:
+    net = SCENES[name]((3, 64, 64), 4, seed=1, width=width, pooled=1)
+    full = getattr(torchvision.models, name)
+    assert set(net.body.state_dict()) <= set(full(weights=None).state_dict())
+    assert sum(p.numel() for p in net.parameters()) < 1_000_000
+    assert net(torch.randn(2, 3, 64, 64)).shape == (2, 4)
+    assert "head.weight" not in body_names(net)
+
+
+@pytest.mark.parametrize("build", [*SCENES.values(), mlp])
+def test_weights_come_from_the_seed_alone(build: Build) -> None:
+    small = {} if build is mlp else {"width": 1 / 16, "pooled": 1}
+    before = torch.get_rng_state()
+    a, b, c = (build((3, 64, 64), 4, seed=seed, **small).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_safetensors_load_too(tmp_path: Path) -> None:
+    given = vgg11_bn((3, 32, 32), 4, seed=5, width=1 / 16, pooled=1).body.state_dict()
+    save_file(given, tmp_path / "w.safetensors")
+    net = vgg11_bn((3, 32, 32), 4, seed=1, width=1 / 16, pooled=1, weights=str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(given[key], tensor) for key, tensor in net.body.state_dict().items())
+
+
+class Evil:
+    """What a pickle may do when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("touched"),))
+
+
+def test_a_pickle_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"features.0.weight": Evil()}, "evil.pth")
+    with pytest.raises(InputError, match="cannot be read"):
+        vgg11((3, 32, 32), 4, seed=1, weights="evil.pth")
+    assert not Path("touched").exists()
+
+
+def test_weights_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no tensors")
+    torch.save([1, 2], tmp_path / "list.pth")
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for weights, word in {
+        "text.pth": "cannot be read",
+        "list.pth": "not a state dictionary",
+        "other.safetensors": "does not fit",
+        "absent.pth": "cannot be read",
+    }.items():
+        with pytest.raises(InputError, match=word) as caught:
+            vgg11((3, 32, 32), 4, seed=1, weights=str(tmp_path / weights))
+        assert "\n" not in str(caught.value)
+
+
+def test_imagenet_weights_without_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, **settings: object) -> None:
+        assert settings["check_hash"]
+        assert settings["weights_only"]
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(InputError, match=r"vgg11_bn could not be downloaded.*model.weights=none"):
+        vgg11_bn((3, 32, 32), 4, seed=1, weights="imagenet")
+
+
+@pytest.mark.parametrize(("build", "side"), [(alexnet, 62), (vgg11, 31), (vgg11_bn, 31)])
+def test_an_input_that_would_be_pooled_away_is_refused(build: Build, side: int) -> None:
+    with pytest.raises(InputError, match=f"{side}x{side}"):
+        build((3, side, side), 4, seed=1, width=1 / 16, pooled=1)
+    net = build((3, side + 1, side + 1), 4, seed=1, width=1 / 16, pooled=1).eval()
+    assert net(torch.zeros(1, 3, side + 1, side + 1)).shape == (1, 4)

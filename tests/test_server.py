@@ -1,0 +1,266 @@
+"""The server: experts one after another, taken from the store where they are, and its own priors."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dua_lightning import server as module
+from dua_lightning.evaluation import accuracy
+from dua_lightning.importance import MAS, Fisher, Uniform
+from dua_lightning.methods import Anchor, Distil, Free, Regulariser
+from dua_lightning.params import Params, State, clone
+from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
+from dua_lightning.store import ExpertStore
+from dua_lightning.tasks import Batch, Expert, Task
+from dua_lightning.training import Training
+from tests import tiny
+
+KEYS = ("first", "second", "third")
+TRAINING = Training(max_epochs=3, lr=0.02)
+METHODS = {
+    "ewc": Anchor(Fisher(), 4.0),
+    "mas": Anchor(MAS(), 0.1),
+    "l2": Anchor(Uniform(), 0.1, accumulate=False),
+    "lwf": Distil(),
+}
+
+
+def train(root: Path, regulariser: Regulariser = Free(), keys: Sequence[str] = KEYS, count: int = 3):  # noqa: B008
+    net = tiny.network()
+    start = clone(tiny.network(seed=1).state_dict())
+    data = tiny.benchmark().server[:count]
+    return train_experts(net, start, data, regulariser, TRAINING, ExpertStore(root), keys[:count]), net
+
+
+def states(experts: Iterable[Expert]) -> list[State]:
+    return [expert.state for expert in experts]
+
+
+def all_same(a: Iterable[State], b: Iterable[State]) -> bool:
+    return all(tiny.same(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, State]]:
+    """The task of each fit, and the weights it started from."""
+    seen: list[tuple[str, State]] = []
+    really = module.fit
+
+    def fit(net: nn.Module, data, *more: object) -> Expert:
+        seen.append((data.task.name, clone(net.state_dict())))
+        return really(net, data, *more)
+
+    monkeypatch.setattr(module, "fit", fit)
+    return seen
+
+
+def test_the_first_task_starts_where_told_and_each_later_one_from_the_expert_before(tmp_path: Path, fits):
+    experts, net = train(tmp_path)
+    assert [name for name, _ in fits] == ["a", "b", "c"]
+    assert all_same([start for _, start in fits], [tiny.network(seed=1).state_dict(), *states(experts[:2])])
+    assert [expert.task for expert in experts] == list(tiny.tasks())
+    assert tiny.same(net.state_dict(), experts[-1].state)
+
+
+def test_experts_are_different_and_know_their_task(tmp_path: Path):
+    bench = tiny.benchmark(per_class=20)
+    net = tiny.network()
+    training = Training(max_epochs=8, lr=0.02)
+    experts = train_experts(net, clone(net.state_dict()), bench.server, Free(), training, ExpertStore(tmp_path), KEYS)
+    for a, b in itertools.combinations(experts, 2):
+        assert not torch.equal(a.state["body.1.weight"], b.state["body.1.weight"])
+    for expert, of_task in zip(experts, bench.server, strict=True):
+        assert accuracy(net, expert.state, expert.task, of_task.val_dataloader()) > 90
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A regulariser that numbers itself and writes down what it is asked."""
+
+    entries: list[tuple[object, ...]] = field(default_factory=list)
+    learnt: int = 0
+
+    def loss(self, net: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> None:
+        if self.entries[-1:] != [("train", self.learnt)]:
+            self.entries.append(("train", self.learnt))
+
+    def add_gradient_(self, net: nn.Module) -> None:
+        return None
+
+    def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Journal":
+        assert tiny.same(net.state_dict(), expert.state)
+        images = torch.cat([x for x, _ in data])
+        of_task = {of_task.task.name: of_task.train.inputs() for of_task in tiny.benchmark().server}
+        assert torch.equal(images, of_task[expert.task.name])
+        self.entries.append(("consolidate", expert.task.name))
+        return Journal(self.entries, self.learnt + 1)
+
+
+def test_each_task_is_trained_by_the_regulariser_of_all_before_it(tmp_path: Path):
+    journal = Journal()
+    train(tmp_path, journal)
+    assert journal.entries == [
+        ("train", 0),
+        ("consolidate", "a"),
+        ("train", 1),
+        ("consolidate", "b"),
+        ("train", 2),
+    ]
+
+
+def test_the_regulariser_measures_only_for_an_expert_that_is_really_trained(tmp_path: Path):
+    train(tmp_path, Journal())
+    journal = Journal()
+    train(tmp_path, journal)
+    assert journal.entries == []
+    (tmp_path / "third.safetensors").unlink()
+    train(tmp_path, journal)
+    assert journal.entries == [("consolidate", "a"), ("consolidate", "b"), ("train", 2)]
+
+
+def test_found_experts_are_not_trained_again(tmp_path: Path, fits):
+    first, _ = train(tmp_path, METHODS["ewc"])
+    assert len(fits) == 3
+    second, net = train(tmp_path, METHODS["ewc"])
+    assert len(fits) == 3
+    assert all_same(states(first), states(second))
+    assert [expert.task for expert in second] == list(tiny.tasks())
+    assert tiny.same(net.state_dict(), second[-1].state)
+
+
+def test_experts_under_other_keys_are_not_taken(tmp_path: Path, fits):
+    train(tmp_path)
+    train(tmp_path, keys=("first", "another second", "another third"))
+    assert [name for name, _ in fits] == ["a", "b", "c", "b", "c"]
+
+
+def test_an_expert_is_stored_as_soon_as_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole, _ = train(tmp_path / "undisturbed")
+    really = module.fit
+
+    def fit(net: nn.Module, data, *more: object) -> Expert:
+        if data.task.name == "c":
+            raise KeyboardInterrupt
+        return really(net, data, *more)
+
+    monkeypatch.setattr(module, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped")
+    store = ExpertStore(tmp_path / "stopped")
+    found = [store.get(key, task) for key, task in zip(KEYS, tiny.tasks(), strict=True)]
+    assert found[2] is None
+    assert all_same(states(found[:2]), states(whole[:2]))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[State]]]:
+    """Of each method, the store and the experts of a run without a break."""
+    made = {}
+    for method, regulariser in METHODS.items():
+        root = tmp_path_factory.mktemp(method)
+        made[method] = root, states(train(root, regulariser)[0])
+    return made.__getitem__
+
+
+@pytest.mark.parametrize("kept", [(), (0,), (0, 1), (0, 2), (1,), (0, 1, 2)])
+@pytest.mark.parametrize("method", METHODS)
+def test_resuming_from_a_part_of_the_store_gives_the_bits_of_an_undisturbed_run(
+    tmp_path: Path, fits, undisturbed, method: str, kept: tuple[int, ...]
+):
+    root, expected = undisturbed(method)
+    for i in kept:
+        name = f"{KEYS[i]}.safetensors"
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    experts, _ = train(tmp_path, METHODS[method])
+    assert len(fits) == 3 - len(kept)
+    assert all_same(states(experts), expected)
+
+
+def test_methods_differ_from_the_second_task_on(undisturbed):
+    runs = [undisturbed(method)[1] for method in METHODS]
+    for a, b in itertools.combinations(runs, 2):
+        assert tiny.same(a[0], b[0])
+        assert not tiny.same(a[1], b[1])
+
+
+def test_the_first_tasks_of_a_longer_run_are_those_of_a_shorter_one(tmp_path: Path, undisturbed):
+    assert all_same(states(train(tmp_path, METHODS["ewc"], count=2)[0]), undisturbed("ewc")[1][:2])
+
+
+def test_joint_is_one_model_of_all_classes_under_one_key(tmp_path: Path, fits):
+    bench, store = tiny.benchmark(), ExpertStore(tmp_path)
+    start = clone(tiny.network(seed=1).state_dict())
+    for _ in range(2):
+        experts = train_joint(tiny.network(), start, bench.server, Free(), TRAINING, store, "joint")
+        assert [name for name, _ in fits] == ["joint"]
+        assert [expert.task for expert in experts] == list(bench.tasks)
+        assert all(tiny.same(expert.state, experts[0].state) for expert in experts)
+    assert [path.name for path in tmp_path.iterdir()] == ["joint.safetensors"]
+    assert not torch.equal(experts[0].state["head.weight"], start["head.weight"])
+
+
+@pytest.mark.parametrize("training_too", [False, True])
+def test_priors_of_the_server_are_measured_on_the_validation_data_of_each_task_or_on_all(training_too: bool):
+    bench = tiny.benchmark()
+    experts = [Expert(task, tiny.network(seed=i).state_dict()) for i, task in enumerate(bench.tasks)]
+    seen = []
+
+    class Spy:
+        needs_labels = True
+
+        def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
+            seen.append((expert, list(data)))
+            return {"number": torch.tensor(len(seen))}
+
+    more = {"training_too": True} if training_too else {}
+    priors = measure(Spy(), tiny.network(), experts, bench.server, **more)
+    assert [int(prior["number"]) for prior in priors] == [1, 2, 3]
+    for (expert, batches), given, of_task in zip(seen, experts, bench.server, strict=True):
+        assert expert is given
+        sides = [of_task.train, of_task.validation] if training_too else [of_task.validation]
+        assert torch.equal(torch.cat([x for x, _ in batches]), torch.cat([side.inputs() for side in sides]))
+        assert torch.equal(torch.cat([y for _, y in batches]), torch.cat([side.labels for side in sides]))
+
+
+def test_recalibration_takes_the_statistics_of_the_servers_validation_data_and_changes_nothing_else():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 6))
+    server, state = tiny.benchmark().server, clone(net.state_dict())
+    model = {"a": state, "b": state}
+    recalibrated = recalibrate(net, model, server)
+    assert list(recalibrated) == ["a", "b"]
+    for of_task in server[:2]:
+        found = recalibrated[of_task.task.name]
+        x = of_task.validation.inputs()
+        torch.testing.assert_close(found["0.running_mean"], x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["0.running_var"], x.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
+        rest = [name for name in state if name not in ("0.running_mean", "0.running_var", "0.num_batches_tracked")]
+        assert all(torch.equal(found[name], state[name]) for name in rest)
+    assert tiny.same(net.state_dict(), state)
+
+
+@pytest.mark.parametrize("priors", [[{"w": torch.tensor(float(i))} for i in range(3)], []], ids=["priors", "none"])
+def test_prefixes_are_merged_from_their_own_experts_and_priors_alone(priors: list[Params]):
+    experts = [Expert(Task(name, slice(i, i + 1)), {}) for i, name in enumerate("abc")]
+    models = [{"a": {}}, {"b": {}}, {"c": {}}]
+    seen = []
+
+    def merge(some: Sequence[Expert], their: Sequence[Params]) -> dict[str, State]:
+        seen.append((list(some), list(their)))
+        return models[len(seen) - 1]
+
+    assert list(merge_prefixes(merge, experts, priors)) == [(1, models[0]), (2, models[1]), (3, models[2])]
+    assert seen == [(experts[:t], priors[:t]) for t in (1, 2, 3)]
+
+
+def test_prefixes_are_merged_one_at_a_time():
+    """A merged network can be large: the next is made when the last has been used."""
+    experts = [Expert(Task(name, slice(0, 1)), {}) for name in "abc"]
+    made = []
+    prefixes = merge_prefixes(lambda some, _: made.append(len(some)) or {}, experts, [])
+    next(prefixes)
+    assert made == [1]
