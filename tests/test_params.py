@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dua_lightning.params import add, body_names, clone, eval_mode, task_logits
+from dua_lightning.params import add, body_names, clone, eval_mode, pearson, task_logits
 from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
 
 
@@ -73,3 +73,14 @@ def test_task_logits_leave_the_network_and_the_state_alone(case: Case) -> None:
     net, state = case.build(), case.expert().state
     with untouched(net, state), eval_mode(net):
         task_logits(net, state, case.images(3), TASK.classes)
+
+
+def test_pearson_is_that_of_all_entries_together() -> None:
+    a = {"v": torch.tensor([1.0, 2.0]), "w": torch.tensor([[4.0]])}
+    b = {"v": torch.tensor([2.0, 1.0]), "w": torch.tensor([[6.0]])}
+    x, y = [1, 2, 4], [2, 1, 6]
+    mx, my = sum(x) / 3, sum(y) / 3
+    covariance = sum((p - mx) * (q - my) for p, q in zip(x, y, strict=True))
+    scale = (sum((p - mx) ** 2 for p in x) * sum((q - my) ** 2 for q in y)) ** 0.5
+    assert pearson(a, b) == pytest.approx(covariance / scale)
+    assert pearson(a, {name: 3 * t + 1 for name, t in a.items()}) == pytest.approx(1)

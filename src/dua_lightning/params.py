@@ -36,6 +36,12 @@ def add(a: Params, b: Params) -> Params:
     return {name: a[name] + b[name] for name in a}
 
 
+def pearson(a: Params, b: Params) -> float:
+    """Pearson correlation over all entries of two `Params` with the same names, in float64; in `[-1, 1]`."""
+    x, y = (torch.cat([params[name].flatten() for name in a]).double() for params in (a, b))
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
+
+
 def batch_norms(net: nn.Module) -> list[_BatchNorm]:
     """The batch-norm layers that keep running statistics."""
     return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]

@@ -20,7 +20,6 @@ from dua_lightning.report.tables import merits, rows
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 """Of Okabe and Ito's palette, told apart by colour-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v")
-USERS_DRAWN = len(COLOURS)
 MATRICES_PER_LINE = 5
 
 
@@ -30,19 +29,27 @@ def draw_all(records: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def accuracies(records: pd.DataFrame, path: Path) -> Path:
-    """Average accuracy of each row: the mean with its spread over seeds, and each user's mean."""
+    """Average accuracy of each row: the mean with its spread over seeds, and each user's mean.
+
+    Up to five users have a marker each; more are grey dots.
+    """
     found = rows(records)
     users = list(dict.fromkeys(user for row in found.values() for user in row.users))
+    few = len(users) <= len(COLOURS)
+    looks = (
+        {user: (f"user {user}", colour, marker) for user, colour, marker in zip(users, COLOURS, MARKERS, strict=False)}
+        if few
+        else dict.fromkeys(users, ("a user", "0.65", "o"))
+    )
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.38 * len(found)), layout="constrained")
     for y, row in enumerate(found.values()):
         axes.errorbar(
             row.accuracy.mean, y, xerr=np.nan_to_num(row.accuracy.std), fmt="|", color="black", capsize=4, markersize=14
         )
-        for user, colour, marker in zip(users[:USERS_DRAWN], COLOURS, MARKERS, strict=False):
-            if user in row.users:
-                axes.scatter(row.users[user].mean, y, s=28, color=colour, marker=marker, zorder=3)
-    for user, colour, marker in zip(users[:USERS_DRAWN], COLOURS, MARKERS, strict=False):
-        axes.scatter([], [], color=colour, marker=marker, label=f"user {user}")
+        for user, accuracy in row.users.items():
+            axes.scatter(accuracy.mean, y, s=28 if few else 12, color=looks[user][1], marker=looks[user][2], zorder=3)
+    for text, colour, marker in dict.fromkeys(looks.values()):
+        axes.scatter([], [], color=colour, marker=marker, label=text)
     axes.errorbar([], [], xerr=[], fmt="|", color="black", label="all users, ± std over seeds")
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()

@@ -1,0 +1,98 @@
+"""Paired differences between AdaBN, the released AdaBN and no adaptation, with confidence intervals and a figure.
+
+    python experiments/adabn_artifact/analyse.py RUN
+
+Pairs share row, seed, user and draw. Intervals are 95 % t intervals over users (each user's mean over seeds and draws),
+so they speak of another user drawn from the same kind; the spread over seeds stands beside them.
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from dua_lightning.files import replacing, write_text
+from dua_lightning.report.records import read
+from dua_lightning.report.tables import merits
+
+COMPARISONS = {
+    "AdaBN minus none": ("adabn", "none"),
+    "released minus none": ("adabn_released", "none"),
+    "AdaBN minus released": ("adabn", "adabn_released"),
+}
+
+
+def differences(records: pd.DataFrame) -> pd.DataFrame:
+    """Average accuracy of each pair, in points: columns `method, comparison, seed, user, iteration, difference`."""
+    frame = merits(records)
+    frame["method"] = frame["label"].str.split(" + ", regex=False).str[0]
+    wide = frame.pivot_table(
+        index=["method", "seed", "user", "iteration"], columns="adapt", values="average_accuracy", sort=False
+    )
+    return pd.concat(
+        (wide[a] - wide[b]).rename("difference").reset_index().assign(comparison=name)
+        for name, (a, b) in COMPARISONS.items()
+    )
+
+
+def summary(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Mean, 95 % interval over users and standard deviation over seeds, for each method and comparison."""
+    lines = []
+    for (method, comparison), group in pairs.groupby(["method", "comparison"], sort=False):
+        users = group.groupby("user")["difference"].mean()
+        seeds = group.groupby("seed")["difference"].mean()
+        half = stats.t.ppf(0.975, len(users) - 1) * users.sem()
+        lines.append(
+            {
+                "method": method,
+                "comparison": comparison,
+                "mean": users.mean(),
+                "low": users.mean() - half,
+                "high": users.mean() + half,
+                "std_over_seeds": seeds.std(),
+                "users_better": int((users > 0).sum()),
+                "users": len(users),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def draw(pairs: pd.DataFrame, path: Path) -> None:
+    """Each user's difference to no adaptation, averaged over methods and seeds, for both kinds of AdaBN."""
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    styles = {"AdaBN minus none": ("o", "#0072B2"), "released minus none": ("x", "#D55E00")}
+    users = list(dict.fromkeys(pairs["user"]))
+    for name, (marker, colour) in styles.items():
+        chosen = pairs[pairs["comparison"] == name].groupby("user")["difference"]
+        means, spread = chosen.mean()[users], chosen.std()[users]
+        axes.errorbar(users, means, yerr=spread, fmt=marker, color=colour, capsize=3, label=name)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel("points of average accuracy")
+    axes.tick_params(axis="x", rotation=30)
+    axes.set_title("AdaBN through the merged model helps; what the release evaluates does nothing", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+
+
+def main(run: Path) -> None:
+    pairs = differences(read(run / "records.csv"))
+    found = summary(pairs)
+    table = Table("method", "comparison", "mean [95 % over users]", "std over seeds", "users better")
+    for line in found.to_dict("records"):
+        interval = f"{line['mean']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"
+        better = f"{line['users_better']} of {line['users']}"
+        table.add_row(line["method"], line["comparison"], interval, f"{line['std_over_seeds']:.2f}", better)
+    Console().print(table)
+    write_text(run / "adabn_artifact.csv", found.round(4).to_csv(index=False))
+    draw(pairs, run / "adabn_artifact.png")
+    Console(soft_wrap=True).print(f"  {run / 'adabn_artifact.csv'}\n  {run / 'adabn_artifact.png'}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

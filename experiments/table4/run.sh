@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Table 4: VGG11-BN with the server's batch norm, AdaBN and AdaBN-S. IMAGES=photos runs it offline (a stand-in).
+# fidelity=released added to the command runs what the authors' code does.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+OUT=${OUT:-outputs/table4}
+python -m dua_lightning -m +experiment=catprior,transprior model=vgg11_bn method=table4 \
+  data/images="${IMAGES:-mit_indoor}" paths.output_dir="$OUT" "$@"
+python -m dua_lightning.report.compare experiments/table4/expected.csv "$OUT"
