@@ -17,8 +17,9 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-run: $(READY)  ## the main job on embedded digits: ten methods, three seeds, table and figures
+run: $(READY)  ## the main job on embedded images: ten methods on digits, then Table 4 on photographs
 	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)
+	$(BIN)/python -m dua_lightning +experiment=photos $(RUN)
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest

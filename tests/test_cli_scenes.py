@@ -39,6 +39,7 @@ def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path)
     assert frame["user"].nunique() == 5
     costs = pd.read_csv(tmp_path / "out" / "costs.csv")
     by_label = costs.groupby("label").first()
+    assert "cost of adapting one task" in done.out
     assert by_label.loc["Joint + AdaBN", "trainable"] == 0
     assert 0 < by_label.loc["Joint + AdaBN-S", "trainable"] < by_label.loc["Task Experts", "trainable"]
     assert (costs["seconds"] > 0).all()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -84,7 +85,10 @@ def report(folder: Path, name: str, pictures: list[Path], logger: Logger | None,
     if logger is not None:
         logger.results(frame, pictures)
     console.print(tables.table(frame, name))
-    for path in (folder / "records.csv", folder / "summary.json", *pictures):
+    costs = folder / "costs.csv"
+    if costs.exists():
+        console.print(tables.costs(pd.read_csv(costs)))
+    for path in (folder / "records.csv", folder / "summary.json", *([costs] if costs.exists() else []), *pictures):
         console.print(f"  {path}")
 
 
@@ -234,6 +238,7 @@ class _Seed:
             CostRecord(
                 data=cell.data.name,
                 model=cell.model.name,
+                adapt=row.adapt,
                 label=row.label,
                 user=data.user,
                 iteration=data.iteration,

@@ -42,6 +42,7 @@ class CostRecord:
 
     data: str
     model: str
+    adapt: str
     label: str
     user: str
     iteration: int

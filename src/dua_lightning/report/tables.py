@@ -139,6 +139,24 @@ def table(records: pd.DataFrame, title: str) -> Table:
     return result
 
 
+def costs(records: pd.DataFrame) -> Table:
+    """What adapting one task's state costs a device: medians over rows, users and tasks."""
+    result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
+    result.add_column("adaptation", no_wrap=True)
+    for column in ("trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"):
+        result.add_column(column, justify="right")
+    for name, group in records.groupby("adapt", sort=False):
+        middle = group[["trainable", "bytes", "seconds", "peak_bytes"]].median()
+        result.add_row(
+            str(name),
+            f"{middle['trainable']:,.0f}",
+            f"{middle['bytes'] / 2**10:,.1f}",
+            f"{middle['seconds']:.3f}",
+            f"{middle['peak_bytes'] / 2**20:,.1f}",
+        )
+    return result
+
+
 def _over_seeds(frame: pd.DataFrame, column: str) -> Figure:
     values = frame.groupby("seed")[column].mean().to_numpy()
     return Figure(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan)
