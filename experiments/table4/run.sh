@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-outputs/table4}
-python -m dua_lightning -m +experiment=catprior,transprior model=vgg11_bn method=table4 \
-  data/images="${IMAGES:-mit_indoor}" paths.output_dir="$OUT" "$@"
-python -m dua_lightning.report.compare experiments/table4/expected.csv "$OUT"
+for benchmark in catprior transprior; do
+  python -m dua_lightning -m +experiment=$benchmark model=vgg11_bn method=table4 \
+    data/images="${IMAGES:-mit_indoor}" paths.output_dir="$OUT/$benchmark" "$@"
+done
+python -m dua_lightning.report.compare experiments/table4/expected.csv "$OUT"/*

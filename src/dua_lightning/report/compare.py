@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -39,16 +40,18 @@ def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
 
 def table(compared: pd.DataFrame) -> Table:
     """The lines of `compare` for the terminal; accuracy with forgetting in brackets, as the paper prints them."""
-    result = Table(caption="average accuracy in percent (forgetting in points, divided by N as published)")
-    for column in KEYS:
-        result.add_column(column)
+    caption = "average accuracy in percent (forgetting in points, divided by N as published)"
+    result = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    for column in ("data", "model", "row"):
+        result.add_column(column, no_wrap=True)
     for column in ("published", "measured", "gap"):
-        result.add_column(column, justify="right")
+        result.add_column(column, justify="right", no_wrap=True)
     for line in compared.to_dict("records"):
         published = _both(line["accuracy"], line["forgetting"])
         measured = _both(line["measured"], line["measured_forgetting"])
         gap = "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}"
-        result.add_row(*(str(line[key]) for key in KEYS), published, measured, gap)
+        row = line["method"] if line["adapt"] == "none" else f"{line['method']} + {line['adapt']}"
+        result.add_row(line["data"], line["model"], row, published, measured, gap)
     return result
 
 
