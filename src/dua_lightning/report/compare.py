@@ -7,10 +7,10 @@ and so is the measured one here.
 
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -38,21 +38,22 @@ def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
     return joined.assign(gap=joined["measured"] - joined["accuracy"])
 
 
-def table(compared: pd.DataFrame) -> Table:
-    """The lines of `compare` for the terminal; accuracy with forgetting in brackets, as the paper prints them."""
-    caption = "average accuracy in percent (forgetting in points, divided by N as published)"
-    result = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    for column in ("data", "model", "row"):
-        result.add_column(column, no_wrap=True)
-    for column in ("published", "measured", "gap"):
-        result.add_column(column, justify="right", no_wrap=True)
-    for line in compared.to_dict("records"):
-        published = _both(line["accuracy"], line["forgetting"])
-        measured = _both(line["measured"], line["measured_forgetting"])
-        gap = "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}"
-        row = line["method"] if line["adapt"] == "none" else f"{line['method']} + {line['adapt']}"
-        result.add_row(line["data"], line["model"], row, published, measured, gap)
-    return result
+def tables(compared: pd.DataFrame) -> Iterator[Table]:
+    """The lines of `compare` for the terminal, a table for each benchmark and network.
+
+    Accuracy with forgetting in brackets, as the paper prints them.
+    """
+    for (data, model), group in compared.groupby(["data", "model"], sort=False):
+        result = Table(title=f"{data}, {model}", title_justify="left")
+        result.add_column("row", no_wrap=True)
+        for column in ("published", "measured", "gap"):
+            result.add_column(column, justify="right", no_wrap=True)
+        for line in group.to_dict("records"):
+            row = line["method"] if line["adapt"] == "none" else f"{line['method']} + {line['adapt']}"
+            published = _both(line["accuracy"], line["forgetting"])
+            measured = _both(line["measured"], line["measured_forgetting"])
+            result.add_row(row, published, measured, "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}")
+        yield result
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +68,9 @@ def main(arguments: list[str]) -> int:
     except (InputError, OSError, ValueError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False)
         return 2
-    console.print(table(compare(records, expected)))
+    for table in tables(compare(records, expected)):
+        console.print(table)
+    console.print("average accuracy in percent (forgetting in points, divided by N as published)")
     return 0
 
 
