@@ -284,7 +284,7 @@ ESCAPES = {
     "parent in the middle": member("Images/../../outside.jpg"),
     "parent that comes back": member("Images/../inside.jpg"),
     "absolute": member("/outside.jpg"),
-    "absolute folder": member("/tmp/outside", tarfile.DIRTYPE),
+    "absolute folder": member("/outside", tarfile.DIRTYPE),
     "symbolic link outside": member("link", tarfile.SYMTYPE, "../.."),
     "absolute symbolic link": member("link", tarfile.SYMTYPE, "/etc"),
     "symbolic link inside": member("link", tarfile.SYMTYPE, "first.jpg"),
