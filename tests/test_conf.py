@@ -71,7 +71,11 @@ def test_the_released_behaviour_is_these_settings() -> None:
     assert fim.psi == Fisher("sampled", 1, "batch_mean", 1e-8)
     assert fim.training_data_too
     assert make(config("fidelity=released", "adapt=adabn")).phi == AdaBNReleased()
-    assert not config("+experiment=transprior", "fidelity=released").data.augment
+    scenes = config("+experiment=transprior", "fidelity=released").data
+    assert not scenes.augment
+    assert not scenes.images.resize_users
+    assert config("+experiment=catprior", "fidelity=released").data.images.resize_users
+    assert config("+experiment=transprior").data.images.resize_users
 
 
 def test_each_released_behaviour_can_be_chosen_alone() -> None:

@@ -174,3 +174,20 @@ def test_a_bound_on_memory_changes_nothing_but_rounding(case: Case, images_at_on
 def test_fewer_than_one_image_at_once_is_an_input_error() -> None:
     with pytest.raises(InputError, match="at least 1 image"):
         AdaBN(0)
+
+
+def test_the_released_average_keeps_a_share_of_the_start_and_depends_on_the_batches() -> None:
+    case, x = IMAGES, shifted(IMAGES, 6)
+    state = case.expert().state
+    after = AdaBN(statistics="ema")(case.build(), state, TASK, batches(x, None, 2))
+    mean, variance = torch.zeros(2).double(), torch.ones(2).double()
+    for part in x.split(2):
+        mean = 0.9 * mean + 0.1 * part.mean((0, 2, 3))
+        variance = 0.9 * variance + 0.1 * part.var((0, 2, 3))
+    close(after["0.running_mean"], mean)
+    close(after["0.running_var"], variance)
+    other = AdaBN(statistics="ema")(case.build(), state, TASK, batches(x, None, 3))
+    assert not torch.allclose(after["0.running_mean"], other["0.running_mean"])
+    for name in state:
+        if "running" not in name and "num_batches" not in name:
+            equal(after[name], state[name])

@@ -204,9 +204,9 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     plain = module.decode
 
-    def counted(path: Path, size: int, upright: bool) -> np.ndarray:
+    def counted(path: Path, size: int, upright: bool, resize: bool) -> np.ndarray:
         names.append(path.name)
-        return plain(path, size, upright)
+        return plain(path, size, upright, resize)
 
     monkeypatch.setattr(module, "decode", counted)
     return names
@@ -289,3 +289,10 @@ def test_no_picture_at_all_can_be_read(several: list[Path]) -> None:
 def test_a_size_is_at_least_one(several: list[Path]) -> None:
     with pytest.raises(InputError, match="got size=0"):
         run(several, size=0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(24, 16), (9, 9), (5, 30), (3, 3)])
+def test_without_a_resize_it_is_torchvisions_centre_crop(width: int, height: int, tmp_path: Path) -> None:
+    image = picture(width, width, height)
+    expected = np.asarray(CenterCrop(9)(image)).transpose(2, 0, 1)
+    assert (decode(saved(image, tmp_path / "a.png"), 9, upright=True, resize=False) == expected).all()

@@ -303,3 +303,17 @@ print(int(pool.pixels.sum()))
     first, second = (process.communicate()[0] for process in processes)
     assert first == second != ""
     assert sorted(name for name, _ in web.asked) == sorted(web.files)
+
+
+def test_users_pictures_can_be_cut_at_their_own_scale_and_the_servers_never_are(web: Web, ready: Path) -> None:
+    pool = load(web, ready, resize_users=False)
+    plain = load(web, ready)
+    names = sorted(mit_members())
+    for index in range(0, len(pool.labels), 37):
+        if pool.side[index] == SERVER:
+            assert torch.equal(pool.pixels[index], plain.pixels[index])
+            continue
+        with Image.open(io.BytesIO(mit_members()[names[pool.sources[index]]])) as image:
+            # 24x16 pictures: the central 8x8.
+            expected = np.asarray(image).transpose(2, 0, 1)[:, 4:12, 8:16]
+        assert (pool.pixels[index].numpy() == expected).all()

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, batch_norms, clone
 from dua_lightning.tasks import Batch, Task
+
+EMA_MOMENTUM = 0.1
+"""Of torchvision's batch-norm layers, which the release keeps."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,14 @@ class AdaBN:
     By default one forward pass carries all images together. With `images_at_once` it carries that many, in as many
     passes as there are layers, each up to the layer whose statistics it takes; the result is the same up to rounding.
 
+    `statistics="ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average
+    (momentum 0.1) of the batches' own statistics, so that order and batches matter and 0.9^batches of the start remain.
+
     Raises `InputError` for a network without batch-norm layers with running statistics, and for empty data.
     """
 
     images_at_once: int | None = None
+    statistics: Literal["exact", "ema"] = "exact"
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -51,7 +58,10 @@ class AdaBN:
         self.check(net)
         adapted = copy.deepcopy(net)
         adapted.load_state_dict(state)
-        take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
+        if self.statistics == "exact":
+            take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
+        else:
+            _average_batches(adapted, [x for x, _ in data])
         return clone(adapted.state_dict())
 
 
@@ -80,6 +90,18 @@ def take_statistics(net: nn.Module, images: list[Tensor], images_at_once: int | 
             chunks = [chunk for x in images for chunk in x.split(images_at_once)]
             for layer in _in_order(net, chunks[0]):
                 _take_in_chunks(net, layer, chunks)
+
+
+def _average_batches(net: nn.Module, batches: list[Tensor]) -> None:
+    """One pass in train mode of the batch-norm layers, from statistics as they are built, in place."""
+    net.eval()
+    for layer in batch_norms(net):
+        layer.reset_running_stats()
+        layer.momentum = EMA_MOMENTUM
+        layer.train()
+    with torch.no_grad():
+        for x in batches:
+            net(x)
 
 
 def _take(layer: nn.Module, args: tuple[Any, ...]) -> None:

@@ -33,13 +33,19 @@ CHUNK = 256
 
 
 def decoded(
-    paths: Sequence[Path], root: Path, size: int, cache: Path, upright: bool, skip_unreadable: bool
+    paths: Sequence[Path],
+    root: Path,
+    size: int,
+    cache: Path,
+    upright: bool,
+    skip_unreadable: bool,
+    resize: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The readable pictures of `paths`, by `decode`, as a memory map, and which they are.
 
     Returns `(m, 3, size, size)` uint8 and their `(m,)` places in `paths`. The map lies in `cache` under the names below
-    `root`, bytes and times of last change of all files, `size` and `upright`; while these stay, nothing is decoded
-    again.
+    `root`, bytes and times of last change of all files, `size`, `upright` and `resize` (for each path, by default all);
+    while these stay, nothing is decoded again.
 
     Unreadable pictures raise `InputError` with the first one's name, or with `skip_unreadable` are left out and listed
     in a warning.
@@ -50,6 +56,7 @@ def decoded(
     stats = [path.stat() for path in paths]
     files = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)]
     count, per_picture = len(paths), 3 * size * size
+    scales = [True] * count if resize is None else list(resize)
     # Behind the pictures stands one byte for each file, 1 if it could be read. They take whole rows.
     shape = (count + -(-count // per_picture), 3, size, size)
 
@@ -58,18 +65,21 @@ def decoded(
         found = 0
         with _bar(f"reading the pictures in {root.name}", count) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, count, CHUNK):
-                squares = pool.map(lambda path: _attempt(path, size, upright), paths[start : start + CHUNK])
+                chunk = slice(start, start + CHUNK)
+                squares = pool.map(
+                    lambda path, scale: _attempt(path, size, upright, scale), paths[chunk], scales[chunk]
+                )
                 for place, square in enumerate(squares, start):
                     if not isinstance(square, InputError):
                         rows[found], readable[place] = square, 1
                         found += 1
                     advance()
 
-    rows = cached(cache, ["pictures", RECIPE, size, upright, files], shape, write)
+    rows = cached(cache, ["pictures", RECIPE, size, upright, files, scales], shape, write)
     readable = rows[count:].flatten()[:count].bool()
     lost = [names[place] for place in (~readable).nonzero()[:, 0].tolist()]
     if lost and not skip_unreadable:
-        first = _attempt(root / lost[0], size, upright)
+        first = _attempt(root / lost[0], size, upright, True)
         raise InputError(
             f"{len(lost)} of {count} pictures cannot be read; {first}, or leave such pictures out with "
             "skip_unreadable=true"
@@ -80,8 +90,10 @@ def decoded(
     return rows[: len(places)], places
 
 
-def decode(path: Path, size: int, upright: bool) -> npt.NDArray[np.uint8]:
+def decode(path: Path, size: int, upright: bool, resize: bool = True) -> npt.NDArray[np.uint8]:
     """`(3, size, size)` centre of the picture, its short side resized to `size` (bilinear, antialiased).
+
+    Without `resize` the centre is cut at the picture's own scale, with zeros around a smaller picture.
 
     This is torchvision's `Resize(size)` and `CenterCrop(size)`, at the cost of the part that is kept. Grey, palette and
     CMYK pictures become RGB, transparency is dropped, 16 bits are scaled to 8, and of an animation the first frame is
@@ -97,16 +109,17 @@ def decode(path: Path, size: int, upright: bool) -> npt.NDArray[np.uint8]:
             if width * height > MOST_PIXELS:
                 raise ValueError(f"{width}x{height} is more than {MOST_PIXELS} pixels")
             picture = _rgb(ImageOps.exif_transpose(opened) if upright else opened)
-        return np.asarray(_square(picture, size)).transpose(2, 0, 1)
+        square = _square(picture, size) if resize else _centre(picture, size)
+        return np.asarray(square).transpose(2, 0, 1)
     # Damaged files make Pillow's readers raise nearly anything.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path} is not a picture that can be used ({reason}); repair or remove it") from error
 
 
-def _attempt(path: Path, size: int, upright: bool) -> npt.NDArray[np.uint8] | InputError:
+def _attempt(path: Path, size: int, upright: bool, resize: bool) -> npt.NDArray[np.uint8] | InputError:
     try:
-        return decode(path, size, upright)
+        return decode(path, size, upright, resize)
     except InputError as error:
         return error
 
@@ -138,6 +151,11 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
         min(height, (top + size) * height / high),
     )
     return picture.resize((size, size), Image.Resampling.BILINEAR, box)
+
+
+def _centre(picture: Image.Image, size: int) -> Image.Image:
+    left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
 
 
 @contextmanager

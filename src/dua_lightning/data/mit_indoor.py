@@ -45,6 +45,7 @@ def mit_indoor(
     cache: str | Path | None = None,
     urls: Mapping[str, str] = URLS,
     pictures: int = PICTURES,
+    resize_users: bool = True,
 ) -> Pool:
     """The 51 categories of four supercategories, each a task; `size` x `size` pixels, decoded once.
 
@@ -52,7 +53,8 @@ def mit_indoor(
     those of the test list, about 20; all others of the category are the extra ones. A picture on both lists is on the
     test side. Categories are in alphabetical order within a task, pictures in that of their names in the pool, and
     `sources` are places in the sorted names of all pictures of all categories. Pictures become squares as `decode`
-    says, their EXIF orientation ignored as in the authors' release.
+    says, their EXIF orientation ignored as in the authors' release. Without `resize_users` those that are not the
+    server's are cut at their own scale, as the release does for TransPrior: its users also see a nearer picture.
 
     Under `root` are looked for the two lists and the unpacked archive, as `Images` or `indoorCVPR_09/Images`; then the
     archive itself; what is missing is downloaded with `download`. No digest of the archive is published: `sha256` is
@@ -74,6 +76,7 @@ def mit_indoor(
     train, test = _listed(root / TRAIN), _listed(root / TEST)
 
     wanted = [(source, name) for source, name in enumerate(names) if _category(name) in label]
+    sides = [EVALUATION if name in test else SERVER if name in train else EXTRA for _, name in wanted]
     pixels, places = decoded(
         [folder / name for _, name in wanted],
         folder,
@@ -81,9 +84,9 @@ def mit_indoor(
         root / "cache" if cache is None else Path(cache),
         upright=False,
         skip_unreadable=skip_unreadable,
+        resize=[resize_users or side == SERVER for side in sides],
     )
-    wanted = [wanted[place] for place in places.tolist()]
-    sides = [EVALUATION if name in test else SERVER if name in train else EXTRA for _, name in wanted]
+    wanted, sides = ([column[place] for place in places.tolist()] for column in (wanted, sides))
     ends = torch.tensor([len(of_task[task]) for task in TASKS]).cumsum(0).tolist()
     return Pool(
         "mit_indoor",
