@@ -84,6 +84,15 @@ def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(together[together["label"] == label].reset_index(drop=True), alone)
 
 
+def test_all_rows_write_to_one_folder_whose_name_has_the_time(tmp_path: Path) -> None:
+    # Loading torch lets seconds pass between the run's configuration and those of its rows.
+    done = spawn(*TINY, "method=all", "importance=fim", "logger=none", cwd=tmp_path)
+    assert done.status == 0, done.err
+    (folder,) = (tmp_path / "outputs").glob("*/*")
+    assert (folder / "records.csv").exists()
+    assert list((folder / "experts").iterdir())
+
+
 def test_a_list_of_seeds_is_one_run_with_a_spread(dua: Run, tmp_path: Path) -> None:
     assert dua("seed=[1,2]", "logger=none").status == 0
     (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()

@@ -54,12 +54,16 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
         return [cfg]
     overrides = [(_axis(text), text) for text in HydraConfig.get().overrides.task]
     asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in ("importance", "adapt")}
+    # Composed anew, paths with the time of day in them would be other paths.
+    paths = OmegaConf.to_container(cfg.paths, resolve=True)
     found = []
     for row in cfg.method.rows:
         if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
             continue
         kept = [text for axis, text in overrides if axis != "method" and axis not in row]
-        found.append(hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())]))
+        composed = hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())])
+        composed.paths = paths
+        found.append(composed)
     return found
 
 
