@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint format bench clean
+.PHONY: help run photos test test-all lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,8 +17,10 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-run: $(READY)  ## the main job on embedded images: ten methods on digits, then Table 4 on photographs
+run: $(READY)  ## the main job on embedded digits: ten methods, three seeds, table and figures
 	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)
+
+photos: $(READY)  ## Table 4 in small, on embedded photographs: AdaBN and AdaBN-S for ten users
 	$(BIN)/python -m dua_lightning +experiment=photos $(RUN)
 
 test: $(READY)  ## the tests
