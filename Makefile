@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run photos test test-all lint format bench clean
+.PHONY: help run digits photos test test-all lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,10 +17,12 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-run: $(READY)  ## the main job on embedded digits: ten methods, three seeds, table and figures
+run: digits photos  ## the main jobs on embedded data, one after the other: tables and figures
+
+digits: $(READY)  ## ten methods on embedded digits, three seeds
 	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)
 
-photos: $(READY)  ## Table 4 in small, on embedded photographs: AdaBN and AdaBN-S for ten users
+photos: $(READY)  ## Table 4 in small, on embedded photographs: no adaptation, AdaBN and AdaBN-S for ten users
 	$(BIN)/python -m dua_lightning +experiment=photos $(RUN)
 
 test: $(READY)  ## the tests

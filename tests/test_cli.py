@@ -185,6 +185,8 @@ BAD = {
     "seeds that are words": (("seed=[1,x]",), ("seed",)),
     "no seed": (("seed=[]",), ("seed=[]", "at least 1")),
     "the same seed twice": (("seed=[1,1]",), ("seed=[1, 1]",)),
+    "no thread": (("threads=0",), ("threads=0", "at least 1")),
+    "threads that are a word": (("threads=all",), ("threads=all", "integer")),
     "a sweep without -m": (("method=racl,imm",), ("method=racl,imm", "--multirun")),
     "batch norm where there is none": (("adapt=adabn",), ("adabn", "BatchNorm", "adapt=none")),
     "labels where there are none, psi": (("importance=fim", "data.users_labelled=false"), ("importance=mas",)),

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.adapt import AdaBNReleased, Finetune, Unchanged
+from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Uniform
 from dua_lightning.merge import Each, Last, Mode
@@ -59,10 +59,17 @@ def test_every_combination_builds(choice: tuple[str, str, str]) -> None:
     assert row.importance == (importance if method in ("racl", "imm") else {"mean_imm": "uniform"}.get(method, "none"))
 
 
+def test_small_networks_run_on_one_thread_and_others_on_pytorchs_choice() -> None:
+    for small in (["+experiment=photos"], ["+experiment=digits"], ["+experiment=catprior", "data/images=photos"]):
+        assert config(*small).threads == 1
+    for other in (["+experiment=transprior"], ["+experiment=numbers"]):
+        assert config(*other).threads is None
+
+
 def test_the_released_behaviour_is_these_settings() -> None:
     cfg = config("fidelity=released", "adapt=finetune")
     row = make(cfg)
-    assert row.regulariser == Anchor(Uniform(), 1.0, accumulate=False, first_task=3)
+    assert row.regulariser == Anchor(Uniform(), 1.0, accumulate=False, first_task=3, pull_head=True)
     assert row.psi == MAS("batch_mean")
     assert row.chi == Mode("zero", "last")
     assert row.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
@@ -71,6 +78,8 @@ def test_the_released_behaviour_is_these_settings() -> None:
     assert fim.psi == Fisher("sampled", 1, "batch_mean", 1e-8)
     assert fim.training_data_too
     assert make(config("fidelity=released", "adapt=adabn")).phi == AdaBNReleased()
+    assert make(config("fidelity=released", "adapt=adabn_s")).phi == AdaBNSReleased(5, 1e-3, 0.9)
+    assert make(config("adapt=adabn_s")).phi == AdaBNS(5, 1e-3, 0.9)
     scenes = config("+experiment=transprior", "fidelity=released").data
     assert not scenes.augment
     assert not scenes.images.resize_users

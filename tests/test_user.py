@@ -46,7 +46,7 @@ def priors() -> list[Params]:
 
 
 def matrix(models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData) -> np.ndarray:
-    return evaluate(tiny.network(), models, adapt, data)[0]
+    return evaluate(tiny.network(), experts(), models, adapt, data)[0]
 
 
 class Nudge(Unchanged):
@@ -137,13 +137,29 @@ def test_a_state_that_serves_several_tasks_is_adapted_to_each():
 @pytest.mark.parametrize(("merge", "count"), [(Each(), 3), (Last(), 6)], ids=["each", "last"])
 def test_every_adaptation_has_its_cost_in_the_order_it_was_made(merge: Merge, count: int):
     adapt = Nudge()
-    _, costs = evaluate(tiny.network(), merge_prefixes(merge, experts(), []), adapt, someone())
+    _, costs = evaluate(tiny.network(), experts(), merge_prefixes(merge, experts(), []), adapt, someone())
     assert [task.name for task, _ in costs] == [name for _, name in adapt.calls]
     assert len(costs) == count
     for _, cost in costs:
         assert cost.trainable == 0
         assert cost.bytes == 4 * 6
         assert cost.seconds > 0
+
+
+def test_an_adaptation_that_asks_for_it_gets_the_expert_of_the_task():
+    class Apart(Unchanged):
+        """The weights of the expert, whatever was merged."""
+
+        def of(self, expert: Expert) -> Adapt:
+            class Own(Unchanged):
+                def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
+                    assert task == expert.task
+                    return expert.state
+
+            return Own()
+
+    R = matrix(merge_prefixes(Last(), experts(), []), Apart(), someone())
+    np.testing.assert_array_equal(R, matrix(merge_prefixes(Each(), experts(), []), Unchanged(), someone()))
 
 
 def test_adaptation_reads_the_validation_half_of_its_task_alone():
@@ -163,7 +179,7 @@ def test_adaptation_reads_the_validation_half_of_its_task_alone():
 def test_the_matrix_changes_neither_the_net_nor_the_experts():
     net, some = tiny.network(seed=6), experts()
     before = clone(net.state_dict()), [clone(expert.state) for expert in some]
-    evaluate(net, merge_prefixes(Each(), some, []), Finetune(epochs=1, lr=0.1), someone())
+    evaluate(net, some, merge_prefixes(Each(), some, []), Finetune(epochs=1, lr=0.1), someone())
     assert tiny.same(net.state_dict(), before[0])
     assert all(tiny.same(expert.state, state) for expert, state in zip(some, before[1], strict=True))
 

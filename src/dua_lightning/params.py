@@ -47,6 +47,17 @@ def batch_norms(net: nn.Module) -> list[_BatchNorm]:
     return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
+def batch_norm_affine(net: nn.Module) -> dict[str, nn.Parameter]:
+    """gamma and beta of `batch_norms(net)`, under their names in the state dictionary; a layer may have none."""
+    layers = set(batch_norms(net))
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in net.named_modules()
+        if module in layers
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+
+
 def reset_batch_norms(net: nn.Module) -> None:
     """gamma 1, beta 0, running mean 0 and variance 1, in place."""
     for layer in batch_norms(net):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -40,6 +41,7 @@ def run(cfg: DictConfig) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     folder = Path(HydraConfig.get().runtime.output_dir)
     seeds = _seeds(cfg.seed)
+    _set_threads(cfg.threads)
     cells = expand(cfg)
     if not cells:
         raise InputError("no row of the method agrees with the importance and adapt asked for; leave one of them out")
@@ -66,6 +68,15 @@ def run(cfg: DictConfig) -> None:
         report(folder, str(cfg.name), pictures, logger, console)
     finally:
         logger.close()
+
+
+def _set_threads(value: Any) -> None:
+    threads = check(value, int | None, "threads")
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads={threads} cannot be used: it is at least 1, or null for PyTorch's own choice")
+    torch.set_num_threads(threads)
 
 
 def _seeds(value: Any) -> list[int]:
@@ -164,7 +175,7 @@ class _Seed:
                         priors = own_priors[key]
                     else:
                         priors = self._server_priors(row, of_row)
-                    R, spent = user.evaluate(self.net, self._models(row, of_row, priors), row.phi, data)
+                    R, spent = user.evaluate(self.net, of_row, self._models(row, of_row, priors), row.phi, data)
                     found += self._records(cell, row, data, R)
                     costs += self._costs(cell, row, data, spent)
                     advance(f"user {data.user}, {row.label}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import nn
 
-from dua_lightning.adapt.base import Adapt
+from dua_lightning.adapt.base import Adapt, OfExpert
 from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracy
@@ -22,7 +22,11 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
 
 
 def evaluate(
-    net: nn.Module, models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData
+    net: nn.Module,
+    experts: Sequence[Expert],
+    models: Iterable[tuple[int, UserModel]],
+    adapt: Adapt,
+    data: UserData,
 ) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
     """R `(N, N)` in percent, and what each adaptation cost.
 
@@ -38,7 +42,8 @@ def evaluate(
         for j, task in enumerate(data.tasks[:t]):
             state = model[task.name]
             if task.name not in seen or seen[task.name][0] is not state:
-                final, cost = measured(adapt, net, state, task, data.train_dataloader()[j])
+                phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
+                final, cost = measured(phi, net, state, task, data.train_dataloader()[j])
                 costs.append((task, cost))
                 seen[task.name] = state, accuracy(net, final, task, held_out[j])
             R[t - 1, j] = seen[task.name][1]

@@ -183,6 +183,19 @@ def test_a_penalty_that_starts_at_the_third_task_leaves_the_second_alone() -> No
         assert any(bool(p.grad.any()) for p in net.parameters()) == penalised, task
 
 
+def test_a_pulled_head_feels_its_distance_from_where_it_started() -> None:
+    net, expert = MLP.build(), MLP.expert()
+    method = Anchor(Uniform(), 0.3, accumulate=False, pull_head=True).consolidate(net, expert, [])
+    net.load_state_dict(expert.state)
+    moved = {"head.weight": 0.5, "head.bias": -0.25}
+    for name, p in net.named_parameters():
+        p.data += moved.get(name, 0.0)
+        p.grad = torch.zeros_like(p)
+    method.add_gradient_(net)
+    for name, p in net.named_parameters():
+        close(p.grad, torch.full_like(p, 2 * 0.3 * moved.get(name, 0.0)))
+
+
 def test_a_limit_cuts_the_sum_of_the_importances_and_nothing_below_it() -> None:
     net, x, y = MLP.build(), MLP.images(6), labels(6)
     free, cut = Anchor(Fisher(), 400.0), Anchor(Fisher(), 400.0, limit=0.5)

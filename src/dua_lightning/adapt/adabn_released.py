@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dua_lightning.adapt.adabn import require_batch_norm
-from dua_lightning.params import State, batch_norms
+from dua_lightning.params import State, batch_norm_affine
 from dua_lightning.tasks import Batch, Task
 
 
@@ -31,11 +31,5 @@ class AdaBNReleased:
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
-        layers = set(batch_norms(net))
-        reset = dict(state)
-        for prefix, module in net.named_modules():
-            if module in layers and module.weight is not None:
-                dot = f"{prefix}." if prefix else ""
-                reset[f"{dot}weight"] = torch.ones_like(state[f"{dot}weight"])
-                reset[f"{dot}bias"] = torch.zeros_like(state[f"{dot}bias"])
-        return reset
+        affine = batch_norm_affine(net)
+        return {**state, **{n: torch.full_like(state[n], 1.0 if n.endswith("weight") else 0.0) for n in affine}}

@@ -50,11 +50,16 @@ class AdaBNS:
         self.check(net)
         adapted = copy.deepcopy(net)
         adapted.load_state_dict(state)
-        adapted.eval().requires_grad_(False)
-        for layer in batch_norms(adapted):
-            layer.train().requires_grad_(True)
-        parameters = [p for layer in batch_norms(adapted) for p in layer.parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
-        descend(adapted, optimizer, task, data, self.epochs)
+        tune(adapted, task, data, self.epochs, self.lr, self.momentum)
         take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
         return clone(adapted.state_dict())
+
+
+def tune(net: nn.Module, task: Task, data: Iterable[Batch], epochs: int, lr: float, momentum: float) -> None:
+    """Train gamma and beta by SGD, the layers normalising by each batch's own statistics, in place."""
+    net.eval().requires_grad_(False)
+    for layer in batch_norms(net):
+        layer.train().requires_grad_(True)
+    parameters = [p for layer in batch_norms(net) for p in layer.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
+    descend(net, optimizer, task, data, epochs)

@@ -1,12 +1,12 @@
 """What every local adaptation is."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from dua_lightning.params import State
-from dua_lightning.tasks import Batch, Task
+from dua_lightning.tasks import Batch, Expert, Task
 
 
 class Adapt(Protocol):
@@ -26,3 +26,11 @@ class Adapt(Protocol):
         """Number of parameters of `net` that are trained."""
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State: ...
+
+
+@runtime_checkable
+class OfExpert(Protocol):
+    """An adaptation that needs the task's unmerged expert too, which the device has since it measured psi on it."""
+
+    def of(self, expert: Expert) -> Adapt:
+        """The adaptation with that expert."""

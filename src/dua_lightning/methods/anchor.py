@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.base import Importance
-from dua_lightning.params import Params, add, clone
+from dua_lightning.params import Params, add, body_names, clone
 from dua_lightning.tasks import Batch, Expert
 
 
@@ -22,7 +22,7 @@ class Anchor:
     """Penalty strength * sum_k Omega_k (theta_k - theta*_k)^2 over the shared body, theta* the previous task's weights.
 
     There is no factor 1/2: the gradient is 2 strength Omega (theta - theta*). The head, whose columns belong to tasks,
-    is never penalised, and the first task has no penalty.
+    is not penalised, and the first task has no penalty.
 
     | method | importance | strength | accumulate |
     |---|---|---|---|
@@ -32,7 +32,9 @@ class Anchor:
 
     `accumulate`: Omega is the sum over all earlier tasks, each measured on its training data; otherwise the last task's
     alone. The anchor is the last task's weights in both cases. `first_task`: the first task, counted from 1, that is
-    penalised; the authors' release starts L2-transfer at the third. `limit`: 2 strength Omega is cut at it where given;
+    penalised; the authors' release starts L2-transfer at the third. `pull_head`: the new task's columns of the head are
+    pulled, with Omega = 1, towards the random values they start from, as the release's L2-transfer does; old columns
+    have neither a gradient nor a distance. `limit`: 2 strength Omega is cut at it where given;
     the explicit steps of a penalty stiffer than 2 (1 + momentum) / lr grow without bound, and at 1 / lr one plain step
     ends at the anchor.
     """
@@ -42,6 +44,7 @@ class Anchor:
     accumulate: bool = True
     first_task: int = 2
     limit: float | None = None
+    pull_head: bool = False
     learnt: int = 0
     anchor: Params = field(default_factory=dict, repr=False)
     omega: Params = field(default_factory=dict, repr=False)
@@ -68,6 +71,9 @@ class Anchor:
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Anchor":
         omega = self.importance(net, expert, data)
+        if self.pull_head:
+            body = body_names(net)
+            omega |= {name: torch.ones_like(p) for name, p in net.named_parameters() if name not in body}
         if self.accumulate and self.omega:
             omega = add(self.omega, omega)
         if self.limit is not None and self.strength:

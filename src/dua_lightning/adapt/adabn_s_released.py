@@ -1,0 +1,41 @@
+"""What the authors' released code evaluates under the name of AdaBN-S."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from dua_lightning.adapt.adabn_s import AdaBNS, tune
+from dua_lightning.errors import InputError
+from dua_lightning.params import State, batch_norm_affine, reset_batch_norms
+from dua_lightning.tasks import Batch, Expert, Task
+
+
+@dataclass(frozen=True)
+class AdaBNSReleased(AdaBNS):
+    """gamma and beta are tuned on the task's unmerged expert, and given to the merged model; its statistics stay.
+
+    The release starts from the expert with its batch-norm layers reset, trains gamma and beta under each batch's own
+    statistics, and copies them alone to the model that it tests. Not a method to use; it is here to be compared with
+    `AdaBNS`. It departs from the release for Joint, where that tunes one gamma and beta on all tasks' data together.
+
+    The expert is given by `of`. Raises `InputError` without one, and as `AdaBNS` does.
+    """
+
+    expert: State | None = field(default=None, repr=False)
+
+    def of(self, expert: Expert) -> "AdaBNSReleased":
+        """The adaptation that tunes on this expert."""
+        return replace(self, expert=expert.state)
+
+    def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
+        self.check(net)
+        if self.expert is None:
+            raise InputError(f"the released AdaBN-S tunes the expert of task {task.name}, and was given none; use of()")
+        tuned = copy.deepcopy(net)
+        tuned.load_state_dict(self.expert)
+        reset_batch_norms(tuned)
+        tune(tuned, task, data, self.epochs, self.lr, self.momentum)
+        found = tuned.state_dict()
+        return {**state, **{name: found[name].clone() for name in batch_norm_affine(net)}}
