@@ -1,7 +1,8 @@
-"""Mode merge against exact arithmetic, and the laws of a weighted mean."""
+"""Mode merge against exact arithmetic, and the laws of a weighted mean: for the compiled loop and for torch."""
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Uniform
-from dua_lightning.merge import Mode
-from dua_lightning.params import Params
+from dua_lightning.merge import Mode, kernel
+from dua_lightning.merge import mode as module
+from dua_lightning.params import Params, State
 from dua_lightning.tasks import Expert, Task
 from tests.nets import BATCH_NORM, TIED, Case, close, equal, law
 from tests.reference.mode_loop import mode
@@ -24,6 +26,16 @@ Drawn = tuple[list[Tensor], list[Tensor]]
 thetas = st.floats(-1e3, 1e3, allow_subnormal=False)
 ordinary = st.just(0.0) | st.floats(1e-6, 1e6)
 extreme = st.just(0.0) | st.floats(1e-290, 1e290)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Cut into so small pieces that few weights make many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "COMPILED_FROM", 0 if request.param == "compiled" else sys.maxsize)
+        patch.setattr(module, "BLOCK", 2)
+        patch.setattr(kernel, "CHUNK", 2)
+        yield request.param
 
 
 def expert(t: int, theta: Tensor) -> Expert:
@@ -222,3 +234,150 @@ def test_batch_norm_statistics_are_the_last_experts_each_tasks_own_or_those_of_p
         for e in experts:
             close(mean[e.task.name][name], pooled.mean(0))
             close(mean[e.task.name][name.replace("mean", "var")], pooled.var(0, correction=0))
+
+
+def some(t: int, seed: int = 0) -> State:
+    """Weights of expert `t`: tensors of several ranks and sizes, in float32."""
+    stream = torch.Generator().manual_seed(10 * seed + t)
+    shapes = {"body.0": (7, 5), "body.1": (), "body.2": (129,), "body.3": (2, 3, 2)}
+    return {name: torch.randn(shape, generator=stream) for name, shape in shapes.items()}
+
+
+SOME = [Expert(Task(f"t{t}", slice(2 * t, 2 * t + 2)), some(t) | {"head": torch.randn(3)}) for t in range(3)]
+
+
+def important(seed: int) -> list[Params]:
+    """Priors of one user for `SOME`."""
+    return [{name: tensor.square() for name, tensor in some(t, seed).items()} for t in range(3)]
+
+
+def test_the_chosen_path_is_taken(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, merge = [], kernel.merge
+    monkeypatch.setattr(kernel, "merge", lambda *given: calls.append(1) or merge(*given))
+    Mode()(SOME, important(1))
+    assert bool(calls) == (path == "compiled")
+
+
+@pytest.mark.parametrize("rule", ["mean", "zero"])
+def test_results_are_written_into_the_memory_that_is_given(rule: str) -> None:
+    out = {name: torch.full_like(tensor, torch.nan) for name, tensor in some(0).items()}
+    kept = torch.ones(2)
+    before = copy.deepcopy(([e.state for e in SOME], important(1)))
+    for seed in (1, 2):
+        model = Mode(rule)(SOME, important(seed), out | {"more": kept})
+        equal(model, Mode(rule)(SOME, important(seed)))
+        for e in SOME:
+            assert model[e.task.name].keys() == e.state.keys()
+            assert all(model[e.task.name][name].data_ptr() == out[name].data_ptr() for name in out)
+            assert model[e.task.name]["head"] is e.state["head"]
+    equal(kept, torch.ones(2))
+    equal(([e.state for e in SOME], important(1)), before)
+
+
+def test_parameters_of_a_network_may_be_the_memory_that_is_given() -> None:
+    out = {name: torch.nn.Parameter(tensor) for name, tensor in some(5).items()}
+    expected = Mode()(SOME, important(1))["t0"]
+    equal({name: tensor.detach() for name, tensor in Mode()(SOME, important(1), out)["t0"].items()}, expected)
+
+
+def test_out_that_does_not_fit_is_an_input_error_that_names_the_tensor() -> None:
+    good = some(0)
+    for bad in (torch.ones(5, 7), torch.ones(7, 5).double(), torch.ones(35)):
+        with pytest.raises(InputError, match=r"body\.0.*experts have float32 \(7, 5\)"):
+            Mode()(SOME, important(1), good | {"body.0": bad})
+    with pytest.raises(InputError, match=r"nothing for body\.2"):
+        Mode()(SOME, important(1), {name: tensor for name, tensor in good.items() if name != "body.2"})
+    with pytest.raises(InputError, match="1 outs for 2 users"):
+        Mode().each(SOME, [important(1), important(2)], [good])
+
+
+def test_out_that_shares_memory_is_an_input_error_and_changes_nothing() -> None:
+    good, priors = some(0), important(1)
+    wide = torch.zeros(2, 129)
+    numpys = SOME[1].state["body.2"].numpy()
+    before = copy.deepcopy(([e.state for e in SOME], priors))
+    for bad in (
+        SOME[0].state["body.2"],
+        SOME[2].state["body.2"].detach(),
+        torch.from_numpy(numpys[:]),
+        priors[1]["body.2"],
+        good["body.0"].as_strided((129,), (0,)),
+    ):
+        with pytest.raises(InputError, match=r"body\.[02] of out shares memory"):
+            Mode()(SOME, priors, good | {"body.2": bad})
+    with pytest.raises(InputError, match="shares memory"):
+        Mode().each(SOME, [priors, priors], [good, good])
+    equal(([e.state for e in SOME], priors), before)
+    # Neighbours in one block of memory are apart.
+    apart = [some(0) | {"body.2": row} for row in wide]
+    equal(Mode().each(SOME, [priors, priors], apart)[1]["t0"]["body.2"], wide[1])
+
+
+def test_several_users_get_what_each_would_get() -> None:
+    users = [important(seed) for seed in range(3)]
+    expected = [Mode("zero", "mean")(SOME, priors) for priors in users]
+    equal(Mode("zero", "mean").each(SOME, users), expected)
+    outs = [some(0, seed) for seed in range(3)]
+    equal(Mode("zero", "mean").each(SOME, users, outs), expected)
+    assert Mode().each(SOME, []) == []
+
+
+def test_tensors_that_do_not_lie_in_order_are_merged_as_others_are() -> None:
+    def turned(state: Params) -> Params:
+        return {name: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+
+    experts = [Expert(e.task, turned(e.state)) for e in SOME]
+    expected = Mode()(SOME, important(1))
+    out = turned(some(0))
+    for model in (
+        Mode()(experts, important(1)),
+        Mode()(SOME, [turned(prior) for prior in important(1)]),
+        Mode()(SOME, important(1), out),
+    ):
+        torch.testing.assert_close(model, expected, rtol=0, atol=1e-6)
+    assert out["body.0"].stride() == (1, 7)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0, 3e38])
+def test_one_bad_entry_at_the_end_of_the_last_tensor_is_found(value: float) -> None:
+    priors = important(1)
+    priors[2]["body.3"][-1, -1, -1] = value
+    with pytest.raises(InputError, match=r"prior of task t2 cannot weigh body\.3"):
+        Mode()(SOME, priors)
+    with pytest.raises(InputError, match=r"prior of task t2 cannot weigh body\.3"):
+        Mode().each(SOME, [important(1), priors])
+
+
+def test_importances_that_look_bad_and_are_not() -> None:
+    experts = [expert(0, torch.tensor([2.0, 2.0])), expert(1, torch.tensor([4.0, 4.0]))]
+    half = torch.finfo(torch.float32).max / 2
+    result = Mode()(experts, [{W: torch.tensor([-0.0, half])}, {W: torch.tensor([-0.0, half])}])
+    equal(result["t0"][W], torch.tensor([3.0, 3.0]))
+
+
+def test_priors_that_are_too_large_for_the_type_of_the_weights_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="cannot weigh"):
+        Mode()(TWO, [{W: torch.full((2,), 1e39, dtype=torch.float64)}] * 2)
+
+
+def test_experts_of_different_shapes_are_an_input_error() -> None:
+    with pytest.raises(InputError, match=r"\(3,\), the first prior \(2,\)"):
+        Mode()([expert(0, torch.ones(2)), expert(1, torch.ones(3))], [{W: torch.ones(2)}, {W: torch.ones(3)}])
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 1e-3), (torch.float16, 2e-4)])
+def test_priors_of_half_the_size_move_the_weights_by_less_than_a_thousandth(dtype: torch.dtype, error: float) -> None:
+    stream = torch.Generator().manual_seed(0)
+    experts = [expert(t, torch.randn(2000, generator=stream)) for t in range(4)]
+    priors = [{W: torch.randn(2000, generator=stream).exp()} for _ in range(4)]
+    whole, half = (Mode()(experts, given)["t0"][W] for given in (priors, [{W: prior[W].to(dtype)} for prior in priors]))
+    spread = torch.stack([e.state[W] for e in experts]).std(0).mean()
+    assert 0 < (half - whole).abs().mean() < error * spread
+
+
+def test_bfloat16_keeps_the_small_importances_that_float16_makes_0() -> None:
+    experts = [expert(0, torch.tensor([2.0])), expert(1, torch.tensor([4.0]))]
+    priors = [{W: torch.tensor([3e-10])}, {W: torch.tensor([1e-10])}]
+    for dtype, expected in ((torch.bfloat16, 2.5), (torch.float16, 3.0)):
+        result = Mode()(experts, [{W: prior[W].to(dtype)} for prior in priors])
+        assert result["t0"][W].item() == pytest.approx(expected, rel=1e-2)
