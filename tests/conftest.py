@@ -3,5 +3,5 @@
 import os
 
 # Before torch is loaded; see `dua_lightning.__main__.main`.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["WANDB_MODE"] = "offline"

@@ -78,19 +78,27 @@ def equal(actual: object, expected: object) -> None:
 
 @contextmanager
 def untouched(net: nn.Module, state: State | None = None) -> Iterator[None]:
-    """Fails where the block changes `state`, or a weight, a buffer, a gradient or a module's mode of `net`."""
+    """Fails where the block changes `state`, or a weight, a buffer, a gradient, a hook or a module's mode of `net`."""
     for i, module in enumerate(net.modules()):
         module.training = i % 2 == 0
     for p in net.parameters():
         p.grad = torch.full_like(p, 0.5)
-    before = _modes(net), _tensors(net), copy.deepcopy(state)
+    before = _modes(net), _hooks(net), _tensors(net), copy.deepcopy(state)
     yield
-    assert _modes(net) == before[0]
-    equal((_tensors(net), state), before[1:])
+    assert (_modes(net), _hooks(net)) == before[:2]
+    equal((_tensors(net), state), before[2:])
 
 
 def _modes(net: nn.Module) -> list[bool]:
     return [module.training for module in net.modules()] + [p.requires_grad for p in net.parameters()]
+
+
+def _hooks(net: nn.Module) -> list[int]:
+    return [
+        len(hooks)
+        for m in net.modules()
+        for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+    ]
 
 
 def _tensors(net: nn.Module) -> tuple[State, list[Tensor]]:

@@ -22,8 +22,12 @@ def body_names(net: nn.Module) -> dict[str, str]:
     """
     head = getattr(net, "head", None)
     skip = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
-    first = {id(p): name for name, p in net.named_parameters()}
-    return {name: first[id(p)] for name, p in net.named_parameters(remove_duplicate=False) if id(p) not in skip}
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(p), name)
+        for name, p in net.named_parameters(remove_duplicate=False)
+        if id(p) not in skip
+    }
 
 
 def clone(state: State) -> State:

@@ -41,10 +41,10 @@ def test_sampled_labels_do_not_depend_on_batches(case: Case, size: int) -> None:
 
 
 @pytest.mark.parametrize("importance", [Fisher(), Fisher("sampled")], ids=["true", "sampled"])
-def test_chunks_do_not_matter(importance: Fisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_pass_does_not_matter(importance: Fisher, monkeypatch: pytest.MonkeyPatch) -> None:
     data = batches(MLP.images(N), labels(N), 4)
     whole = importance(MLP.build(), MLP.expert(), data)
-    monkeypatch.setattr(fisher, "mean_over_samples", partial(mean_over_samples, chunk_bytes=1))
+    monkeypatch.setattr(fisher, "mean_over_samples", partial(mean_over_samples, memory=1))
     close(importance(MLP.build(), MLP.expert(), data), whole)
 
 

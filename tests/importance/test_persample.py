@@ -1,6 +1,7 @@
-"""The engine: means over samples that know neither batches nor order, in bounded memory."""
+"""The engine: means over samples that know neither batches nor order, and leave the network as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,17 +10,20 @@ from torch import Tensor, nn
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Importance
 from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.rules import RULES, Power
+from dua_lightning.nets import Network
 from dua_lightning.tasks import Batch, Expert
+from tests.importance.engine import fallbacks
 from tests.nets import BATCH_NORM, CASES, CLASSES, MLP, TASK, Case, batches, close, equal, labels, untouched
+from tests.reference.power_loop import mean_power
 
 N = 7
 MEASURES = [pytest.param(MAS(), id="mas"), pytest.param(Fisher(), id="fisher")]
-ONE_GRADIENT = 8 * (6 * 5 + 5 + 5 * 5 + 5)
-"""Bytes of one gradient of the body of `MLP`."""
+POWERS = [pytest.param(1, id="absolute"), pytest.param(2, id="squared")]
 
 
 def weighted_sum(logits: Tensor, side: Tensor) -> Tensor:
-    return (logits * side).sin().sum()
+    return (logits * side[..., None]).sin().sum(-1)
 
 
 def first_pixel(x: Tensor, y: Tensor | None) -> Tensor:
@@ -31,7 +35,7 @@ def first_pixel(x: Tensor, y: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("size", range(1, N + 1))
 def test_batches_do_not_matter(case: Case, importance: Importance, size: int) -> None:
     net, x, y = case.build(), case.images(N), labels(N)
-    whole = importance(net, case.expert(), [(x, y)])
+    whole = importance(case.build(), case.expert(), [(x, y)])
     close(importance(net, case.expert(), batches(x, y, size)), whole)
 
 
@@ -52,14 +56,85 @@ def test_the_network_and_the_expert_are_left_alone(case: Case, importance: Impor
         importance(net, expert, batches(case.images(N), labels(N), 3))
 
 
-def test_the_network_is_left_alone_by_data_that_break_off() -> None:
-    def broken() -> Iterator[Batch]:
-        yield MLP.images(2), None
-        raise OSError
+class BreakingOffError(Exception):
+    pass
 
-    net = MLP.build()
-    with untouched(net), pytest.raises(OSError, match=r"^$"):
-        MAS()(net, MLP.expert(), broken())
+
+def broken_data(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
+    yield MLP.images(2), labels(2)
+    raise BreakingOffError
+
+
+def broken_network(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
+    yield MLP.images(2), labels(2)
+    monkeypatch.setattr(net.body[3], "forward", lambda x: broken())
+    yield MLP.images(2), labels(2)
+
+
+def broken_rule(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
+    yield MLP.images(2), labels(2)
+    monkeypatch.setattr(RULES[nn.Linear], "add_", lambda *_: broken(), raising=False)
+    yield MLP.images(2), labels(2)
+
+
+def broken() -> None:
+    raise BreakingOffError
+
+
+@pytest.mark.parametrize("importance", MEASURES)
+@pytest.mark.parametrize("data", [broken_data, broken_network, broken_rule])
+def test_the_network_is_left_alone_by_what_breaks_off(
+    data: Callable[[nn.Module, pytest.MonkeyPatch], Iterator[Batch]],
+    importance: Importance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, expert, x = MLP.build(), MLP.expert(), MLP.images(N)
+    with untouched(net, expert.state), pytest.raises(BreakingOffError):
+        importance(net, expert, data(net, monkeypatch))
+    monkeypatch.undo()
+    close(MAS()(net, expert, [(x, None)]), MAS()(MLP.build(), expert, [(x, None)]))
+
+
+@pytest.mark.parametrize("importance", MEASURES)
+@pytest.mark.parametrize("case", CASES)
+def test_frozen_weights_are_measured_like_others(case: Case, importance: Importance) -> None:
+    net, data = case.build(), [(case.images(N), labels(N))]
+    for p in list(net.parameters())[::2]:
+        p.requires_grad_(False)
+    equal(importance(net, case.expert(), data), importance(case.build(), case.expert(), data))
+
+
+@pytest.mark.parametrize("importance", [MAS(precision="bf16"), Fisher(precision="bf16")], ids=["mas", "fisher"])
+@pytest.mark.parametrize("case", CASES)
+def test_passes_in_bfloat16_are_near_and_their_sums_float32(case: Case, importance: Importance) -> None:
+    net, expert = case.build().float(), case.expert()
+    expert = Expert(TASK, {name: t.float() if t.is_floating_point() else t for name, t in expert.state.items()})
+    data = batches(case.images(N).float(), labels(N), 3)
+    with fallbacks() as lines:
+        omega, full = importance(net, expert, data), replace(importance, precision="full")(net, expert, data)
+    assert not lines
+    for name, o in omega.items():
+        assert o.dtype == torch.float32
+        assert not torch.equal(o, full[name])
+        assert float((o - full[name]).abs().sum()) < 0.05 * float(full[name].sum())
+
+
+@pytest.mark.parametrize("size", [1, 2, N])
+def test_images_of_many_shapes_are_one_mean(size: int) -> None:
+    def make(_: int) -> nn.Module:
+        body = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        return Network(body, nn.Linear(12, CLASSES))
+
+    cases = [Case("a shape", (2, height, 6), make) for height in (5, 8, 5)]
+    data = [batch for i, case in enumerate(cases) for batch in batches(case.images(N, seed=i), None, size)]
+    net, expert = cases[0].build(), cases[0].expert()
+    alone = [mean_power(cases[0].build(), expert, x, weighted_sum, 1, torch.ones(len(x))) for x, _ in data]
+    expected = {
+        name: sum(len(x) * one[name] for (x, _), one in zip(data, alone, strict=True)) / (3 * N) for name in alone[0]
+    }
+    with fallbacks() as lines:
+        close(mean_over_samples(net, expert, data, weighted_sum, 1, lambda x, _: torch.ones(len(x))), expected)
+    assert not lines
 
 
 @pytest.mark.parametrize("importance", MEASURES)
@@ -84,42 +159,15 @@ def test_no_image_is_an_input_error(importance: Importance, data: list[Batch]) -
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_any_scalar_and_reduction_with_a_side_value_of_each_image(case: Case) -> None:
-    net, expert, x, y = case.build(), case.expert(), case.images(N), labels(N)
-    actual = mean_over_samples(net, expert, batches(x, y, 3), weighted_sum, lambda g: g.exp_(), first_pixel)
-
-    net.load_state_dict(expert.state)
-    net.eval()
-    expected = {name: torch.zeros_like(actual[name]) for name in actual}
-    for xi, yi in zip(x, y, strict=True):
-        net.zero_grad()
-        weighted_sum(net(xi[None])[0, TASK.classes], xi.flatten()[0] + yi).backward()
-        for name, p in net.named_parameters(remove_duplicate=False):
-            if name in expected:
-                expected[name] += p.grad.exp() / N
-    close(actual, expected)
-
-
-@pytest.mark.parametrize("most", [1, 2, 3, 5, 100])
-def test_a_chunk_holds_as_many_gradients_as_fit_and_at_least_one(most: int) -> None:
-    held = []
-
-    def reduce_(g: Tensor) -> Tensor:
-        held.append(len(g))
-        return g.abs_()
-
-    def measure(chunk_bytes: int) -> dict[str, Tensor]:
-        held.clear()
-        data = batches(MLP.images(N), labels(N), 5)
-        return mean_over_samples(MLP.build(), MLP.expert(), data, weighted_sum, reduce_, first_pixel, chunk_bytes)
-
-    whole = measure(2**20)
-    close(measure(ONE_GRADIENT * most), whole)
-    assert max(held) == min(most, 5)
-    close(measure(ONE_GRADIENT * most + ONE_GRADIENT - 1), whole)
-    assert max(held) == min(most, 5)
-    close(measure(1), whole)
-    assert max(held) == 1
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("memory", [1, 2**28])
+def test_any_scalar_and_either_power_with_a_side_value_of_each_image(case: Case, power: Power, memory: int) -> None:
+    x, y = case.images(N), labels(N)
+    data = batches(x, y, 3)
+    with fallbacks() as lines:
+        actual = mean_over_samples(case.build(), case.expert(), data, weighted_sum, power, first_pixel, memory=memory)
+    assert not lines
+    close(actual, mean_power(case.build(), case.expert(), x, weighted_sum, power, first_pixel(x, y)))
 
 
 def test_an_importance_has_the_shapes_of_the_body_and_no_history() -> None:

@@ -35,25 +35,26 @@ def measured(adapt: Adapt, net: nn.Module, state: State, task: Task, data: Itera
         torch.cuda.reset_peak_memory_stats()
         before: float = torch.cuda.memory_allocated()
     else:
-        before = _reset_peak()
+        before = reset_peak()
     began = time.perf_counter()
     final = adapt(net, state, task, data)
     seconds = time.perf_counter() - began
-    after: float = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
+    after: float = torch.cuda.max_memory_allocated() if cuda else status("VmHWM")
     changed = sum(t.nbytes for name, t in final.items() if t is not state[name] and not torch.equal(t, state[name]))
     return final, Cost(adapt.trainable(net), changed, seconds, after - before)
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Resident memory now, in bytes, with the kernel's record of its peak set back to it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return float("nan")
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
-def _status(key: str) -> float:
+def status(key: str) -> float:
+    """A size of this process in bytes, by its name in Linux's /proc; NaN elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

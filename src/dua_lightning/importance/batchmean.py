@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import grad
 
 from dua_lightning.errors import InputError
+from dua_lightning.importance.functional import Scalar
+from dua_lightning.importance.rules import Power, add_power_
 from dua_lightning.params import Params, body_names, eval_mode, task_logits
 from dua_lightning.tasks import Batch, Expert
 
@@ -21,11 +23,11 @@ def mean_over_batches(
     net: nn.Module,
     expert: Expert,
     data: Iterable[Batch],
-    scalar: Callable[[Tensor, Tensor], Tensor],
-    reduce_: Callable[[Tensor], Tensor],
+    scalar: Scalar,
+    power: Power,
     side: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Params:
-    """Mean over batches of 20 of `reduce_(d (mean over the batch of scalar) / d theta)`.
+    """Mean over batches of 20 of `|d (mean over the batch of scalar) / d theta|^power`.
 
     Arguments as of `persample.mean_over_samples`. The batches are cut from the data in their order; a last, shorter one
     counts as much as the others, as in the release. Raises `InputError` where there is no image.
@@ -38,11 +40,11 @@ def mean_over_batches(
     xs, sides = (torch.cat(column).split(BATCH) for column in zip(*batches, strict=True))
 
     def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
-        return vmap(scalar)(task_logits(net, expert.state | theta, x, expert.task.classes), side).mean()
+        return scalar(task_logits(net, expert.state | theta, x, expert.task.classes), side).mean()
 
     total = {name: torch.zeros_like(t) for name, t in theta.items()}
     with eval_mode(net), torch.no_grad():
         for x, s in zip(xs, sides, strict=True):
             for name, g in grad(value)(theta, x, s).items():
-                total[name] += reduce_(g.contiguous())
+                add_power_(total[name], g.contiguous(), power)
     return {name: total[first] / len(xs) for name, first in names.items()}

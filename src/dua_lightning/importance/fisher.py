@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.persample import Precision, mean_over_samples
 from dua_lightning.params import Params
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch, Expert
@@ -31,13 +31,14 @@ class Fisher:
     labels. The i-th image of the data uses the i-th number of the stream `(seed, "labels", task)`.
 
     `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`. `floor` is added to every
-    entry; the release adds 1e-8.
+    entry; the release adds 1e-8. `precision`: as of `MAS`.
     """
 
     labels: Literal["true", "sampled"] = "true"
     seed: int = 0
     estimator: Literal["per_sample", "batch_mean"] = "per_sample"
     floor: float = 0.0
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         if self.labels not in ("true", "sampled"):
@@ -61,19 +62,21 @@ class Fisher:
                 )
             return expert.task.columns(y)
 
-        mean = mean_over_samples if self.estimator == "per_sample" else mean_over_batches
         scalar, side = (_log_likelihood, columns) if self.labels == "true" else (_log_likelihood_sampled, uniforms)
-        omega = mean(net, expert, data, scalar, Tensor.square_, side)
+        if self.estimator == "batch_mean":
+            omega = mean_over_batches(net, expert, data, scalar, power=2, side=side)
+        else:
+            omega = mean_over_samples(net, expert, data, scalar, power=2, side=side, precision=self.precision)
         return {name: o + self.floor for name, o in omega.items()} if self.floor else omega
 
 
 def _log_likelihood(logits: Tensor, column: Tensor) -> Tensor:
-    chosen: Tensor = logits.log_softmax(0).gather(0, column[None])[0]
+    chosen: Tensor = logits.log_softmax(-1).gather(-1, column[..., None])[..., 0]
     return chosen
 
 
 def _log_likelihood_sampled(logits: Tensor, uniform: Tensor) -> Tensor:
     """The column is drawn by inverting the cumulative distribution at `uniform`; no gradient flows through the draw."""
-    below = logits.detach().softmax(0).cumsum(0) <= uniform
+    below = logits.detach().softmax(-1).cumsum(-1) <= uniform[..., None]
     # A cumulative sum that rounds to less than 1 must not push the draw past the last column.
-    return _log_likelihood(logits, below.sum().clamp(max=len(logits) - 1))
+    return _log_likelihood(logits, below.sum(-1).clamp(max=logits.shape[-1] - 1))

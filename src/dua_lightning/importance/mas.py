@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.persample import Precision, mean_over_samples
 from dua_lightning.params import Params
 from dua_lightning.tasks import Batch, Expert
 
@@ -23,16 +23,19 @@ class MAS:
     Mean over samples of the absolute per-sample gradient, independent of the batch size. Labels are never read. The
     paper prints no absolute value; without it the mean could be negative, and no precision.
 
-    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`.
+    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`. `precision="bf16"`: autocast
+    runs the passes in bfloat16, which is faster where the processor computes in it; sums stay float32.
     """
 
     estimator: Literal["per_sample", "batch_mean"] = "per_sample"
+    precision: Precision = "full"
     needs_labels: ClassVar[bool] = False
 
     def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
-        mean = mean_over_samples if self.estimator == "per_sample" else mean_over_batches
-        return mean(net, expert, data, _squared_norm, Tensor.abs_)
+        if self.estimator == "batch_mean":
+            return mean_over_batches(net, expert, data, _squared_norm, power=1)
+        return mean_over_samples(net, expert, data, _squared_norm, power=1, precision=self.precision)
 
 
 def _squared_norm(logits: Tensor, _: Tensor) -> Tensor:
-    return logits.square().sum()
+    return logits.square().sum(-1)

@@ -1,63 +1,353 @@
-"""The engine: exact means over samples of a function of each sample's own gradient, in bounded memory.
+"""The engine: exact means over samples of a power of each sample's own gradient, at the price of one backward pass.
 
 The absolute value (MAS) or the square (Fisher) is taken per sample, before any sum. Taking it of a batch's mean
 gradient is another, biased quantity that depends on the batch size.
+
+One forward and one backward pass carry a batch with all weights frozen, so that autograd computes the gradients of the
+data alone. When the pass comes to a layer's output, the layer's rule (`rules.py`) makes of the output's gradient and of
+the layer's input what each sample adds, and both are let go.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import Params, body_names, eval_mode, task_logits
-from dua_lightning.tasks import Batch, Expert
+from dua_lightning.importance.functional import Scalar, Vmapped
+from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
+from dua_lightning.params import Params, State, body_names, eval_mode, task_logits
+from dua_lightning.tasks import Batch, Expert, Task
 
-CHUNK_BYTES = 64 * 2**20
-"""Per-sample gradients held at once. At 64 MiB a chunk of the paper's MLP (0.25M weights) is 65 samples, enough to keep
-the cores busy; a network whose single gradient is larger goes one sample at a time."""
+log = logging.getLogger(__name__)
+
+Precision = Literal["full", "bf16"]
+"""Of the forward and backward pass: the weights' own, or bfloat16 where autocast takes it; sums are float32 in both."""
+MEMORY = 256 * 2**20
+"""Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
+TOLERANCE = 1e-3
+"""Of the comparison with plain autograd: far above rounding, far below what a missed use of a weight changes."""
+ROUNDING = 1e-5
+"""Of the largest weight's sum, below which another's is noise: a bias before a normalisation has no effect at all."""
 
 
 def mean_over_samples(
     net: nn.Module,
     expert: Expert,
     data: Iterable[Batch],
-    scalar: Callable[[Tensor, Tensor], Tensor],
-    reduce_: Callable[[Tensor], Tensor],
+    scalar: Scalar,
+    power: Power,
     side: Callable[[Tensor, Tensor | None], Tensor] | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    precision: Precision = "full",
+    memory: int = MEMORY,
 ) -> Params:
-    """Mean over samples of `reduce_(d scalar / d theta)` for each parameter theta of the shared body.
+    """Mean over samples of `|d scalar / d theta|^power` for each parameter theta of the shared body.
 
     `scalar` maps one sample's logits `(classes of the task,)` and its side value `()` to `()`; `side` makes the side
-    values `(n,)` of a batch from its inputs and labels (zeros without it); `reduce_` acts entry by entry on the
-    gradients of some samples, `(n, *theta.shape)`, and may do so in place.
+    values `(n,)` of a batch from its inputs and labels (zeros without it). `memory`: bytes of activations that one pass
+    may hold; the result does not depend on it. Sums are float32, or the weights' type where that is wider.
 
-    Raises `InputError` where there is no sample or no weight.
+    On the first use of a network with inputs of one shape the engine is compared with plain autograd on two images.
+    Where they differ, or a layer has no rule, `torch.func` serves the whole network, and a line of the log says so.
+
+    Raises `InputError` where there is no sample or no weight, for batch normalisation without running statistics, and
+    for a layer's input that is changed in place afterwards.
     """
     names = body_names(net)
     if not names:
         raise InputError(f"this {type(net).__name__} has no weights outside its head, so none can be important")
-    theta = {name: expert.state[name].detach() for name in dict.fromkeys(names.values())}
-    chunk = max(1, chunk_bytes // sum(t.nbytes for t in theta.values()))
-    total = {name: torch.zeros_like(t) for name, t in theta.items()}
+    state = {name: tensor.detach() for name, tensor in expert.state.items()}
+    totals = {
+        name: torch.zeros_like(state[name], dtype=torch.promote_types(state[name].dtype, torch.float32))
+        for name in dict.fromkeys(names.values())
+    }
+    device = next(iter(totals.values())).device
+    job = _Job(
+        net, dict(net.named_modules()), names, Expert(expert.task, state), scalar, power, totals, precision, memory
+    )
     count = 0
-
-    def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
-        return scalar(task_logits(net, expert.state | theta, x[None], expert.task.classes)[0], side)
-
-    gradients = vmap(grad(value), in_dims=(None, 0, 0))
-    device = next(iter(theta.values())).device
     with eval_mode(net), torch.no_grad():
+        engine = None
         for x, y in data:
+            if not len(x):
+                continue
             sides = torch.zeros(len(x)) if side is None else side(x, y)
-            for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
-                for name, g in gradients(theta, xs.to(device), s.to(device)).items():
-                    # The gradient of a weight that the output does not depend on is one zero, expanded.
-                    total[name] += reduce_(g.contiguous()).sum(0)
+            x, sides = x.detach().to(device), sides.to(device)
+            if engine is None:
+                engine = _choose(job, x)
+            engine.add(x, sides)
             count += len(x)
     if not count:
         raise InputError(f"an importance needs at least one image of task {expert.task.name}, and the data have none")
-    mean = {name: t / count for name, t in total.items()}
-    return {name: mean[first] for name, first in names.items()}
+    torch._foreach_div_(list(totals.values()), count)
+    return {name: totals[first] for name, first in names.items()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked for: of the network's `modules` and body weights (`names` as of `body_names`), sums in `totals`."""
+
+    net: nn.Module
+    modules: dict[str, nn.Module]
+    names: dict[str, str]
+    expert: Expert
+    scalar: Scalar
+    power: Power
+    totals: Params
+    precision: Precision
+    memory: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the first use of a network found out: whether the rules fit it, and what a pass holds for each sample."""
+
+    signature: tuple[Any, ...]
+    fits: bool
+    sample_bytes: int
+
+
+_plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+
+
+def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
+    """The engine for a network, compared with plain autograd first if it has not been yet."""
+    kinds = [(name, type(module)) for name, module in job.modules.items()]
+    signature = (kinds, x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype)
+    plan = _plans.get(job.net)
+    if plan is None or plan.signature != signature:
+        _refuse_batch_statistics(job.modules)
+        try:
+            fits, size = _compare(job, x)
+            reason = "the layers' rules and plain autograd differ on it"
+        except _UnfitError as unfit:
+            fits, size, reason = False, 0, str(unfit)
+        for total in job.totals.values():
+            total.zero_()
+        if not fits:
+            log.warning("%s: importances by torch.func, which is slower; %s", type(job.net).__name__, reason)
+        plan = _plans[job.net] = _Plan(signature, fits, size)
+    if not plan.fits:
+        return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals)
+    return _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
+
+
+def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
+    """Whether the rules' sums of absolute gradients are those of plain autograd; bytes held per sample.
+
+    For two noisy images, moved buffers and a mixture of all logits: with the data's, the expert's and the scalar's own,
+    a use that the rules miss may have no effect. The job's sums, still 0, hold the differences in the end. No more than
+    one weight's plain gradient exists at a time.
+    """
+    dtype = next(iter(job.totals.values())).dtype
+    stream = torch.Generator().manual_seed(0)
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in job.expert.state.items()}
+    for name, buffer in job.net.named_buffers():
+        if name in state and buffer.is_floating_point():
+            state[name] = state[name] + torch.rand(buffer.shape, generator=stream, dtype=dtype).to(x.device)
+    images = x[:1].repeat(2, *[1] * (x.dim() - 1))
+    if x.is_floating_point():
+        images = images.to(dtype) + torch.randn(images.shape, generator=stream, dtype=dtype).to(x.device)
+    sides = torch.zeros(len(images))
+
+    def mixture(logits: Tensor, _: Tensor) -> Tensor:
+        return (logits * torch.arange(1, logits.shape[-1] + 1, device=logits.device).to(dtype).cos()).sum(-1)
+
+    everything = Expert(Task("all", slice(None)), state)
+    probe = replace(job, expert=everything, scalar=mixture, power=1, precision="full")
+    try:
+        held = _Engine(probe, 0).measured_add(images.clone(), sides)
+    except InputError:
+        raise
+    except Exception as error:  # of a rule, which may be the user's own
+        raise _UnfitError(f"a rule failed ({error})") from error
+
+    theta = {name: state[name].detach().requires_grad_() for name in job.totals}
+    sizes = dict.fromkeys(theta, 0.0)
+
+    def subtract(name: str, p: Tensor) -> None:
+        if p.grad is not None:
+            sizes[name] += _size(p.grad)
+            job.totals[name].sub_(p.grad.abs_())
+            p.grad = None
+
+    for name, p in theta.items():
+        p.register_post_accumulate_grad_hook(partial(subtract, name))
+    for image in images.split(1):
+        with torch.enable_grad():
+            value = mixture(task_logits(job.net, state | theta, image.clone(), slice(None))[0], sides)
+        if value.requires_grad:
+            value.backward()
+    noise = ROUNDING * max(sizes.values())
+    fits = all(_size(total) <= TOLERANCE * sizes[name] + noise for name, total in job.totals.items())
+    return fits, held // len(images)
+
+
+def _size(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, 1))
+
+
+def _refuse_batch_statistics(modules: dict[str, nn.Module]) -> None:
+    for name, layer in modules.items():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+            raise InputError(
+                f"{name} normalises by the batch's own statistics, so no image has a gradient of its own; build it "
+                "with track_running_stats=True"
+            )
+
+
+class _UnfitError(InputError):
+    """The rules cannot serve this network; says why."""
+
+
+class _Root(torch.autograd.Function):
+    """Makes a layer's output, in place, the start of the graph: neither images nor weights ask for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, root: Tensor) -> Tensor:
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+@dataclass
+class _Use:
+    """One call of a layer: its buffers and its input, kept until the gradient `d` of its output has come."""
+
+    layer: nn.Module
+    buffers: State
+    a: Tensor
+    version: int
+    d: Tensor | None = None
+
+
+class _Engine:
+    """Adds sums over samples of |gradient|^power to the job's totals; a pass holds `bytes_per_number` of the images."""
+
+    def __init__(self, job: _Job, bytes_per_number: float) -> None:
+        self.job = job
+        self.bytes_per_number = bytes_per_number
+        self.root = next(iter(job.totals.values())).new_zeros((), requires_grad=True)
+        self.weights: dict[nn.Module, dict[str, str]] = {}
+        for prefix, module in job.modules.items():
+            full = {own: f"{prefix}.{own}" if prefix else own for own in module._parameters}
+            own = {own: job.names[name] for own, name in full.items() if name in job.names}
+            if own:
+                if type(module) not in RULES:
+                    kind = type(module).__name__
+                    raise _UnfitError(f"{prefix or 'the network itself'} is a {kind}, which has no rule")
+                self.weights[module] = own
+        self.images = 0
+        self.uses: list[_Use] = []
+        self.shared: set[str] = set()
+        self.waiting: list[_Use] = []
+
+    def add(self, x: Tensor, sides: Tensor) -> None:
+        """The samples `x` `(n, ...)` with their side values `(n,)`."""
+        chunk = max(1, int(self.job.memory / max(1.0, x[0].numel() * self.bytes_per_number)))
+        for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
+            self._add(xs, s)
+
+    def measured_add(self, x: Tensor, sides: Tensor) -> int:
+        """The same in one pass; returns the bytes of what it held."""
+        held: dict[int, int] = {}
+        weights = {tensor.data_ptr() for tensor in self.job.expert.state.values()}
+
+        def note(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in weights:
+                held[tensor.data_ptr()] = tensor.nbytes
+            # A step of the graph that held its own output would never be freed.
+            return tensor.detach()
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            self._add(x, sides, note)
+        return sum(held.values())
+
+    def _add(self, x: Tensor, sides: Tensor, note: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.images = len(x)
+        hooks = [layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True) for layer in self.weights]
+        try:
+            with torch.enable_grad(), self._precision():
+                logits = task_logits(self.job.net, self.job.expert.state, x, self.job.expert.task.classes)
+                value = self.job.scalar(logits.to(self.root.dtype), sides).sum()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if note is not None:
+            for use in self.uses:
+                note(use.a)
+        times = Counter(name for use in self.uses for name in self.weights[use.layer].values())
+        self.shared = {name for name, count in times.items() if count > 1}
+        self.uses.clear()
+        if value.requires_grad:
+            torch.autograd.grad(value, self.root, allow_unused=True)
+        self._add_shared()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.root.device.type, torch.bfloat16, enabled=self.job.precision == "bf16")
+
+    def _seen(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+        """After a layer's forward pass: keep its input, and wait for its output's gradient."""
+        if not torch.is_grad_enabled():
+            return y
+        a: Tensor = args[0] if args else kwargs["input"]
+        if len(a) != self.images or a.dim() < 2:
+            raise _UnfitError(f"{self._name(layer)} sees {len(a)} inputs for {self.images} images")
+        if not y.requires_grad:
+            y = _Root.apply(y, self.root)
+        use = _Use(
+            layer,
+            {name: buffer for name, buffer in layer._buffers.items() if buffer is not None},
+            a.detach(),
+            a._version,
+        )
+        self.uses.append(use)
+
+        def arrived(d: Tensor | None) -> None:
+            if d is not None:
+                self._arrived(use, d)
+
+        y.register_hook(arrived)
+        return y
+
+    def _arrived(self, use: _Use, d: Tensor) -> None:
+        if use.a._version != use.version:
+            raise InputError(
+                f"the input of {self._name(use.layer)} is changed in place after the layer has seen it, so the "
+                "layer's gradient cannot be computed; use the form that is not in place"
+            )
+        names = self.weights[use.layer]
+        if self.shared.isdisjoint(names.values()):
+            totals = {own: self.job.totals[name] for own, name in names.items()}
+            RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.job.power)
+            del use.a
+        else:
+            use.d = d
+            self.waiting.append(use)
+
+    def _add_shared(self) -> None:
+        """Weights that were used more than once: each sample's gradients of all uses add up before the power."""
+        for i in range(self.images if self.waiting else 0):
+            sums: Params = {}
+            for use in self.waiting:
+                assert use.d is not None
+                rule: Rule = RULES[type(use.layer)]
+                gradients = rule.gradients(use.layer, use.buffers, use.a[i : i + 1], use.d[i : i + 1])
+                for own, name in self.weights[use.layer].items():
+                    sums[name] = sums[name] + gradients[own][0] if name in sums else gradients[own][0]
+            for name, gradient in sums.items():
+                add_power_(self.job.totals[name], gradient, self.job.power)
+        self.waiting.clear()
+
+    def _name(self, layer: nn.Module) -> str:
+        return next(name for name, module in self.job.modules.items() if module is layer)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning import __version__
@@ -18,16 +20,21 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend
 def write(cfg: DictConfig, folder: Path) -> None:
     """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine."""
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    environment = {
-        "command": ["python", "-m", "dua_lightning", *sys.argv[1:]],
+    found = {"command": ["python", "-m", "dua_lightning", *sys.argv[1:]], **environment()}
+    write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine, in plain values."""
+    return {
         "dua_lightning": __version__,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_modified": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
-    write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,38 @@
+"""Per-sample gradients by `torch.func`, for any network: slow, and what the engine falls back to."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from dua_lightning.importance.rules import Power
+from dua_lightning.params import Params, task_logits
+from dua_lightning.tasks import Expert
+
+CHUNK_BYTES = 64 * 2**20
+"""Per-sample gradients held at once; a network whose single gradient is larger goes one sample at a time."""
+
+Scalar = Callable[[Tensor, Tensor], Tensor]
+"""Logits `(..., classes of the task)` and side values `(...)` to the numbers `(...)` that are differentiated."""
+
+
+class Vmapped:
+    """Adds sums over samples of |gradient|^power to `totals`; holds a gradient for each sample of a chunk."""
+
+    def __init__(self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params) -> None:
+        theta = {name: expert.state[name].detach() for name in totals}
+
+        def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
+            return scalar(task_logits(net, expert.state | theta, x[None], expert.task.classes)[0], side)
+
+        self.theta = theta
+        self.gradients = vmap(grad(value), in_dims=(None, 0, 0))
+        self.power = power
+        self.totals = totals
+        self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in theta.values()))
+
+    def add(self, x: Tensor, sides: Tensor) -> None:
+        """The samples `x` `(n, ...)` with their side values `(n,)`."""
+        for xs, s in zip(x.split(self.chunk), sides.split(self.chunk), strict=True):
+            for name, g in self.gradients(self.theta, xs, s).items():
+                self.totals[name] += g.to(self.totals[name].dtype).abs().pow(self.power).sum(0)

@@ -1,0 +1,243 @@
+"""What each kind of layer adds to an importance: from its inputs and the gradients of its outputs, sample by sample.
+
+A rule never holds the gradients of many samples at once: their size is that of the weights, not of the batch. To give
+the engine a layer of your own, write a `Rule` and register it: `RULES[MyLayer] = MyRule()`.
+"""
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from dua_lightning.params import Params, State
+
+Power = Literal[1, 2]
+"""Of the absolute gradient of each sample: 1 for MAS, 2 for the Fisher."""
+
+BLOCK_BYTES = 2 * 2**20
+"""Of a temporary that stays in a core's cache between its making and its use."""
+SMALL_MAP = 64
+"""Output positions up to which a convolution's gradient is one matrix product with the unfolded input; measured."""
+
+
+def add_power_(total: Tensor, gradient: Tensor, power: Power) -> None:
+    """`total += |gradient|^power`, one sample's, in the total's type; the gradient may be overwritten."""
+    gradient = gradient.to(total.dtype)
+    if power == 1:
+        total += gradient.abs_()
+    else:
+        total.addcmul_(gradient, gradient)
+
+
+class Rule(ABC):
+    """For layers of one class: the gradients of their weights from inputs `a` and output gradients `d`.
+
+    The first dimension of both is the sample. Names of weights are the layer's own, `weight` and `bias`.
+    """
+
+    @abstractmethod
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        """`(n, *shape of the weight)` for each weight: the gradient of each sample."""
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        """Add the sum over samples of |gradient|^power to `totals`; weights that are not in it are left out."""
+        for a_i, d_i in zip(a.split(1), d.split(1), strict=True):
+            gradients = self.gradients(layer, buffers, a_i, d_i)
+            for name, total in totals.items():
+                # A rule may give the output's gradient itself, which others need.
+                total += _power(gradients[name][0].to(total.dtype), power)
+
+
+class LinearRule(Rule):
+    """On flat inputs `(n, in)` in closed form: sum_i |d_i a_i^T| = |D|^T |A|, and so with squares."""
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        a, d = _rows(a).to(d.dtype), _rows(d)
+        return {"weight": d.mT @ a, "bias": d.sum(1)}
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        if a.dim() > 2:
+            super().add_(totals, layer, buffers, a, d, power)
+            return
+        outputs = _power(d.to(next(iter(totals.values())).dtype), power)
+        if "bias" in totals:
+            totals["bias"] += outputs.sum(0)
+        if "weight" in totals:
+            weight = totals["weight"]
+            inputs = _scratch(weight, _block(a), a.shape[1])
+            for a_i, d_i in zip(a.split(len(inputs)), outputs.split(len(inputs)), strict=True):
+                block = inputs[: len(a_i)]
+                a_i = a_i.to(weight.dtype)
+                torch.abs(a_i, out=block) if power == 1 else torch.square(a_i, out=block)
+                weight.addmm_(d_i.mT, block)
+
+
+class ConvRule(Rule):
+    """Each sample's gradient goes into memory that stays in the cache, and is added to the total at once.
+
+    Where the output has few positions the library's own weight gradient is slow for a single sample; there it is a
+    product with the unfolded input, in blocks of rows.
+    """
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        assert isinstance(layer, _ConvNd)
+        weights = [_weight_gradient(layer, a_i, d_i) for a_i, d_i in zip(a.split(1), d.split(1), strict=True)]
+        return {"weight": torch.stack(weights), "bias": d.flatten(2).sum(2)}
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        assert isinstance(layer, _ConvNd)
+        if "bias" in totals:
+            totals["bias"] += _power(d.flatten(2).sum(2, dtype=totals["bias"].dtype), power).sum(0)
+        if "weight" not in totals:
+            return
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and d[0, 0].numel() <= SMALL_MAP:
+            self._add_unfolded_(totals["weight"], layer, a, d, power)
+            return
+        for a_i, d_i in zip(a.split(1), d.split(1), strict=True):
+            add_power_(totals["weight"], _weight_gradient(layer, a_i, d_i), power)
+
+    def _add_unfolded_(self, total: Tensor, layer: nn.Conv2d, a: Tensor, d: Tensor, power: Power) -> None:
+        a, padding = _padded(layer, a)
+        inputs, outputs = total[0].numel(), len(total)
+        # Columns of the weight as rows, so that a block of them is contiguous.
+        sums = total.new_zeros(inputs, outputs)
+        rows = max(1, BLOCK_BYTES // (outputs * d.element_size()))
+        product = _scratch(d, min(rows, inputs), outputs)
+        positions = d[0, 0].numel()
+        at_once = max(1, 2 * BLOCK_BYTES // (inputs * positions * d.element_size()))
+        for a_s, d_s in zip(a.split(at_once), d.flatten(2).mT.split(at_once), strict=True):
+            unfolded = nn.functional.unfold(a_s.to(d.dtype), layer.kernel_size, layer.dilation, padding, layer.stride)
+            for r in range(0, inputs, rows):
+                block = sums[r : r + rows]
+                for u, d_i in zip(unfolded[:, r : r + rows], d_s, strict=True):
+                    add_power_(block, torch.mm(u, d_i, out=product[: len(block)]), power)
+        total += sums.mT.reshape(total.shape)
+
+
+class BatchNormRule(Rule):
+    """In evaluation mode, where the layer is an affine map of each sample."""
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        assert isinstance(layer, _BatchNorm)
+        centred = a - buffers["running_mean"].view(-1, *[1] * (a.dim() - 2))
+        gamma = _over_positions(centred.mul_(d)) * (buffers["running_var"] + layer.eps).rsqrt()
+        return {"weight": gamma, "bias": _over_positions(d.to(gamma.dtype))}
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
+
+
+class LayerNormRule(Rule):
+    """The weights have the shape of what is normalised; dimensions before it are positions."""
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        assert isinstance(layer, nn.LayerNorm)
+        normalised = nn.functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+        positions = tuple(range(1, a.dim() - len(layer.normalized_shape)))
+        return {name: g.sum(positions) if positions else g for name, g in (("weight", normalised.mul_(d)), ("bias", d))}
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
+
+
+class GroupNormRule(Rule):
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        assert isinstance(layer, nn.GroupNorm)
+        normalised = nn.functional.group_norm(a, layer.num_groups, eps=layer.eps)
+        return {"weight": _over_positions(normalised.mul_(d)), "bias": _over_positions(d)}
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
+
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Linear: LinearRule(),
+    nn.Conv1d: ConvRule(),
+    nn.Conv2d: ConvRule(),
+    nn.Conv3d: ConvRule(),
+    nn.BatchNorm1d: BatchNormRule(),
+    nn.BatchNorm2d: BatchNormRule(),
+    nn.BatchNorm3d: BatchNormRule(),
+    nn.LayerNorm: LayerNormRule(),
+    nn.GroupNorm: GroupNormRule(),
+}
+"""By exact class: a subclass may compute something else."""
+
+
+def _power(x: Tensor, power: Power) -> Tensor:
+    return x.abs() if power == 1 else x.square()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """`(n, positions, features)` of `(n, ..., features)`."""
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _over_positions(x: Tensor) -> Tensor:
+    return x.flatten(2).sum(2) if x.dim() > 2 else x
+
+
+def _block(a: Tensor) -> int:
+    """Samples whose inputs fit the cache."""
+    return max(1, min(len(a), BLOCK_BYTES // (a[0].numel() * a.element_size())))
+
+
+_memory = threading.local()
+
+
+def _scratch(like: Tensor, *shape: int) -> Tensor:
+    """Memory for a block, of the type of `like`; the calling thread's own, in use until it asks again.
+
+    Fresh memory costs more than what is done in it.
+    """
+    size = math.prod(shape) * like.element_size()
+    if not like.is_cpu or size > BLOCK_BYTES:
+        return like.new_empty(shape)
+    if not hasattr(_memory, "bytes"):
+        _memory.bytes = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
+    found: Tensor = _memory.bytes[:size].view(like.dtype).view(shape)
+    return found
+
+
+def _add_in_blocks_(
+    rule: Rule, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power
+) -> None:
+    """For layers whose gradients are smaller than their inputs: those of a block of samples at once."""
+    size = _block(a)
+    for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+        gradients = rule.gradients(layer, buffers, a_i, d_i)
+        for name, total in totals.items():
+            total += _power(gradients[name].to(total.dtype), power).sum(0)
+
+
+def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
+    """Of one sample, `(1, ...)`; by the library's own backward pass."""
+    a, padding = _padded(layer, a)
+    weight = d.new_empty(()).expand(layer.weight.shape)
+    arguments: list[Any] = [d, a.to(d.dtype), weight, None, layer.stride, padding, layer.dilation, False]
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        *arguments, [0] * len(layer.stride), layer.groups, [False, True, False]
+    )[1]
+    return gradient
+
+
+def _padded(layer: _ConvNd, a: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The input with the padding that the convolution itself cannot add, and the padding that it can."""
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return a, layer.padding
+    if layer.padding == "valid":
+        return a, (0,) * len(layer.stride)
+    if layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        sides = [(t // 2, t - t // 2) for t in total]
+    else:
+        sides = [(int(p), int(p)) for p in layer.padding]
+    # The last dimension comes first.
+    flat = [width for side in reversed(sides) for width in side]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return nn.functional.pad(a, flat, mode=mode), (0,) * len(layer.stride)

@@ -1,0 +1,65 @@
+"""The engine against one backward pass for each image, on random networks."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dua_lightning.importance import MAS, Fisher
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.rules import Power
+from dua_lightning.params import Params
+from dua_lightning.tasks import Expert
+from tests.importance.drawn import cases
+from tests.importance.engine import fallbacks
+from tests.nets import TASK, Case, batches, labels, law
+from tests.reference.fisher_loop import fisher_true
+from tests.reference.mas_loop import mas
+from tests.reference.power_loop import mean_power
+
+
+def near(actual: Params, expected: Params, tolerance: float) -> None:
+    """Up to rounding, which for an entry whose terms cancel is that of the terms."""
+    assert actual.keys() == expected.keys()
+    largest = max((float(o.abs().max()) for o in expected.values()), default=0.0)
+    for name, o in expected.items():
+        torch.testing.assert_close(actual[name].double(), o.double(), rtol=tolerance, atol=tolerance * largest)
+
+
+def wave(logits: Tensor, _: Tensor) -> Tensor:
+    return logits.sin().sum(-1)
+
+
+@law
+@given(cases(), st.integers(1, 3), st.integers(1, 3))
+def test_it_is_the_loop_over_images(case: Case, n: int, size: int) -> None:
+    net, expert, x, y = case.build(), case.expert(), case.images(n), labels(n)
+    with fallbacks() as lines:
+        omegas = [importance(net, expert, batches(x, y, size)) for importance in (MAS(), Fisher())]
+    assert not lines
+    near(omegas[0], mas(net, expert, x), 1e-10)
+    near(omegas[1], fisher_true(net, expert, x, y), 1e-10)
+
+
+@law
+@given(cases(smooth=True), st.integers(1, 3), st.sampled_from([1, 2]))
+def test_float32_is_the_loop_in_float64_up_to_its_rounding(case: Case, n: int, power: Power) -> None:
+    """Where no kink, pooled maximum, saturation or normalised pair makes much of a rounding error."""
+    net, x, state = case.build().float(), case.images(n).float(), case.expert().state
+    single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    with fallbacks() as lines:
+        omega = mean_over_samples(net, Expert(TASK, single), [(x, None)], wave, power)
+    assert not lines
+    assert all(o.dtype == torch.float32 for o in omega.values())
+    near(omega, mean_power(net.double(), Expert(TASK, single), x.double(), wave, power), 1e-4)
+
+
+@settings(law, max_examples=30)
+@given(cases(), st.sampled_from([1, 2]), st.integers(0, 2**16))
+def test_the_memory_of_a_pass_does_not_matter(case: Case, power: Power, memory: int) -> None:
+    net, expert, data = case.build(), case.expert(), batches(case.images(5), None, 4)
+    near(
+        mean_over_samples(net, expert, data, wave, power, memory=memory),
+        mean_over_samples(net, expert, data, wave, power),
+        1e-10,
+    )

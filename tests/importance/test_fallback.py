@@ -1,0 +1,364 @@
+"""Networks that the layers' rules do not fit: exact all the same, with one line in the log, or refused by name."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.utils import parametrizations, prune
+
+from dua_lightning.errors import InputError
+from dua_lightning.importance import MAS, Fisher
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.rules import RULES, Rule
+from dua_lightning.nets import Network
+from dua_lightning.params import Params, State
+from dua_lightning.tasks import Expert, Task
+from tests.importance.engine import fallbacks
+from tests.nets import CLASSES, MLP, TASK, Case, batches, close, labels, untouched
+from tests.reference.power_loop import mean_power
+
+N = 5
+ONE_CLASS = Task("one", slice(3, 4))
+
+
+def wave(logits: Tensor, _: Tensor) -> Tensor:
+    return logits.sin().sum(-1)
+
+
+def case(name: str, shape: tuple[int, ...], body: Callable[[], nn.Module], features: int) -> Case:
+    return Case(name, shape, lambda _: Network(body(), nn.Linear(features, CLASSES)))
+
+
+def assert_exact(case: Case, net: nn.Module, x: Tensor, size: int = N) -> None:
+    for power in (1, 2):
+        omega = mean_over_samples(net, case.expert(), batches(x.clone(), None, size), wave, power)
+        close(omega, mean_power(case.build(), case.expert(), x, wave, power))
+
+
+class Twofold(nn.Linear):
+    """A linear layer by its class, and not by what it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Scale(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(features)), nn.Parameter(torch.rand(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.attention = nn.Linear(3, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return self.attention(x, x, x)[0].flatten(1)
+
+
+class Reused(nn.Module):
+    """A weight that is used by its layer and without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(self.layer(x).tanh(), self.layer.weight)
+
+
+class Gated(Reused):
+    """The same, the second use being shut off by a gate of 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("gate", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x).tanh()
+        return x + self.gate * linear(x, self.layer.weight)
+
+
+class Rows(nn.Module):
+    """A layer that sees the elements of all sequences as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(0, 1)).tanh().view(len(x), -1)
+
+
+class SequenceFirst(nn.Module):
+    """A layer whose input's first dimension is not the sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.transpose(0, 1)).tanh().transpose(0, 1).flatten(1)
+
+
+class OneByOne(nn.Module):
+    """A convolution that sees images without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(image).tanh() for image in x]).flatten(1)
+
+
+class Shift(nn.Module):
+    """Changes its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5)
+
+
+class Spoiling(nn.Module):
+    """Changes the input of its layer in place, after the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.layer(x)
+        return y + x.mul_(2)
+
+
+class PartlyFrozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(3, 3), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.first(x).tanh()
+        return self.layer(x)
+
+
+class Nothing(torch.autograd.Function):
+    """The identity, whose gradient is none."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, d: Tensor) -> None:
+        return None
+
+
+class Cut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Nothing.apply(self.first(x)) + self.layer(x)
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return prune.random_unstructured(layer, "weight", 0.4)
+
+
+UNFIT = [
+    case("prelu", (3,), lambda: nn.Sequential(nn.Linear(3, 4), nn.PReLU(4)), 4),
+    case("a layer of one's own", (3,), lambda: nn.Sequential(nn.Linear(3, 4), Scale(4), nn.Tanh()), 4),
+    case("a subclass", (3,), lambda: nn.Sequential(Twofold(3, 4), nn.Tanh()), 4),
+    case("attention", (2, 3), Attention, 8),
+    case("a weight used without its layer", (3,), Reused, 3),
+    case("rows of all sequences", (2, 3), Rows, 8),
+    case("sequences of two first", (2, 3), SequenceFirst, 8),
+    case("sequences of three first", (3, 3), SequenceFirst, 12),
+    case("a parametrised weight", (3,), lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4))), 4),
+    case("images without a batch", (2, 5, 5), OneByOne, 27),
+    case("a pruned linear layer", (3,), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Tanh()), 4),
+    case("a pruned one on sequences", (2, 3), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Flatten()), 8),
+    case("a pruned convolution", (2, 5, 5), lambda: nn.Sequential(pruned(nn.Conv2d(2, 3, 3)), nn.Flatten()), 27),
+    case("a pruned layer norm", (3,), lambda: nn.Sequential(nn.Linear(3, 4), pruned(nn.LayerNorm(4))), 4),
+]
+FIT = [
+    case("a part without gradient", (3,), PartlyFrozen, 4),
+    case("a part whose gradient is none", (3,), Cut, 4),
+    case("images changed in place", (3,), lambda: nn.Sequential(Shift(), nn.Linear(3, 4), nn.Tanh()), 4),
+    # The mean of each channel, and with it the bias, is taken away: a gradient of rounding errors.
+    case(
+        "gradients that are 0",
+        (2, 5, 5),
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(4, 4), nn.Flatten()),
+        36,
+    ),
+]
+
+
+def each(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
+
+
+@each(UNFIT)
+def test_a_network_that_the_rules_do_not_fit_is_measured_exactly_and_named_once(case: Case) -> None:
+    net, x = case.build(), case.images(N)
+    with fallbacks() as lines:
+        assert_exact(case, net, x)
+        assert_exact(case, net, x, size=2)
+    assert len(lines) == 1
+    assert "Network: importances by torch.func, which is slower" in lines[0]
+    with fallbacks() as lines:
+        assert_exact(case, case.build(), x)
+    assert len(lines) == 1
+
+
+@each(FIT)
+def test_a_network_that_the_rules_fit_in_spite_of_its_ways_is_served_by_them(case: Case) -> None:
+    with fallbacks() as lines:
+        assert_exact(case, case.build(), case.images(N))
+        assert_exact(case, case.build(), case.images(N), size=2)
+    assert not lines
+
+
+@each([UNFIT[0], UNFIT[4]])
+def test_a_network_that_the_rules_do_not_fit_is_left_alone(case: Case) -> None:
+    net, expert = case.build(), case.expert()
+    with untouched(net, expert.state):
+        MAS()(net, expert, [(case.images(N), None)])
+
+
+def test_the_line_names_the_layer_and_its_class() -> None:
+    with fallbacks() as lines:
+        MAS()(UNFIT[0].build(), UNFIT[0].expert(), [(UNFIT[0].images(2), None)])
+    assert "body.1 is a PReLU, which has no rule" in lines[0]
+
+
+def test_a_first_batch_of_one_image_does_not_hide_that_the_sample_is_not_first() -> None:
+    case = Case("a sequence of one", (1, 3), lambda _: Network(SequenceFirst(), nn.Linear(4, CLASSES)))
+    x = case.images(N)
+    omega = mean_over_samples(case.build(), case.expert(), [(x[:1], None), (x[1:], None)], wave, 1)
+    close(omega, mean_power(case.build(), case.expert(), x, wave, 1))
+
+
+def test_gradients_of_0_do_not_hide_that_the_rules_do_not_fit() -> None:
+    case = UNFIT[4]
+    net, x = case.build(), case.images(N)
+    Fisher()(net, case.expert(task=ONE_CLASS), [(x, torch.full((N,), 3))])
+    assert_exact(case, net, x)
+
+
+def test_blank_images_do_not_hide_that_the_rules_do_not_fit() -> None:
+    bias_free = case("without biases", (3,), Reused, 3)
+    net, x = bias_free.build(), bias_free.images(N)
+    state = {name: t * ("bias" not in name) for name, t in bias_free.expert().state.items()}
+    x[:2] = 0
+    omega = mean_over_samples(net, Expert(TASK, state), [(x, None)], wave, 2)
+    close(omega, mean_power(bias_free.build(), Expert(TASK, state), x, wave, 2))
+
+
+def test_an_expert_with_a_use_shut_off_does_not_hide_it_from_the_next() -> None:
+    gated = case("gated", (3,), Gated, 3)
+    net, x = gated.build(), gated.images(N)
+    shut = gated.expert().state | {"body.gate": torch.zeros((), dtype=torch.float64)}
+    mean_over_samples(net, Expert(TASK, shut), [(x, None)], wave, 1)
+    assert_exact(gated, net, x)
+
+
+@pytest.mark.parametrize("first", ["the hook", "a measurement"])
+def test_a_hook_that_changes_an_output_is_heeded(first: str) -> None:
+    plain = case("plain", (3,), lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh()), 4)
+    net, reference, x = plain.build(), plain.build(), plain.images(N)
+    if first == "a measurement":
+        MAS()(net, plain.expert(), [(x, None)])
+    for network in (net, reference):
+        network.body[0].register_forward_hook(lambda layer, inputs, y: y.flip(1).clone())
+    omega = mean_over_samples(net, plain.expert(), [(x, None)], wave, 1)
+    close(omega, mean_power(reference, plain.expert(), x, wave, 1))
+
+
+class ScaleRule(Rule):
+    """The bias's gradient is the output's itself."""
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        return {"weight": a * d, "bias": d}
+
+
+class HalfRule(ScaleRule):
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        return {name: g / 2 for name, g in super().gradients(layer, buffers, a, d).items()}
+
+
+class SwappedRule(ScaleRule):
+    """The right numbers in the wrong places."""
+
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        return {name: g.flip(1) for name, g in super().gradients(layer, buffers, a, d).items()}
+
+
+OWN = case(
+    "two layers of one's own",
+    (3,),
+    lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Scale(4), nn.Linear(4, 4), nn.Tanh(), Scale(4)),
+    4,
+)
+
+
+def test_a_rule_of_ones_own_serves_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, Scale, ScaleRule())
+    with fallbacks() as lines:
+        assert_exact(OWN, OWN.build(), OWN.images(N))
+    assert not lines
+
+
+@pytest.mark.parametrize("rule", [HalfRule(), SwappedRule()], ids=["too small", "in the wrong places"])
+def test_a_rule_that_is_wrong_is_found_out(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, Scale, rule)
+    with fallbacks() as lines:
+        assert_exact(OWN, OWN.build(), OWN.images(N))
+    assert len(lines) == 1
+
+
+def test_batch_normalisation_without_running_statistics_is_refused() -> None:
+    body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    net = Network(body, nn.Linear(4, CLASSES))
+    with untouched(net), pytest.raises(InputError, match=r"^body\.1 normalises by the batch's own statistics"):
+        MAS()(net, Expert(TASK, net.state_dict()), [(torch.randn(N, 3), None)])
+
+
+@pytest.mark.parametrize("n", [1, 2, N])
+def test_an_input_that_is_changed_after_its_layer_is_refused(n: int) -> None:
+    net = Network(Spoiling(), nn.Linear(3, CLASSES))
+    with untouched(net), pytest.raises(InputError, match=r"the input of body\.layer is changed in place"):
+        MAS()(net, Expert(TASK, net.state_dict()), [(torch.randn(n, 3), None)])
+
+
+def test_images_that_ask_for_a_gradient_get_none() -> None:
+    x = MLP.images(N).requires_grad_()
+    with fallbacks() as lines:
+        omega = mean_over_samples(MLP.build(), MLP.expert(), [(x, None)], wave, 2)
+    assert not lines
+    assert x.grad is None
+    close(omega, mean_power(MLP.build(), MLP.expert(), x, wave, 2))
+
+
+def test_labels_are_read_by_the_fallback_too() -> None:
+    case, y = UNFIT[0], labels(N)
+    net, x = case.build(), case.images(N)
+
+    def likelihood(logits: Tensor, column: Tensor) -> Tensor:
+        return logits.log_softmax(-1)[column]
+
+    expected = mean_power(case.build(), case.expert(), x, likelihood, 2, y - TASK.classes.start)
+    close(Fisher()(net, case.expert(), batches(x, y, 2)), expected)
