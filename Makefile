@@ -42,6 +42,7 @@ format: $(READY)  ## let ruff repair what it can
 
 bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 	$(BIN)/python benchmarks/hot_paths.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

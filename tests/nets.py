@@ -11,6 +11,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dua_lightning.methods import Regulariser
 from dua_lightning.nets import Network, mlp
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Expert, Task
@@ -74,6 +75,13 @@ def close(actual: object, expected: object, tolerance: float = 1e-9) -> None:
 def equal(actual: object, expected: object) -> None:
     """Equal to the last bit."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def add_gradients_(method: Regulariser, net: nn.Module) -> None:
+    """The penalty's gradient onto each gradient of `net`."""
+    for name, p in net.named_parameters():
+        if p.grad is not None:
+            method.add_gradient_(name, p, p.grad)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.evaluation import accuracy, average_accuracy, forgetting, forgetting_released
+from dua_lightning.evaluation import accuracies, accuracy, average_accuracy, forgetting, forgetting_released
 from dua_lightning.tasks import Task
 from tests.nets import CASES, MLP, TASK, Case, batches, labels, law, untouched
 from tests.reference import forgetting_loop
@@ -157,3 +157,21 @@ def test_what_is_not_made_of_numbers_is_an_input_error(bad: object) -> None:
 
 def test_a_tensor_with_history_is_read_as_any_other() -> None:
     assert average_accuracy(torch.tensor([[90.0, 0.0], [80.0, 70.0]], requires_grad=True)) == 75.0
+
+
+@pytest.mark.parametrize("users", [1, 2, 5])
+@pytest.mark.parametrize("case", CASES)
+def test_many_users_have_the_accuracy_that_each_has_alone(case: Case, users: int) -> None:
+    net, threads = case.build(), torch.get_num_threads()
+    states = [case.expert(seed).state for seed in range(users)]
+    data = [batches(case.images(9, seed), labels(9, seed=seed), 4) for seed in range(users)]
+    with untouched(net):
+        together = accuracies(net, states, TASK, data)
+    assert together == [accuracy(net, state, TASK, own) for state, own in zip(states, data, strict=True)]
+    assert torch.get_num_threads() == threads
+
+
+def test_a_user_without_images_is_an_input_error_among_many() -> None:
+    data = [[(MLP.images(3), labels(3))], []]
+    with pytest.raises(InputError, match="at least one image"):
+        accuracies(MLP.build(), [MLP.expert().state] * 2, TASK, data)

@@ -89,7 +89,7 @@ class Journal:
         if self.entries[-1:] != [("train", self.learnt)]:
             self.entries.append(("train", self.learnt))
 
-    def pull_on(self, net: nn.Module) -> None:
+    def add_gradient_(self, name: str, theta: torch.Tensor, gradient: torch.Tensor) -> None:
         return None
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Journal":

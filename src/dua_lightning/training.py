@@ -1,23 +1,33 @@
 """Training of one expert on the server."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from dua_lightning.data.images import Batches
 from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
 from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import clone, reset_batch_norms
 from dua_lightning.streams import derive
-from dua_lightning.tasks import Expert, Task
+from dua_lightning.tasks import Batch, Expert, Task
 
 Callbacks = Sequence[Callback]
-"""Lightning's callbacks, handed to the Trainer of every fit."""
+"""Lightning's callbacks, handed to the Trainer of every fit. A batch of theirs is a `Stretch`."""
+
+STEPS = 25
+"""Batches in one of Lightning's: what it does around each would cost about as much as a small network's step."""
+
+Stretch = Iterator[Batch]
+"""At most `STEPS` consecutive batches, read as they are taken."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +59,38 @@ class Training:
             raise InputError(f"trainer.factor is between 0 and 1, got {self.factor}")
 
 
+class Stretches:
+    """The batches of one pass after another, `STEPS` at a time."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // STEPS)
+
+    def __iter__(self) -> Iterator[Stretch]:
+        batches = iter(self.batches)
+        for _ in range(len(self)):
+            yield islice(batches, STEPS)
+
+
 class ExpertModule(LightningModule):
     """Cross-entropy over the task's columns, plus what the regulariser adds; remembers the best validation weights.
+
+    A training step of Lightning's is a `Stretch` of SGD steps, so its own count of steps means nothing; each is taken
+    in the backward pass, see `descending`.
 
     Logs `train_loss` (mean over the epoch's images, penalties through autograd included), `val_accuracy` (percent).
     """
 
     def __init__(self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.net = net
         self.task = task
         self.regulariser = regulariser
         self.training_settings = training
+        self.optimizer = torch.optim.SGD(net.parameters(), lr=training.lr, momentum=training.momentum)
         self.best_accuracy = -1.0
         self.best_state = clone(net.state_dict())
         self.epochs_without_best = 0
@@ -68,19 +98,17 @@ class ExpertModule(LightningModule):
         self.images_seen = 0
         self.accuracy = MeanMetric()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        x, y = batch
-        logits = self.net(x)
-        loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
-        memory = self.regulariser.loss(self.net, x, logits)
-        if memory is not None:
-            loss = loss + memory
-        self.loss_sum += loss.detach() * len(y)
-        self.images_seen += len(y)
-        return loss
-
-    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
-        self.regulariser.add_gradient_(self.net)
+    def training_step(self, stretch: Stretch, _: int) -> None:
+        for x, y in stretch:
+            assert y is not None
+            logits = self.net(x)
+            loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
+            memory = self.regulariser.loss(self.net, x, logits)
+            if memory is not None:
+                loss = loss + memory
+            loss.backward()
+            self.loss_sum.add_(loss.detach() * len(y))
+            self.images_seen += len(y)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
@@ -116,9 +144,38 @@ class ExpertModule(LightningModule):
         self.trainer.should_stop = self.epochs_without_best == settings.patience + settings.stop_after
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        settings = self.training_settings
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=settings.lr, momentum=settings.momentum)
         return self.optimizer
+
+
+@contextmanager
+def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulariser) -> Iterator[None]:
+    """While the block runs, every backward pass is a step of SGD as well.
+
+    A weight is pulled by the regulariser and moved, at the learning rate and momentum of `optimizer`, as soon as its
+    gradient is there. The numbers are those of `optimizer.step()` after the pass, to the last bit; but a gradient is
+    used while it is in the processor's cache, and is gone before the next one takes its place in memory.
+    """
+    (settings,) = optimizer.param_groups
+    velocities: dict[str, Tensor] = {}
+
+    def step(name: str, p: Tensor) -> None:
+        assert p.grad is not None
+        velocity, p.grad = p.grad, None
+        regulariser.add_gradient_(name, p, velocity)
+        if settings["momentum"]:
+            if name in velocities:
+                velocity = velocities[name].mul_(settings["momentum"]).add_(velocity)
+            velocities[name] = velocity
+        p.add_(velocity, alpha=-settings["lr"])
+
+    net.zero_grad()
+    weights = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(partial(step, name)) for name, p in weights]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def fit(
@@ -137,7 +194,11 @@ def fit(
     if training.reset_batch_norm:
         reset_batch_norms(net)
     module = ExpertModule(net, data.task, regulariser, training)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),
+        descending(net, module.optimizer, regulariser),
+    ):
         torch.manual_seed(derive(data.seed, "dropout", data.task.name))
         # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
         warnings.filterwarnings("ignore", module="lightning")
@@ -151,6 +212,6 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             callbacks=list(callbacks),
-        ).fit(module, datamodule=data)
+        ).fit(module, Stretches(data.train_dataloader()), data.val_dataloader())
     net.load_state_dict(module.best_state)
     return Expert(data.task, module.best_state)

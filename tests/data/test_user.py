@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from dua_lightning.data import user as module
 from dua_lightning.data.images import Images
 from dua_lightning.data.user import UserData
 from tests import tiny
@@ -101,3 +102,22 @@ def test_phi_reads_small_batches_of_the_validation_half_in_a_new_order_each_pass
         orders = [torch.cat([x for x, _ in one]).flatten(1).tolist() for one in passes]
         assert orders[0] != orders[1]
         assert sorted(orders[0]) == sorted(orders[1]) == sorted(images.inputs().flatten(1).tolist())
+
+
+def test_evaluation_images_are_made_once_for_a_draw_and_anew_where_one_was_written_to():
+    data = user()
+    first, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
+    assert all(x is y for x, y in zip(first, again, strict=True))
+    before = first[0].clone()
+    first[0].add_(1)
+    assert torch.equal(next(iter(data.test_dataloader()[0]))[0], before)
+    assert data.draw(2).test_dataloader()[0] is not data.test_dataloader()[0]
+
+
+def test_evaluation_images_that_are_too_large_to_keep_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    kept = [x for loader in user().test_dataloader() for x, _ in loader]
+    monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    data = user()
+    read, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(kept, read, strict=True))
+    assert not any(x is y for x, y in zip(read, again, strict=True))

@@ -120,7 +120,8 @@ def blocks(draw: st.DrawFn, shape: tuple[int, ...], smooth: bool) -> Make:
         parts[-1] = lambda: nn.ReLU(inplace=True)
     if len(after) > 1 and draw(st.booleans()):
         largest, mean, adaptive_largest, adaptive = POOLS[len(after)]
-        to = draw(st.integers(1, min(*after[1:], 3) if smooth else 3))
+        # Not more than there are: of equal numbers a normalisation makes a gradient of rounding errors.
+        to = draw(st.integers(1, min(*after[1:], 3)))
         fixed = [lambda: mean(2)] if smooth else [lambda: mean(2), lambda: largest(2), lambda: largest(2, stride=1)]
         free = [lambda: adaptive(to)] if smooth else [lambda: adaptive(to), lambda: adaptive_largest(to)]
         parts.append(draw(st.sampled_from(free + fixed if min(after[1:]) > 1 else free)))

@@ -21,9 +21,12 @@ from tests.reference.power_loop import mean_power
 def near(actual: Params, expected: Params, tolerance: float) -> None:
     """Up to rounding, which for an entry whose terms cancel is that of the terms."""
     assert actual.keys() == expected.keys()
-    largest = max((float(o.abs().max()) for o in expected.values()), default=0.0)
     for name, o in expected.items():
-        torch.testing.assert_close(actual[name].double(), o.double(), rtol=tolerance, atol=tolerance * largest)
+        torch.testing.assert_close(actual[name].double(), o, rtol=tolerance, atol=tolerance * largest(expected))
+
+
+def largest(omega: Params) -> float:
+    return max(float(o.abs().max()) for o in omega.values())
 
 
 def wave(logits: Tensor, _: Tensor) -> Tensor:
@@ -44,14 +47,18 @@ def test_it_is_the_loop_over_images(case: Case, n: int, size: int) -> None:
 @law
 @given(cases(smooth=True), st.integers(1, 3), st.sampled_from([1, 2]))
 def test_float32_is_the_loop_in_float64_up_to_its_rounding(case: Case, n: int, power: Power) -> None:
-    """Where no kink, pooled maximum, saturation or normalised pair makes much of a rounding error."""
+    """Where no kink and no pooled maximum chooses a side by it."""
     net, x, state = case.build().float(), case.images(n).float(), case.expert().state
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     with fallbacks() as lines:
         omega = mean_over_samples(net, Expert(TASK, single), [(x, None)], wave, power)
     assert not lines
     assert all(o.dtype == torch.float32 for o in omega.values())
-    near(omega, mean_power(net.double(), Expert(TASK, single), x.double(), wave, power), 1e-4)
+    plain = mean_power(net, Expert(TASK, single), x, wave, power)
+    exact = mean_power(net.double(), Expert(TASK, single), x.double(), wave, power)
+    # A network may amplify rounding errors; then it does so to those of the loop as well.
+    rounding = largest({name: plain[name] - o for name, o in exact.items()}) / (largest(exact) or 1.0)
+    near(omega, exact, 1e-5 + 10 * rounding)
 
 
 @settings(law, max_examples=30)

@@ -330,6 +330,40 @@ def test_a_rule_that_is_wrong_is_found_out(rule: Rule, monkeypatch: pytest.Monke
     assert len(lines) == 1
 
 
+class Temperature(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class HalfTemperatureRule(Rule):
+    def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
+        return {"weight": (a * d).sum(1, keepdim=True) / 2}
+
+
+def test_a_rule_that_is_wrong_for_one_weight_among_millions_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, Temperature, HalfTemperatureRule())
+    wide = [nn.Linear(3, 2000), nn.ReLU(), nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 4)]
+    large = case("large", (3,), lambda: nn.Sequential(*wide, Temperature(), nn.Tanh()), 4)
+    with fallbacks() as lines:
+        MAS()(large.build(), large.expert(), [(large.images(2), None)])
+    assert len(lines) == 1
+
+
+def test_images_that_must_be_positive_are_served_by_the_rules() -> None:
+    class Root(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sqrt()
+
+    positive = case("positive", (3,), lambda: nn.Sequential(Root(), nn.Linear(3, 4), nn.Tanh()), 4)
+    with fallbacks() as lines:
+        assert_exact(positive, positive.build(), positive.images(N).abs())
+    assert not lines
+
+
 def test_batch_normalisation_without_running_statistics_is_refused() -> None:
     body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
     net = Network(body, nn.Linear(4, CLASSES))

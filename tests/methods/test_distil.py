@@ -9,7 +9,7 @@ from torch import nn
 from dua_lightning.errors import InputError
 from dua_lightning.methods import Distil
 from dua_lightning.tasks import Expert, Task
-from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, Case, close, equal, labels
+from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, Case, add_gradients_, close, equal, labels
 from tests.reference.lwf_loop import lwf
 
 OLD = [Task("one", slice(0, 1)), Task("three", slice(1, 4)), Task("two", slice(4, 6))]
@@ -131,7 +131,7 @@ def test_the_teacher_is_a_copy_of_the_experts_state() -> None:
 def test_no_gradient_is_added_besides_the_losss() -> None:
     method, _ = consolidated(MLP, Distil())
     net = MLP.build()
-    method.add_gradient_(net)
+    add_gradients_(method, net)
     assert all(p.grad is None for p in net.parameters())
 
 

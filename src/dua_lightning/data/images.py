@@ -15,6 +15,11 @@ EVALUATION_BATCH = 500
 """Images per batch where no step is taken; results do not depend on it."""
 
 
+READ_BYTES = 4 * 2**20
+"""Bytes of pictures read at once, in whole batches and at least one: indexing costs as much for 20 small images as for
+500. They become float32 batch by batch, so that no more than a batch is held four times as large."""
+
+
 class Store(Protocol):
     """Pictures `(N, channels, height, width)` uint8, by row: a tensor, or what makes them when they are read."""
 
@@ -57,20 +62,15 @@ class Images:
     @property
     def pixels(self) -> Tensor:
         """`(n, channels, height, width)` uint8, uncut; a copy."""
-        return self.store[self.rows]
+        # Indexing a tensor copies it byte by byte, which takes ten times as long.
+        return self.store.index_select(0, self.rows) if isinstance(self.store, Tensor) else self.store[self.rows]
 
     def inputs(self, augment: torch.Generator | None = None) -> Tensor:
         """`(n, channels, crop, crop)` float32, normalised; `(n, channels, height, width)` without a cut.
 
         The central cut; with `augment` a cut at random, mirrored with probability one half, each image on its own.
         """
-        pixels = self.pixels
-        if augment is not None:
-            pixels = _cut_and_mirror(pixels, self.crop, augment)
-        elif self.crop is not None:
-            top, left = ((side - self.crop) // 2 for side in pixels.shape[2:])
-            pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
-        return torch.addcmul(self.shift[:, :, None, None], pixels.float(), self.scale[:, :, None, None])
+        return _inputs(self.pixels, self.scale[:, :, None, None], self.shift[:, :, None, None], self.crop, augment)
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that the network may see of these images, in their order."""
@@ -114,6 +114,17 @@ def images(
     n = len(pixels)
     centre, spread = torch.tensor(mean).expand(n, 3), torch.tensor(std).expand(n, 3)
     return Images(pixels, torch.arange(n), labels.long(), sources.long(), 1 / (255 * spread), -centre / spread, crop)
+
+
+def _inputs(pixels: Tensor, scale: Tensor, shift: Tensor, crop: int | None, augment: torch.Generator | None) -> Tensor:
+    if augment is not None:
+        pixels = _cut_and_mirror(pixels, crop, augment)
+    elif crop is not None:
+        top, left = ((side - crop) // 2 for side in pixels.shape[2:])
+        pixels = pixels[:, :, top : top + crop, left : left + crop]
+    x = pixels.float()
+    # In place: the system clears fresh memory first, which for many images takes longer than the arithmetic.
+    return torch.addcmul(shift, x, scale, out=x)
 
 
 def _cut_and_mirror(pixels: Tensor, crop: int | None, stream: torch.Generator) -> Tensor:
@@ -165,12 +176,49 @@ class Batches:
             random = generator(*self.stream, self.passes)
             order = torch.randperm(len(self.images), generator=random)
             self.passes += 1
-        for index in self._split(order):
-            batch = self.images[index]
-            yield batch.inputs(random if self.augment else None), batch.labels if self.labelled else None
+        for indices in self._ahead(self._split(order)):
+            read = self.images[torch.cat(indices)]
+            columns = read.pixels, read.scale[:, :, None, None], read.shift[:, :, None, None], read.labels
+            for pixels, scale, shift, labels in zip(*(c.split([*map(len, indices)]) for c in columns), strict=True):
+                x = _inputs(pixels, scale, shift, read.crop, random if self.augment else None)
+                yield x, labels if self.labelled else None
+
+    def _ahead(self, parts: list[Tensor]) -> Iterator[list[Tensor]]:
+        """`parts`, as many together as are read at once."""
+        if parts:
+            size = max(1, READ_BYTES // (self.images[:1].pixels.nbytes * len(parts[0])))
+            for start in range(0, len(parts), size):
+                yield parts[start : start + size]
 
     def _split(self, order: Tensor) -> list[Tensor]:
         parts = list(order.split(self.batch_size)) if len(order) else []
         if self.stream is not None and len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
         return parts
+
+
+class Kept:
+    """The batches of `Batches` without a stream, made at the first pass and handed out again at later ones.
+
+    Readers share the tensors. PyTorch counts the writes to a tensor: where one has been written to, the next pass makes
+    all of them anew.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self._kept: list[Batch] = []
+        self._writes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._kept or self._count() != self._writes:
+            # Tensors that are made in inference mode have no count.
+            with torch.inference_mode(False):
+                self._kept = list(self.batches)
+            self._writes = self._count()
+        yield from self._kept
+
+    def _count(self) -> list[int]:
+        return [tensor._version for batch in self._kept for tensor in batch if tensor is not None]

@@ -1,13 +1,17 @@
 """A user's data, which never leave the device."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from lightning import LightningDataModule
 
-from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
+from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images, Kept
 from dua_lightning.data.splits import split
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
+
+KEEP_BYTES = 256 * 2**20
+"""Evaluation halves of one draw up to this size are kept as the network sees them: every row of a run reads them."""
 
 
 class UserData(LightningDataModule):
@@ -62,6 +66,12 @@ class UserData(LightningDataModule):
         """User-validation data of each task for psi: a fixed order."""
         return [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation]
 
-    def test_dataloader(self) -> list[Batches]:
-        """Evaluation data of each task."""
-        return [Batches(images, EVALUATION_BATCH) for images in self.evaluation]
+    def test_dataloader(self) -> Sequence[Batches | Kept]:
+        """Evaluation data of each task, in a fixed order; to be read and not written to."""
+        return self._held_out
+
+    @cached_property
+    def _held_out(self) -> Sequence[Batches | Kept]:
+        loaders = [Batches(images, EVALUATION_BATCH) for images in self.evaluation]
+        size = sum(len(images) * images[:1].inputs().nbytes for images in self.evaluation)
+        return [Kept(batches) for batches in loaders] if size <= KEEP_BYTES else loaders

@@ -35,7 +35,7 @@ MEMORY = 256 * 2**20
 TOLERANCE = 1e-3
 """Of the comparison with plain autograd: far above rounding, far below what a missed use of a weight changes."""
 ROUNDING = 1e-5
-"""Of the largest weight's sum, below which another's is noise: a bias before a normalisation has no effect at all."""
+"""Of the largest mean gradient of a weight; less is noise: a bias before a normalisation has no effect at all."""
 
 
 def mean_over_samples(
@@ -154,7 +154,7 @@ def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
             state[name] = state[name] + torch.rand(buffer.shape, generator=stream, dtype=dtype).to(x.device)
     images = x[:1].repeat(2, *[1] * (x.dim() - 1))
     if x.is_floating_point():
-        images = images.to(dtype) + torch.randn(images.shape, generator=stream, dtype=dtype).to(x.device)
+        images = images.to(dtype) + torch.rand(images.shape, generator=stream, dtype=dtype).to(x.device)
     sides = torch.zeros(len(images))
 
     def mixture(logits: Tensor, _: Tensor) -> Tensor:
@@ -185,8 +185,8 @@ def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
             value = mixture(task_logits(job.net, state | theta, image.clone(), slice(None))[0], sides)
         if value.requires_grad:
             value.backward()
-    noise = ROUNDING * max(sizes.values())
-    fits = all(_size(total) <= TOLERANCE * sizes[name] + noise for name, total in job.totals.items())
+    noise = ROUNDING * max(sizes[name] / max(1, total.numel()) for name, total in job.totals.items())
+    fits = all(_size(t) <= TOLERANCE * sizes[name] + noise * t.numel() for name, t in job.totals.items())
     return fits, held // len(images)
 
 

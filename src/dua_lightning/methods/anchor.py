@@ -58,16 +58,9 @@ class Anchor:
     def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> None:
         return None
 
-    def add_gradient_(self, net: nn.Module) -> None:
-        if self.learnt + 1 < self.first_task:
-            return
-        theta = dict(net.named_parameters())
-        gradients = {name: p.grad for name, p in theta.items() if name in self.anchor and p.grad is not None}
-        if not gradients:
-            return
-        pull = torch._foreach_sub([theta[n].detach() for n in gradients], [self.anchor[n] for n in gradients])
-        torch._foreach_mul_(pull, [self.omega[n] for n in gradients])
-        torch._foreach_add_(list(gradients.values()), pull, alpha=2 * self.strength)
+    def add_gradient_(self, name: str, theta: Tensor, gradient: Tensor) -> None:
+        if self.learnt + 1 >= self.first_task and name in self.anchor:
+            gradient.add_((theta.detach() - self.anchor[name]).mul_(self.omega[name]), alpha=2 * self.strength)
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Anchor":
         omega = self.importance(net, expert, data)

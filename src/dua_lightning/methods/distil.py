@@ -49,7 +49,7 @@ class Distil:
         ]
         return self.strength * torch.stack(terms).sum()
 
-    def add_gradient_(self, net: nn.Module) -> None:
+    def add_gradient_(self, name: str, theta: Tensor, gradient: Tensor) -> None:
         return None
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Distil":

@@ -15,7 +15,7 @@ class Free:
     def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> None:
         return None
 
-    def add_gradient_(self, net: nn.Module) -> None:
+    def add_gradient_(self, name: str, theta: Tensor, gradient: Tensor) -> None:
         return None
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Free":

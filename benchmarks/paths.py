@@ -1,0 +1,298 @@
+"""The hot paths: each with a lower bound, a target for the ratio of the two, and what else one could run.
+
+A path is made when it is measured. Its calls work on the same data and are run in turn in one process.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+# Before torch is loaded, as the command line does.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from dua_lightning import user
+from dua_lightning.adapt import Unchanged
+from dua_lightning.data.images import Images, images
+from dua_lightning.data.server import ServerData
+from dua_lightning.data.user import UserData
+from dua_lightning.evaluation import accuracies, accuracy
+from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.importance.functional import Vmapped
+from dua_lightning.merge import Mode
+from dua_lightning.methods import Anchor, Free, Regulariser
+from dua_lightning.nets import mlp, vgg11, vgg11_bn
+from dua_lightning.params import Params, clone
+from dua_lightning.tasks import Batch, Expert, Task
+from dua_lightning.training import Training, fit
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared: the path, its lower bound, and peers by name."""
+
+    path: Call
+    floor: Call
+    peers: dict[str, Call] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Path:
+    """`target` bounds the time of the path in units of its floor, `memory` its peak memory where there is a bound."""
+
+    floor: str
+    make: Callable[[], Sides]
+    target: float
+    memory: float | None = None
+
+
+def noise(count: int, shape: tuple[int, ...] = (3, 28, 28), classes: int = 2) -> Images:
+    """Images of uniform noise, as many of each class."""
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=stream)
+    return images(pixels, torch.arange(count) % classes, torch.arange(count), 0.5, 0.5)
+
+
+def psi(net: nn.Module, shape: tuple[int, ...], count: int, kind: Literal["MAS", "Fisher"]) -> Sides:
+    """One expert's importance; floor: a forward and backward pass of the same batch, with gradients of all weights."""
+    data = noise(count, shape)
+    x, y = data.inputs(), data.labels
+    net.eval()
+    expert = Expert(Task("task", slice(0, 2)), clone(net.state_dict()))
+    importance: Importance = MAS() if kind == "MAS" else Fisher()
+    loss, scalar, power = LOSSES[kind]
+
+    def floor() -> None:
+        net.zero_grad()
+        loss(net(x), y).backward()
+
+    def loop() -> None:
+        total = [torch.zeros_like(p) for p in net.parameters()]
+        for i in range(count):
+            net.zero_grad()
+            loss(net(x[i : i + 1]), y[i : i + 1]).backward()
+            for t, p in zip(total, net.parameters(), strict=True):
+                t += p.grad.abs().pow(power)
+
+    def vmapped() -> None:
+        totals = {name: torch.zeros_like(p) for name, p in net.named_parameters() if not name.startswith("head.")}
+        with torch.no_grad():
+            Vmapped(net, expert, scalar, power, totals).add(x, y)
+
+    def opacus() -> None:
+        from opacus import GradSampleModule
+
+        # Its hooks see layers in training mode alone, and break on a rectifier in place.
+        twin = copy.deepcopy(net).train()
+        for module in twin.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        wrapped = GradSampleModule(twin, loss_reduction="sum")
+        loss(wrapped(x), y).backward()
+        for p in wrapped.parameters():
+            p.grad_sample.abs().pow(power).sum(0)
+
+    def backpack() -> None:
+        from backpack import backpack, extend, extensions
+
+        flat = extend(nn.Sequential(*copy.deepcopy(net.body), copy.deepcopy(net.head)).eval())
+        measure = extend(nn.MSELoss(reduction="sum") if kind == "MAS" else nn.CrossEntropyLoss(reduction="sum"))
+        with backpack(extensions.BatchGrad() if kind == "MAS" else extensions.SumGradSquared()):
+            logits = flat(x)
+            measure(logits, torch.zeros_like(logits) if kind == "MAS" else y).backward()
+        if kind == "MAS":
+            for p in flat.parameters():
+                p.grad_batch.abs().sum(0)
+
+    peers = {"loop, batch size 1": loop, "torch.func": vmapped, "BackPACK": backpack}
+    if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        peers["Opacus"] = opacus
+    return Sides(lambda: importance(net, expert, [(x, y)]), floor, peers)
+
+
+def _squared(logits: Tensor, _: Tensor) -> Tensor:
+    return logits.square().sum(-1)
+
+
+def _likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    chosen: Tensor = logits.log_softmax(-1).gather(-1, y[..., None])[..., 0]
+    return chosen
+
+
+LOSSES: dict[str, Any] = {
+    "MAS": (lambda logits, _: logits.square().sum(), _squared, 1),
+    "Fisher": (lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum"), _likelihood, 2),
+}
+"""What is differentiated: of a batch, of samples one by one, and the power of its gradient."""
+
+
+def one_user() -> Sides:
+    """psi on five experts, the merge and the evaluation, 500 + 500 images a task; floor: five forward and backward
+    passes and five forward passes, of images that are ready."""
+    tasks = [Task(f"{2 * t}-{2 * t + 1}", slice(2 * t, 2 * t + 2)) for t in range(5)]
+    net = mlp((3, 28, 28), 10, seed=0)
+    experts = [Expert(task, clone(mlp((3, 28, 28), 10, seed=k).state_dict())) for k, task in enumerate(tasks)]
+    data = []
+    for task in tasks:
+        found = noise(1000)
+        data.append(replace(found, labels=found.labels + task.classes.start))
+    someone = UserData("user", data, tasks, seed=0)
+    ready = [
+        (half.inputs(), other.inputs()) for half, other in zip(someone.validation, someone.evaluation, strict=True)
+    ]
+
+    def path() -> None:
+        priors = user.measure(MAS(), net, experts, someone)
+        model = Mode()(experts, priors)
+        user.evaluate(net, experts, [(len(tasks), model)], Unchanged(), someone)
+
+    def floor() -> None:
+        for x, _ in ready:
+            net.zero_grad()
+            net(x).square().sum().backward()
+        with torch.no_grad():
+            for _, x in ready:
+                net(x).argmax(1)
+
+    return Sides(path, floor)
+
+
+def many_users(count: int = 256, each: int = 200) -> Sides:
+    """A model for each user; floor: one forward pass of all images with shared weights."""
+    task, net = Task("task", slice(0, 2)), mlp((3, 28, 28), 2, seed=0)
+    states = [clone(mlp((3, 28, 28), 2, seed=k).state_dict()) for k in range(count)]
+    x = noise(each).inputs()
+    y = torch.arange(each) % 2
+    everyone = torch.cat([x] * count)
+
+    def floor() -> None:
+        with torch.no_grad():
+            net(everyone).argmax(1)
+
+    def one_by_one() -> None:
+        for state in states:
+            accuracy(net, state, task, [(x, y)])
+
+    data = [[(x, y)]] * count
+    return Sides(lambda: accuracies(net, states, task, data), floor, {"one user after another": one_by_one})
+
+
+def merge(weights: int = 133_000_000, count: int = 4) -> Sides:
+    """Experts of VGG11's size into memory that is used again; floor: triads that move as many bytes."""
+    states = [{"body": torch.rand(weights)} for _ in range(count)]
+    experts = [Expert(Task(str(k), slice(2 * k, 2 * k + 2)), state) for k, state in enumerate(states)]
+    priors: list[Params] = [{"body": torch.rand(weights)} for _ in range(count)]
+    out = {"body": torch.empty(weights)}
+    moved, triad = 2 * count + 1, 3
+
+    def floor() -> None:
+        # Each reads two tensors and writes one: three of them move the nine tensors of a merge of four.
+        for k in range(moved // triad):
+            torch.add(experts[k].state["body"], priors[k]["body"], alpha=0.5, out=out["body"])
+
+    def released() -> None:
+        total = sum(prior["body"] for prior in priors)
+        total[total == 0] = 1e-10
+        sum(expert.state["body"] * (prior["body"] / total) for expert, prior in zip(experts, priors, strict=True))
+
+    return Sides(lambda: Mode()(experts, priors, out=out), floor, {"an expression of whole tensors": released})
+
+
+class Plain(LightningModule):
+    """Lightning as its introduction has it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.net(x)[:, :2], y)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=1e-3, momentum=0.9)
+
+
+def training(regulariser: Regulariser) -> Sides:
+    """Four epochs of 2,000 images in batches of 20; floor: a bare loop over slices of float32 images in memory."""
+    epochs = 4
+    net = mlp((3, 28, 28), 10, seed=0)
+    data = ServerData(Task("task", slice(0, 2)), noise(2000), noise(20), batch_size=20, seed=0)
+    expert = Expert(data.task, clone(net.state_dict()))
+    ready = regulariser.consolidate(net, expert, data.predict_dataloader())
+    x, y = data.train.inputs(), data.train.labels
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+
+    def floor() -> None:
+        for _ in range(epochs):
+            for index in torch.randperm(len(y)).split(20):
+                loss = nn.functional.cross_entropy(net(x[index])[:, :2], y[index])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    def lightning() -> None:
+        loader = DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Trainer(accelerator="cpu", max_epochs=epochs, enable_model_summary=False, **quiet).fit(Plain(net), loader)
+
+    peers = {"Lightning with a DataLoader": lightning} if isinstance(regulariser, Free) else {}
+    return Sides(lambda: fit(net, data, ready, Training(max_epochs=epochs)), floor, peers)
+
+
+def start() -> Sides:
+    """`--help`; floor: the interpreter alone."""
+
+    def process(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+    return Sides(lambda: process("-m", "dua_lightning", "--help"), lambda: process("-c", "pass"))
+
+
+def _mlp() -> nn.Module:
+    return mlp((3, 28, 28), 2, seed=0)
+
+
+def _vgg11() -> nn.Module:
+    return vgg11((3, 224, 224), 2, seed=0)
+
+
+def _vgg11_bn() -> nn.Module:
+    return vgg11_bn((3, 64, 64), 2, seed=0, pooled=1)
+
+
+PASS = "forward + backward of the batch"
+LOOP = "a bare loop over tensors in memory"
+L2, EWC, MAS_PENALTY = Anchor(Uniform(), 1e-3, accumulate=False), Anchor(Fisher(), 400), Anchor(MAS(), 1)
+PATHS: dict[str, Path] = {
+    "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
+    "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
+    "Fisher, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "Fisher"), 1.2, 1.0),
+    "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
+    "Fisher, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "Fisher"), 1.2),
+    "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.15),
+    "evaluation of 256 users' models, MLP": Path("one forward with shared weights", many_users, 1.0),
+    "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),
+    "training": Path(LOOP, lambda: training(Free()), 1 / 0.85),
+    "training with L2-transfer": Path(LOOP, lambda: training(L2), 1 / 0.8),
+    "training with EWC": Path(LOOP, lambda: training(EWC), 1 / 0.8),
+    "training with MAS": Path(LOOP, lambda: training(MAS_PENALTY), 1 / 0.8),
+    "--help": Path("the interpreter alone", start, float("inf")),
+}
