@@ -12,6 +12,9 @@ from dua_lightning.tasks import Expert
 CHUNK_BYTES = 64 * 2**20
 """Per-sample gradients held at once; a network whose single gradient is larger goes one sample at a time."""
 
+ACTIVATIONS = 16
+"""Bytes of activations for one of an image, a guess: what a network holds is not known here."""
+
 Scalar = Callable[[Tensor, Tensor], Tensor]
 """Logits `(..., classes of the task)` and side values `(...)` to the numbers `(...)` that are differentiated."""
 
@@ -33,6 +36,7 @@ class Vmapped:
 
     def add(self, x: Tensor, sides: Tensor) -> None:
         """The samples `x` `(n, ...)` with their side values `(n,)`."""
-        for xs, s in zip(x.split(self.chunk), sides.split(self.chunk), strict=True):
+        chunk = max(1, min(self.chunk, CHUNK_BYTES // (ACTIVATIONS * max(1, x[0].nbytes))))
+        for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
             for name, g in self.gradients(self.theta, xs, s).items():
                 self.totals[name] += g.to(self.totals[name].dtype).abs().pow(self.power).sum(0)

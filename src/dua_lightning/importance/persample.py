@@ -142,16 +142,18 @@ def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
 def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
     """Whether the rules' sums of absolute gradients are those of plain autograd; bytes held per sample.
 
-    For two noisy images, moved buffers and a mixture of all logits: with the data's, the expert's and the scalar's own,
-    a use that the rules miss may have no effect. The job's sums, still 0, hold the differences in the end. No more than
-    one weight's plain gradient exists at a time.
+    For two noisy images, moved buffers, gains and biases, and a mixture of all logits: with the data's, the expert's
+    and the scalar's own, a use that the rules miss may have no effect. The job's sums, still 0, hold the differences in
+    the end. No more than one weight's plain gradient exists at a time.
     """
     dtype = next(iter(job.totals.values())).dtype
     stream = torch.Generator().manual_seed(0)
     state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in job.expert.state.items()}
-    for name, buffer in job.net.named_buffers():
-        if name in state and buffer.is_floating_point():
-            state[name] = state[name] + torch.rand(buffer.shape, generator=stream, dtype=dtype).to(x.device)
+    buffers = {name for name, _ in job.net.named_buffers()}
+    for name, t in state.items():
+        # Not every weight: a copy of the large ones would be as large.
+        if t.is_floating_point() and (name in buffers or t.dim() < 2):
+            state[name] = t + torch.rand(t.shape, generator=stream, dtype=dtype).to(x.device)
     images = x[:1].repeat(2, *[1] * (x.dim() - 1))
     if x.is_floating_point():
         images = images.to(dtype) + torch.rand(images.shape, generator=stream, dtype=dtype).to(x.device)
@@ -265,7 +267,7 @@ class _Engine:
 
         def note(tensor: Tensor) -> Tensor:
             if tensor.data_ptr() not in weights:
-                held[tensor.data_ptr()] = tensor.nbytes
+                held[tensor.data_ptr()] = max(tensor.nbytes, held.get(tensor.data_ptr(), 0))
             # A step of the graph that held its own output would never be freed.
             return tensor.detach()
 
