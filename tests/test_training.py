@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from lightning import Callback
 from torch import Tensor, nn
 
-from dua_lightning.data.images import images
+from dua_lightning import training as module
+from dua_lightning.data.images import Batches, images
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.errors import InputError
 from dua_lightning.evaluation import accuracy
@@ -21,9 +23,9 @@ from dua_lightning.methods import Anchor, Distil, Free, Regulariser
 from dua_lightning.nets import Network
 from dua_lightning.params import Params, clone
 from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training import Training, fit
+from dua_lightning.training import STEPS, Stretches, Training, descending, fit
 from tests import tiny
-from tests.nets import law
+from tests.nets import CASES, MLP, Case, add_gradients_, equal, labels, law
 from tests.reference.plateau_loop import plateau
 
 SOON = Training(max_epochs=3, lr=0.05)
@@ -229,6 +231,109 @@ def test_every_epoch_is_that_of_a_bare_loop_bit_for_bit(regulariser: Regulariser
     for state, logged, (loss, expected) in zip(watch.states, watch.logged, bare, strict=True):
         assert tiny.same(state, expected)
         assert logged["train_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, STEPS, STEPS + 1, 3 * STEPS])
+def test_stretches_are_the_batches_of_every_pass_in_their_order(count: int):
+    def batches() -> Batches:
+        return Batches(zeros(2 * count).validation, 2, (0, "order"))
+
+    stretches, expected = Stretches(batches()), batches()
+    for _ in range(2):
+        found = [list(stretch) for stretch in stretches]
+        assert [len(stretch) for stretch in found] == [STEPS] * (count // STEPS) + [count % STEPS] * (count % STEPS > 0)
+        assert len(stretches) == len(found)
+        assert all(torch.equal(x, z) for (x, _), (z, _) in zip(itertools.chain(*found), expected, strict=True))
+
+
+def forgetful() -> nn.Module:
+    """Draws numbers in training, and keeps statistics of its batches."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True))
+        return Network(body, nn.Linear(8, 6))
+
+
+@pytest.mark.parametrize("steps", [2, 3, 25])
+def test_however_long_the_stretches_are_every_epoch_has_the_same_bits(steps: int, monkeypatch: pytest.MonkeyPatch):
+    plain = tiny.benchmark(per_class=9).server[0]
+    server = ServerData(plain.task, plain.train, plain.validation, 4, plain.seed, augment=True)
+    assert len(server.train_dataloader()) == 4
+    training = Training(max_epochs=6, lr=0.05, patience=1, stop_after=2)
+    watches = [Watch(), Watch()]
+    for length, watch in zip((1, steps), watches, strict=True):
+        monkeypatch.setattr(module, "STEPS", length)
+        fit(forgetful(), server, Free(), training, [watch])
+    assert watches[0].rates == watches[1].rates
+    assert watches[0].logged == watches[1].logged
+    assert all(tiny.same(a, b) for a, b in zip(watches[0].states, watches[1].states, strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("case", CASES)
+def test_steps_in_the_backward_pass_have_the_bits_of_steps_after_it(case: Case, momentum: float):
+    """Also where a weight is used twice, or tied to another."""
+    penalty = Anchor(Random(), 0.3).consolidate(case.build(2), case.expert(), [])
+    inside, after = case.build(), case.build()
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.01, momentum=momentum) for net in (inside, after)]
+
+    def backward(net: nn.Module, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nn.functional.cross_entropy(net(case.images(4, seed)), labels(4, seed=seed)).backward()
+
+    for p in inside.parameters():
+        p.grad = torch.ones_like(p)
+    with descending(inside, optimizers[0], penalty):
+        for seed in range(3):
+            backward(inside, seed)
+    for seed in range(3):
+        optimizers[1].zero_grad()
+        backward(after, seed)
+        add_gradients_(penalty, after)
+        optimizers[1].step()
+    equal(inside.state_dict(), after.state_dict())
+    assert all(p.grad is None for p in inside.parameters())
+
+
+def test_weights_that_are_frozen_or_unused_stay_where_they_are():
+    net = MLP.build()
+    net.body[1].requires_grad_(False)
+    before = clone(net.state_dict())
+    penalty = Anchor(Uniform(), 1.0).consolidate(net, MLP.expert(), [])
+    with descending(net, torch.optim.SGD(net.parameters(), lr=0.1), penalty):
+        net.body(MLP.images(4)).sum().backward()
+    moved = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"body.3.weight", "body.3.bias"}
+
+
+class Fails(Callback):
+    def on_train_epoch_end(self, trainer, module) -> None:
+        raise ValueError("from a callback")
+
+
+@pytest.mark.parametrize("callbacks", [[], [Fails()]], ids=["finished", "failed"])
+def test_after_a_fit_a_backward_pass_moves_nothing(callbacks: list[Callback]):
+    net = tiny.network()
+    with suppress(ValueError):
+        fit(net, tiny.benchmark().server[0], Free(), SOON, callbacks)
+    before = clone(net.state_dict())
+    net(torch.zeros(1, *tiny.SHAPE)).sum().backward()
+    assert tiny.same(net.state_dict(), before)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_network_that_needs_the_old_value_of_a_moved_weight_is_refused():
+    class Detour(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.linear(x, self.weight.detach(), self.bias))
+
+    net = nn.Sequential(nn.Linear(4, 4), Detour(4, 4))
+    with (
+        descending(net, torch.optim.SGD(net.parameters(), lr=0.1), Free()),
+        pytest.raises(RuntimeError, match="modified by an inplace operation"),
+    ):
+        net(torch.ones(1, 4)).sum().backward()
 
 
 def test_the_anchor_in_the_gradients_is_the_penalty_in_the_loss():

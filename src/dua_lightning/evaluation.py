@@ -35,7 +35,7 @@ def accuracies(
 
     torch's threads share the users and not the layers. For small networks that is twice as fast as one user after
     another, where the threads wait for each other in every layer; for large ones it is the same. Memory is that of
-    as many networks, and of a batch through each, as there are threads.
+    as many networks, and of a batch through each, as there are threads. Raises as `accuracy` does.
     """
     users = list(zip(states, data_per_user, strict=True))
     threads = torch.get_num_threads()

@@ -153,7 +153,8 @@ def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulari
 
     A weight is pulled by the regulariser and moved, at the learning rate and momentum of `optimizer`, as soon as its
     gradient is there. The numbers are those of `optimizer.step()` after the pass, to the last bit; but a gradient is
-    used while it is in the processor's cache, and is gone before the next one takes its place in memory.
+    used while it is in the processor's cache, and is gone before the next one takes its place in memory. PyTorch
+    refuses a pass that still needs the old value of a weight that has moved.
     """
     (settings,) = optimizer.param_groups
     velocities: dict[str, Tensor] = {}

@@ -1,11 +1,14 @@
 """Images in memory: normalisation, indexing, and batches sliced whole."""
 
+from dataclasses import dataclass, field, replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dua_lightning.data.images import Batches, Images, images
+from dua_lightning.data import images as module
+from dua_lightning.data.images import Batches, Images, Kept, images
 from dua_lightning.streams import generator
 from tests.nets import law
 from tests.tiny import equal
@@ -193,3 +196,68 @@ def test_unlabelled_batches_are_the_same_images_with_none_for_labels(stream: tup
     without = list(Batches(colour(8), 3, stream, labelled=False))
     assert [y for _, y in without] == [None] * 3
     assert all(torch.equal(x, z) for (x, _), (z, _) in zip(with_labels, without, strict=True))
+
+
+@pytest.mark.parametrize("read", [1, 800, 1081, 10**6])
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_have_the_same_bits_however_many_are_read_at_once(
+    read: int, augment: bool, monkeypatch: pytest.MonkeyPatch
+):
+    some, random = cut(colour(43), 3), generator(0, "a", 0)
+    order = torch.randperm(43, generator=random)
+    parts = *order[:36].split(6), order[36:]
+    expected = [(some[part].inputs(random if augment else None), some.labels[part]) for part in parts]
+    monkeypatch.setattr(module, "READ_BYTES", read)
+    found = list(Batches(some, 6, (0, "a"), augment=augment))
+    assert len(found) == len(expected)
+    assert all(
+        torch.equal(a, b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A store that notes how many pictures are read at once."""
+
+    pixels: torch.Tensor
+    reads: list[int] = field(default_factory=list)
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        self.reads.append(len(rows))
+        return self.pixels[rows]
+
+
+@pytest.mark.parametrize(("read", "at_once"), [(1, 6), (60 * 6, 6), (60 * 13, 12), (60 * 18, 18), (10**6, 42)])
+def test_no_more_bytes_are_read_at_once_than_allowed_unless_one_batch_has_more(
+    read: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    some = colour(42)
+    assert some.pixels[0].nbytes == 60
+    monkeypatch.setattr(module, "READ_BYTES", read)
+    store = Counting(some.pixels)
+    list(Batches(replace(some, store=store), 6, (0, "a")))
+    assert max(store.reads) == at_once
+
+
+def test_kept_batches_are_those_of_every_pass_and_made_anew_after_a_write():
+    some = colour(8)
+    kept = Kept(Batches(some, 3))
+    assert len(kept) == 3
+    for change in (torch.Tensor.zero_, lambda x: x[0].add_(1), lambda x: x.view(-1).mul_(2)):
+        first, second = list(kept), list(kept)
+        assert all(a is b for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True))
+        assert torch.equal(torch.cat([x for x, _ in first]), some.inputs())
+        assert torch.equal(torch.cat([y for _, y in first]), some.labels)
+        for part in first[1]:
+            change(part)
+
+
+def test_kept_batches_notice_writes_in_inference_mode_too():
+    some = colour(8)
+    kept = Kept(Batches(some, 3, labelled=False))
+    with torch.inference_mode():
+        for _ in range(2):
+            (x, labels), *_ = kept
+            assert torch.equal(x, some[:3].inputs())
+            assert labels is None
+            x.add_(1)

@@ -1,6 +1,7 @@
 """A user's data: two disjoint halves, drawn anew at each iteration, with or without labels."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -121,3 +122,11 @@ def test_evaluation_images_that_are_too_large_to_keep_are_the_same(monkeypatch: 
     read, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(kept, read, strict=True))
     assert not any(x is y for x, y in zip(read, again, strict=True))
+
+
+def test_the_evaluation_images_of_a_draw_go_with_it():
+    data = user().draw(2)
+    image = weakref.ref(next(iter(data.test_dataloader()[0]))[0])
+    assert image() is not None
+    data = data.draw(3)
+    assert image() is None

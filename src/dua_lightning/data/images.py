@@ -14,7 +14,6 @@ from dua_lightning.tasks import Batch
 EVALUATION_BATCH = 500
 """Images per batch where no step is taken; results do not depend on it."""
 
-
 READ_BYTES = 4 * 2**20
 """Bytes of pictures read at once, in whole batches and at least one: indexing costs as much for 20 small images as for
 500. They become float32 batch by batch, so that no more than a batch is held four times as large."""
