@@ -56,7 +56,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         panel.loglog(rows.value, rows.floor_seconds, "s--", color="tab:orange", label="lower bound")
         panel.set(title=title, xlabel=rows.grows.iloc[0], ylabel="seconds")
     panels[0].legend()
-    figure.suptitle("Every path grows as its lower bound does")
+    figure.suptitle("Beyond its fixed costs, every path grows as its lower bound does")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
