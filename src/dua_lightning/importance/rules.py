@@ -119,7 +119,18 @@ class ConvRule(Rule):
         total += sums.mT.reshape(total.shape)
 
 
-class BatchNormRule(Rule):
+class NormRule(Rule):
+    """For layers whose gradients are smaller than their inputs: those of a block of samples at once."""
+
+    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
+        size = _block(a)
+        for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+            gradients = self.gradients(layer, buffers, a_i, d_i)
+            for name, total in totals.items():
+                total += _power(gradients[name].to(total.dtype), power).sum(0)
+
+
+class BatchNormRule(NormRule):
     """In evaluation mode, where the layer is an affine map of each sample."""
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
@@ -128,11 +139,8 @@ class BatchNormRule(Rule):
         gamma = _over_positions(centred.mul_(d)) * (buffers["running_var"] + layer.eps).rsqrt()
         return {"weight": gamma, "bias": _over_positions(d.to(gamma.dtype))}
 
-    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
-        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
 
-
-class LayerNormRule(Rule):
+class LayerNormRule(NormRule):
     """The weights have the shape of what is normalised; dimensions before it are positions."""
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
@@ -141,18 +149,12 @@ class LayerNormRule(Rule):
         positions = tuple(range(1, a.dim() - len(layer.normalized_shape)))
         return {name: g.sum(positions) if positions else g for name, g in (("weight", normalised.mul_(d)), ("bias", d))}
 
-    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
-        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
 
-
-class GroupNormRule(Rule):
+class GroupNormRule(NormRule):
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, nn.GroupNorm)
         normalised = nn.functional.group_norm(a, layer.num_groups, eps=layer.eps)
         return {"weight": _over_positions(normalised.mul_(d)), "bias": _over_positions(d)}
-
-    def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
-        _add_in_blocks_(self, totals, layer, buffers, a, d, power)
 
 
 RULES: dict[type[nn.Module], Rule] = {
@@ -202,17 +204,6 @@ def _scratch(like: Tensor, *shape: int) -> Tensor:
         _memory.bytes = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
     found: Tensor = _memory.bytes[:size].view(like.dtype).view(shape)
     return found
-
-
-def _add_in_blocks_(
-    rule: Rule, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power
-) -> None:
-    """For layers whose gradients are smaller than their inputs: those of a block of samples at once."""
-    size = _block(a)
-    for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
-        gradients = rule.gradients(layer, buffers, a_i, d_i)
-        for name, total in totals.items():
-            total += _power(gradients[name].to(total.dtype), power).sum(0)
 
 
 def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
