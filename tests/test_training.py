@@ -210,8 +210,8 @@ def pull_of(penalty: Anchor) -> Callable[[Network], None]:
     def pull(net: Network) -> None:
         for name, theta in net.named_parameters():
             if name in penalty.anchor:
-                away = (theta.detach() - penalty.anchor[name]) * penalty.omega[name]
-                theta.grad.add_(away, alpha=2 * penalty.strength)
+                away = theta.detach() - penalty.anchor[name]
+                theta.grad.addcmul_(away, penalty.omega[name], value=2 * penalty.strength)
 
     return pull
 

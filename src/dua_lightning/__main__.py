@@ -41,7 +41,7 @@ def main() -> None:
     # torch's threads spin for microseconds when they wait for each other, and then sleep. Without spinning, the many
     # small operations of an importance take three times as long; with the default's milliseconds, a small network
     # trains ten times slower where another program wants the cores too. Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

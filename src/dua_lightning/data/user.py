@@ -11,7 +11,7 @@ from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
 
 KEEP_BYTES = 256 * 2**20
-"""Evaluation halves of one draw up to this size are kept as the network sees them: every row of a run reads them."""
+"""The images of one draw up to this size are kept as the network sees them: every row of a run reads them."""
 
 
 class UserData(LightningDataModule):
@@ -62,16 +62,19 @@ class UserData(LightningDataModule):
             for task, images in zip(self.tasks, self.validation, strict=True)
         ]
 
-    def predict_dataloader(self) -> list[Batches]:
-        """User-validation data of each task for psi: a fixed order."""
-        return [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation]
+    def predict_dataloader(self) -> Sequence[Batches | Kept]:
+        """User-validation data of each task for psi, in a fixed order; to be read and not written to."""
+        return self._in_order[0]
 
     def test_dataloader(self) -> Sequence[Batches | Kept]:
         """Evaluation data of each task, in a fixed order; to be read and not written to."""
-        return self._held_out
+        return self._in_order[1]
 
     @cached_property
-    def _held_out(self) -> Sequence[Batches | Kept]:
-        loaders = [Batches(images, EVALUATION_BATCH) for images in self.evaluation]
-        size = sum(len(images) * images[:1].inputs().nbytes for images in self.evaluation)
-        return [Kept(batches) for batches in loaders] if size <= KEEP_BYTES else loaders
+    def _in_order(self) -> Sequence[Sequence[Batches | Kept]]:
+        halves = [
+            [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation],
+            [Batches(images, EVALUATION_BATCH) for images in self.evaluation],
+        ]
+        size = sum(len(images) * images[:1].inputs().nbytes for images in self.validation + self.evaluation)
+        return [[Kept(batches) for batches in half] for half in halves] if size <= KEEP_BYTES else halves
