@@ -228,7 +228,7 @@ def read(path: Path) -> Tensors:
     if metadata.get("sha256") != digest_of(tensors, about):
         raise _damaged(path, "its content is not what was written")
     found = _parsed(path, about)
-    if digest(path.parent.name, found["made_of"]) != path.stem:
+    if found["kind"] != path.parent.name or digest(found["kind"], found["made_of"]) != path.stem:
         raise _damaged(path, "its name is not that of what it holds")
     return tensors
 
@@ -248,7 +248,7 @@ def _parsed(path: Path, about: str) -> dict[str, Any]:
         found = json.loads(about)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it does not say what made it") from error
-    if not isinstance(found, dict) or "made_of" not in found:
+    if not isinstance(found, dict) or not {"kind", "made_of"} <= found.keys():
         raise _damaged(path, "it does not say what made it")
     return found
 
@@ -280,7 +280,8 @@ def _left_over(path: Path, keep_days: float) -> tuple[float, str]:
     """For how many days a hidden file is kept, and what it is; no name for what is not the store's."""
     if path.name.endswith(".partial.safetensors"):
         return keep_days, "checkpoint"
-    if path.stem.endswith(TEMPORARY) or path.suffix == ".npy":
+    # The third is safetensors' own.
+    if path.stem.endswith(TEMPORARY) or path.suffix == ".npy" or path.name.startswith(".tmp"):
         return 1, "unfinished"
     return 1, LOCK if path.suffix == ".lock" else ""
 
