@@ -189,7 +189,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     )
     for text in shown:
         assert text in done.out
-    assert done.out.count("python -m dua_lightning") == 3
+    assert done.out.count("python -m dua_lightning") == 4
 
 
 BAD = {
@@ -317,3 +317,27 @@ def test_a_damaged_entry_is_one_line_and_nothing_changes(dua: Run, kind: str) ->
     assert path.read_bytes() == b"\x80\x04K\x01."
     path.unlink()
     assert dua("method=lwf", "logger=none").status == 0
+
+
+def test_two_runs_at_once_train_each_expert_once(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    commands = [
+        [
+            sys.executable,
+            "-m",
+            "dua_lightning",
+            *TINY,
+            "method=lwf",
+            "trainer.max_epochs=9",
+            f"paths.output_dir={folder}",
+        ]
+        for folder in folders
+    ]
+    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for command in commands]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    epochs = pd.concat([pd.read_csv(path) for folder in folders for path in folder.glob("training.csv")])
+    assert not epochs.duplicated(["task", "epoch"]).any()
+    assert set(epochs["task"]) == {"0-1", "2-3"}
+    assert len(experts(store())) == 2
+    (a, b) = ((folder / "records.csv").read_bytes() for folder in folders)
+    assert a == b
