@@ -38,6 +38,13 @@ def _app(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Run the command line; bad input ends in one line on standard error and exit status 2."""
+    if sys.argv[1:2] == ["store"]:
+        from dua_lightning.report import stored
+
+        try:
+            sys.exit(stored.main(sys.argv[2:], CONF / "paths" / "default.yaml"))
+        except InputError as error:
+            _refuse(error)
     # torch's threads spin for microseconds when they wait for each other, and then sleep. Without spinning, the many
     # small operations of an importance take three times as long; with the default's milliseconds, a small network
     # trains ten times slower where another program wants the cores too. Read when torch is loaded.

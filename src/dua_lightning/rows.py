@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.adapt import Adapt
-from dua_lightning.build import build
+from dua_lightning.build import build, plain
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge
@@ -23,7 +23,7 @@ class Row:
     """One row: a server training, who measures psi with what, chi and phi.
 
     `method`, `importance` and `adapt` are the choices' names (`none` for an importance that is not measured), `label`
-    the row's name in tables, `experts` that of its training; `recipe` says in plain values what regularises it.
+    the row's name in tables, `experts` that of its training; `settings` are those of the four verbs in plain values.
     `training_data_too`: the server measures on its training data as well; `recalibrate`: it takes the merged model's
     batch-norm statistics anew on its validation data.
     """
@@ -34,7 +34,6 @@ class Row:
     label: str
     experts: str
     training: Literal["sequential", "joint"]
-    recipe: dict[str, Any]
     regulariser: Regulariser
     prior: Literal["user", "server", "none"]
     psi: Importance | None
@@ -42,6 +41,7 @@ class Row:
     chi: Merge
     recalibrate: bool
     phi: Adapt
+    settings: dict[Literal["regulariser", "psi", "chi", "phi"], Any]
 
 
 def expand(cfg: DictConfig) -> list[DictConfig]:
@@ -71,7 +71,7 @@ def make(cfg: DictConfig) -> Row:
     """The row of a configuration with a single method; raises `InputError` for settings that cannot be used."""
     method = cfg.method
     own = method.adapt == cfg.adapt.name
-    merges = "batch_norm" in method.merge
+    merge = _with_buffers(cfg)
     if cfg.merge.batch_norm not in BUFFERS:
         raise InputError(f"merge.batch_norm={cfg.merge.batch_norm} is not a choice; it has {', '.join(BUFFERS)}")
     return Row(
@@ -81,14 +81,19 @@ def make(cfg: DictConfig) -> Row:
         label=method.label if own else f"{method.label} + {cfg.adapt.label}",
         experts=method.experts,
         training=method.training,
-        recipe=OmegaConf.to_container(method.regulariser, resolve=True),  # type: ignore[arg-type]
         regulariser=build(method.regulariser, "method.regulariser"),
         prior=method.prior,
         psi=None if method.psi is None else build(method.psi, "importance"),
         training_data_too=cfg.fidelity.imm_data == "train_and_validation",
-        chi=build(_with_buffers(cfg), "method.merge"),
-        recalibrate=merges and cfg.merge.batch_norm == "server",
+        chi=build(merge, "method.merge"),
+        recalibrate="batch_norm" in method.merge and cfg.merge.batch_norm == "server",
         phi=build(cfg.adapt, "adapt"),
+        settings={
+            "regulariser": plain(method.regulariser),
+            "psi": None if method.psi is None else plain(method.psi),
+            "chi": plain(merge),
+            "phi": plain(cfg.adapt),
+        },
     )
 
 
