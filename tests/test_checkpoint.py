@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dua_lightning import checkpoint
 from dua_lightning.checkpoint import fingerprint, load, save
 from dua_lightning.errors import InputError
 
@@ -84,6 +86,21 @@ def test_a_folder_and_a_file_of_other_origin_are_refused(tmp_path: Path) -> None
     for metadata in (None, {"values": "{}"}, {"sha256": "0"}):
         save_file({"a": torch.zeros(2)}, path, metadata=metadata)
         assert "not written by this program" in refused(path)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, TENSORS, VALUES)
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises((OSError, InputError), match="No space left"):
+        save(path, {}, {})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:

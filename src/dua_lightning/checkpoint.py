@@ -27,10 +27,14 @@ def fingerprint(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write both to `path`, whole or not at all; `values` are what JSON holds. No two tensors may share memory."""
-    text = json.dumps(values, sort_keys=True, allow_nan=False)
+    text = json.dumps(values, allow_nan=False)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(whole, temporary, metadata={"values": text, "sha256": fingerprint(whole, text)})
+        try:
+            save_file(whole, temporary, metadata={"values": text, "sha256": fingerprint(whole, text)})
+        except SafetensorError as error:
+            # What safetensors makes of a full disk.
+            raise OSError(*error.args) from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

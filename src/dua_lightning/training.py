@@ -221,7 +221,7 @@ class Checkpoint(Callback):
             self.written = time.monotonic()
 
     def write(self) -> None:
-        """Raises `OSError` where the file cannot be written; an earlier one is then still there."""
+        """Raises where the file cannot be written, as `replacing` does; an earlier one is then still there."""
         module = self.module
         groups: dict[str, Mapping[str, Tensor]] = {
             "state": clone(module.net.state_dict()),
