@@ -14,8 +14,9 @@ import yaml
 
 from dua_lightning.evaluation import average_accuracy, forgetting
 from dua_lightning.report.records import COLUMNS, matrices, read
-from dua_lightning.store import Store, Tensors
+from dua_lightning.store import Store
 from dua_lightning.store import read as read_entry
+from dua_lightning.tensorfile import Tensors
 from tests.cli import TINY, Done, run, spawn
 from tests.tiny import same
 from tests.wandb_file import records as wandb_records
@@ -57,7 +58,7 @@ def store() -> Path:
 
 
 def experts(root: Path) -> dict[str, Tensors]:
-    return {entry.key: read_entry(entry.path) for entry in Store(root).entries() if entry.kind == "experts"}
+    return {entry.key: read_entry(entry.path)[0] for entry in Store(root).entries() if entry.kind == "experts"}
 
 
 @pytest.mark.parametrize("label", ROWS)

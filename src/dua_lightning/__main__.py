@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dua_lightning.errors import InputError
 from dua_lightning.stopping import stoppable
 
 if TYPE_CHECKING:
