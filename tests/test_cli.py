@@ -163,7 +163,7 @@ def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:
 def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Path) -> None:
     assert dua("logger=wandb", "method=lwf").status == 0
     (path,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
-    found = list(wandb_records(path))
+    found = wandb_records(path)
     (started,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
     assert (started.run_group, started.project) == ("digits", "dua_lightning")
     assert "seed" in {item.key for item in started.config.update}
