@@ -3,6 +3,7 @@
 Only Hydra is imported here, so that help and configuration errors answer before torch is loaded.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,8 +26,12 @@ _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "f
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _app(cfg: DictConfig) -> None:
+    # What is loaded stays: looking through it for garbage, then and later, would take a second.
+    gc.disable()
     from dua_lightning.pipeline import run
 
+    gc.freeze()
+    gc.enable()
     try:
         run(cfg)
     except InputError as error:
