@@ -26,12 +26,15 @@ _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "f
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _app(cfg: DictConfig) -> None:
-    # What is loaded stays: looking through it for garbage, then and later, would take a second.
-    gc.disable()
+    first = "torch" not in sys.modules
+    if first:
+        # What is loaded now stays: looking through it for garbage, now and later, would take a second.
+        gc.disable()
     from dua_lightning.pipeline import run
 
-    gc.freeze()
-    gc.enable()
+    if first:
+        gc.freeze()
+        gc.enable()
     try:
         run(cfg)
     except InputError as error:
