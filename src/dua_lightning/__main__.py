@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that help and configuration errors answer bef
 minded before Hydra is.
 """
 
+import gc
 import os
 import select
 import signal
@@ -26,6 +27,7 @@ _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "f
 
 
 def _app(cfg: "DictConfig") -> None:
+    _load()
     from dua_lightning import sweep
 
     if cfg.debug or _TRACEBACK:
@@ -80,6 +82,16 @@ def _run() -> None:
         if _TRACEBACK:
             raise
         _refuse(error)
+
+
+def _load() -> None:
+    """Import what a run needs. It stays: looking through it for garbage, now and later, would take a second."""
+    if "torch" not in sys.modules:
+        gc.disable()
+        import dua_lightning.pipeline  # noqa: F401
+
+        gc.freeze()
+        gc.enable()
 
 
 def _end_without_reader() -> NoReturn:
