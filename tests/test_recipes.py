@@ -107,7 +107,7 @@ numbers = {
     "seed": st.integers(2, 2**31),
     "threads": st.integers(1, 64),
     "data.iterations": st.integers(2, 99),
-    "+trainer.checkpoint_seconds": st.floats(0, 1e6),
+    "trainer.checkpoint_seconds": st.floats(0, 1e6),
 }
 CLASS_OF = {"trainer.lr": 2, "seed": 2, "adapt.lr": 1, "adapt.epochs": 1}
 
