@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dua_lightning.data import transprior as module
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.corruptions import NAMES, corrupt
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER
@@ -80,3 +81,17 @@ def test_a_cut_larger_than_the_stored_pictures_is_refused() -> None:
 def test_pictures_that_belong_to_users_are_not_divided_anew() -> None:
     with pytest.raises(InputError, match="data=own_users"):
         transprior(1, pool(users=("ann", "bob")), input_size=8)
+
+
+def test_pictures_are_digested_without_being_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "corrupt", None)
+
+    def digests(**settings: int) -> list[str]:
+        return [images.digest() for user in bench(**settings).users for images in user.images]
+
+    first = digests()
+    assert len(set(first)) == len(first)
+    assert digests() == first
+    assert not set(digests(severity=1)) & set(first)
+    monkeypatch.setattr(module, "version", lambda _: "of other transforms")
+    assert not set(digests()) & set(first)

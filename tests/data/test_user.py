@@ -131,3 +131,13 @@ def test_the_evaluation_images_of_a_draw_go_with_it():
     assert image() is not None
     data = data.draw(3)
     assert image() is None
+
+
+def test_the_recipe_tells_users_seeds_draws_images_and_labels_apart_and_nothing_else():
+    one = user()
+    assert one.recipe() == user().recipe() == one.draw(4).draw(1).recipe()
+    others = [user(labelled=False), user(name="someone else"), user(seed=1), one.draw(2)]
+    others.append(UserData("someone", one.images[::-1], tiny.tasks(2), 0, batch_size=3))
+    others.append(UserData("someone", one.images, tiny.tasks(2), 0, batch_size=4))
+    recipes = [str(data.recipe()) for data in (one, *others)]
+    assert len(set(recipes)) == len(recipes)
