@@ -5,6 +5,7 @@ Only Hydra is imported here, so that help and configuration errors answer before
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,9 +51,19 @@ def main() -> None:
         if _TRACEBACK:
             raise
         _refuse(error)
+    except Exception as error:
+        if _TRACEBACK or _ours(error):
+            raise
+        _refuse(error)
     except KeyboardInterrupt:
         print("\ninterrupted; finished experts and records are kept in the run's folder", file=sys.stderr)
         sys.exit(130)
+
+
+def _ours(error: Exception) -> bool:
+    """Whether it was raised within the program; otherwise Hydra could not read the command line or make the folder."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames[1:])
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> None:
     provenance.write(cfg, folder)
     console = Console(soft_wrap=True)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    logger: Logger = build(cfg.logger, "logger", folder=folder, config=resolved, name=cfg.name)
+    logger: Logger = build(cfg.logger, "logger", Logger, folder=folder, config=resolved, name=cfg.name)
     try:
         found: list[Record] = []
         costs: list[CostRecord] = []
@@ -119,10 +119,10 @@ class _Seed:
         self.cells = [_with_seed(cell, seed) for cell in cells]
         self.rows: list[Row] = [make(cell) for cell in self.cells]
         cfg = self.cells[0]
-        self.training: Training = build(cfg.trainer, "trainer")
-        self.benchmark: Benchmark = build(cfg.data, "data", seed=seed)
+        self.training: Training = build(cfg.trainer, "trainer", Training)
+        self.benchmark: Benchmark = build(cfg.data, "data", Benchmark, seed=seed)
         self.net: nn.Module = build(
-            cfg.model, "model", shape=self.benchmark.shape, classes=self.benchmark.classes, seed=seed
+            cfg.model, "model", nn.Module, shape=self.benchmark.shape, classes=self.benchmark.classes, seed=seed
         )
         for row in self.rows:
             self._check(row)
