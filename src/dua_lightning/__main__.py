@@ -30,7 +30,7 @@ def _app(cfg: DictConfig) -> None:
 
     try:
         run(cfg)
-    except InputError as error:
+    except (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException) as error:
         if cfg.debug or _TRACEBACK:
             raise
         # SystemExit passes through Hydra, which would print lines of its own around any other exception.
@@ -75,6 +75,13 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
+            "another folder by paths.output_dir=DIR"
+        )
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({error}); lower the sizes asked for, such as model.width"
     text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
     return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
 

@@ -67,7 +67,7 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
     for row in rows:
         if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
             continue
-        kept = [text for axis, text in overrides if axis != "method" and axis not in row]
+        kept = [text for axis, text in overrides if axis not in ("method", "method.rows", *row)]
         composed = hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())])
         composed.paths = paths
         found.append(composed)

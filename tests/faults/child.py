@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 """Nothing listens there: a download fails at once."""
 
+PREPARING = {"DUA_FAULT": "tests.faults.inject", "DUA_SHORT": "tests.faults.short"}
+"""What is loaded into a child before it starts where its environment has the name."""
+
 MEMORY = 8 << 30
 """Bytes of address space of a child; a program that has loaded torch begins with five gibibytes."""
 
@@ -33,8 +37,7 @@ def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.loaded"])
     before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [before.get("PYTHONPATH")])])
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    os.environ.update(environment())
     try:
         forkserver.ensure_running()
     finally:
@@ -43,9 +46,18 @@ def _context() -> ForkServerContext:
     return context
 
 
-def start(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None) -> BaseProcess:
-    """`python -m dua_lightning ARGUMENTS` in `cwd`; its streams go to `out.txt` and `err.txt` beside `cwd`."""
-    process = _context().Process(target=_main, args=(list(arguments), cwd, OFFLINE | dict(environment or {})))
+def environment() -> dict[str, str]:
+    """Of a process that finds these tests, goes nowhere, and starts no thread when it loads numpy."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, **OFFLINE, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+
+
+def start(arguments: Sequence[str], cwd: Path, more: Mapping[str, str] | None = None) -> BaseProcess:
+    """`python -m dua_lightning ARGUMENTS` in `cwd`, with `more` in its environment.
+
+    Its streams go to `out.txt` and `err.txt` beside `cwd`.
+    """
+    process = _context().Process(target=_main, args=(list(arguments), cwd, dict(more or {})))
     process.start()
     return process
 
@@ -60,21 +72,20 @@ def wait(process: BaseProcess, cwd: Path, seconds: float = 120) -> Done:
     return Done(process.exitcode, *((cwd.parent / name).read_text(errors="replace") for name in ("out.txt", "err.txt")))
 
 
-def run(*arguments: str, cwd: Path, environment: Mapping[str, str] | None = None, seconds: float = 120) -> Done:
-    return wait(start(arguments, cwd, environment), cwd, seconds)
+def run(*arguments: str, cwd: Path, more: Mapping[str, str] | None = None, seconds: float = 120) -> Done:
+    return wait(start(arguments, cwd, more), cwd, seconds)
 
 
-def _main(arguments: list[str], cwd: Path, environment: dict[str, str]) -> Any:
+def _main(arguments: list[str], cwd: Path, more: dict[str, str]) -> Any:
     for stream, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(cwd.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
     os.chdir(cwd)
-    os.environ.update(environment)
+    os.environ.update(more)
     sys.argv = ["dua_lightning", *arguments]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    if "DUA_FAULT" in environment:
-        import tests.faults.inject
-    if "DUA_SHORT" in environment:
-        import tests.faults.short
+    for name, module in PREPARING.items():
+        if name in more:
+            import_module(module)
     from dua_lightning.__main__ import main
 
     main()

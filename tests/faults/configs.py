@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
-from tests.cli import TINY, Done
+from tests.cli import TINY, Done, refused
 from tests.faults import child
 
 BASES = ((), ("method=lwf",), ("method=imm", "importance=fim"), ("method=task_experts", "adapt=finetune"))
@@ -106,18 +106,10 @@ def run(arguments: tuple[str, ...], sweep: bool = False) -> Done:
         cwd = Path(folder) / "cwd"
         cwd.mkdir()
         given = (*TINY, "logger=none", *arguments)
-        return child.run(*(("-m",) if sweep else ()), *given, cwd=cwd, environment={"DUA_SHORT": "1"}, seconds=60)
+        return child.run(*(("-m",) if sweep else ()), *given, cwd=cwd, more={"DUA_SHORT": "1"}, seconds=60)
 
 
 def fault(done: Done) -> str:
     """What is wrong with how a run ended; empty where it ran, or was refused in one line."""
-    if "Traceback" in done.out + done.err:
-        return f"a traceback: {done.err[-2000:]}"
-    if done.status == 0:
-        return ""
-    if done.status != 2:
-        return f"status {done.status}: {done.err[-500:]}"
-    lines = done.err.splitlines()
-    if len(lines) != 1 or not lines[0].startswith("error: "):
-        return f"not one line: {done.err[-500:]!r}"
-    return ""
+    fine = refused(done) or (done.status == 0 and "Traceback" not in done.out + done.err)
+    return "" if fine else f"status {done.status}: {done.err[-2000:]}"
