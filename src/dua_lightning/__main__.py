@@ -24,14 +24,19 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "false")
 
 
+_EXPECTED = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
+_MEMORY = "can't allocate memory"
+"""What a run may raise because of what it was given, or where it was run; torch has no type for the last."""
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _app(cfg: DictConfig) -> None:
     from dua_lightning.pipeline import run
 
     try:
         run(cfg)
-    except (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException) as error:
-        if cfg.debug or _TRACEBACK:
+    except Exception as error:
+        if cfg.get("debug") or _TRACEBACK or not (isinstance(error, _EXPECTED) or _MEMORY in str(error)):
             raise
         # SystemExit passes through Hydra, which would print lines of its own around any other exception.
         _refuse(error)
@@ -75,14 +80,14 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+    text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
     if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
             "another folder by paths.output_dir=DIR"
         )
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory ({error}); lower the sizes asked for, such as model.width"
-    text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
+    if isinstance(error, MemoryError) or _MEMORY in str(error):
+        return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
     return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
 
 

@@ -31,6 +31,9 @@ from dua_lightning.store import ExpertStore, digest
 from dua_lightning.tasks import Expert, Task, UserModel
 from dua_lightning.training import Training
 
+MOST_THREADS = 1024
+"""More than any processor has; the system refuses a process with far more."""
+
 
 def run(cfg: DictConfig) -> None:
     """Train, measure, merge, adapt and evaluate every row for every seed; see `conf/config.yaml`.
@@ -74,8 +77,11 @@ def _set_threads(value: Any) -> None:
     threads = check(value, int | None, "threads")
     if threads is None:
         return
-    if threads < 1:
-        raise InputError(f"threads={threads} cannot be used: it is at least 1, or null for PyTorch's own choice")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"threads={threads} cannot be used: it is at least 1 and at most {MOST_THREADS}, or null for PyTorch's own "
+            "choice"
+        )
     torch.set_num_threads(threads)
 
 

@@ -1,11 +1,15 @@
 """Command lines at random: settings that exist and others, values of every kind, and what only looks like one."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as how
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
@@ -100,16 +104,49 @@ def _misspelt(draw: st.DrawFn) -> str:
     return (key[:at] + letter + key[at + draw(st.integers(0, 1)) :]).lstrip("-")
 
 
-def run(arguments: tuple[str, ...], sweep: bool = False) -> Done:
+def run(arguments: tuple[str, ...]) -> Done:
     """The command line on a tiny benchmark, in an empty folder."""
     with TemporaryDirectory() as folder:
         cwd = Path(folder) / "cwd"
         cwd.mkdir()
         given = (*TINY, "logger=none", *arguments)
-        return child.run(*(("-m",) if sweep else ()), *given, cwd=cwd, more={"DUA_SHORT": "1"}, seconds=60)
+        return child.run(*given, cwd=cwd, more={"DUA_SHORT": "1"}, seconds=60)
 
 
 def fault(done: Done) -> str:
     """What is wrong with how a run ended; empty where it ran, or was refused in one line."""
     fine = refused(done) or (done.status == 0 and "Traceback" not in done.out + done.err)
     return "" if fine else f"status {done.status}: {done.err[-2000:]}"
+
+
+def drawn(count: int) -> list[tuple[str, ...]]:
+    """The first `count` command lines of a fixed order; drawn before they are run, so that they run side by side."""
+    found: list[tuple[str, ...]] = []
+
+    @how(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(overrides())
+    def draw(arguments: tuple[str, ...]) -> None:
+        found.append(arguments)
+
+    draw()
+    return found
+
+
+def verdicts(command_lines: Sequence[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each command line, and what is wrong with how it ends; two at a time."""
+
+    def verdict(arguments: tuple[str, ...]) -> str:
+        try:
+            return fault(run(arguments))
+        except TimeoutError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from zip(command_lines, pool.map(verdict, command_lines), strict=True)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -201,7 +203,7 @@ def mutated(good: bytes, random: Random) -> bytes:
     return bytes(content)
 
 
-class _Payload:
+class Payload:
     """Unpickled, it makes a file."""
 
     def __init__(self, path: Path) -> None:
@@ -213,11 +215,11 @@ class _Payload:
 
 def hostile(canary: Path) -> Iterator[tuple[str, bytes]]:
     """Whole files that are meant to do harm; `canary` is a path that some of them would write to."""
-    payload = pickle.dumps(_Payload(canary))
+    payload = pickle.dumps(Payload(canary))
     yield "a pickle", payload
     yield "a torch pickle", _torch_pickle(canary)
     array = io.BytesIO()
-    np.save(array, np.array([_Payload(canary)], dtype=object), allow_pickle=True)
+    np.save(array, np.array([Payload(canary)], dtype=object), allow_pickle=True)
     yield "an array of objects", array.getvalue()
     for name in (str(canary), f"../{canary.name}", f"x/../../{canary.name}"):
         yield f"a zip file of {name}", _zip(name)
@@ -259,6 +261,18 @@ def fault(reader: Reader, path: Path, good: Any, content: bytes, canary: Path) -
     return wrong
 
 
+def verdicts(reader: Reader, count: int, folder: Path) -> Iterator[tuple[str, str]]:
+    """`count` mutated files, by number, and the hostile ones, by what they are; and what is wrong with each."""
+    (folder / "place").mkdir(parents=True)
+    canary = folder / "canary"
+    path = reader.make(folder / "place")
+    good, value = path.read_bytes(), reader.read(path)
+    random = Random(0)
+    for name, content in chain(((str(i), mutated(good, random)) for i in range(count)), hostile(canary)):
+        shutil.rmtree(folder / "place" / "out", ignore_errors=True)
+        yield name, fault(reader, path, value, content, canary)
+
+
 def _tree(folder: Path) -> list[str]:
     """What lies around the folder of a file; in it the reader may write."""
     return sorted(path.name for path in folder.iterdir())
@@ -266,7 +280,7 @@ def _tree(folder: Path) -> list[str]:
 
 def _torch_pickle(canary: Path) -> bytes:
     file = io.BytesIO()
-    torch.save({"w": torch.zeros(1), "x": _Payload(canary)}, file)
+    torch.save({"w": torch.zeros(1), "x": Payload(canary)}, file)
     return file.getvalue()
 
 

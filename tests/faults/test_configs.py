@@ -1,50 +1,26 @@
 """Whatever stands on the command line ends in a run or in one clear line."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.cli import Done
 from tests.faults import configs
+from tests.faults.configs import drawn
 
 QUICK, ALL = 60, 1000
 
 
-def drawn(count: int) -> list[tuple[str, ...]]:
-    """The first `count` command lines of a fixed order; drawn before they are run, so that they run side by side."""
-    found: list[tuple[str, ...]] = []
-
-    @settings(
-        max_examples=count,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(configs.overrides())
-    def draw(arguments: tuple[str, ...]) -> None:
-        found.append(arguments)
-
-    draw()
-    return found
-
-
-def faults(command_lines: list[tuple[str, ...]]) -> list[tuple[tuple[str, ...], str]]:
-    """The command lines that are handled badly, and what is wrong."""
-    with ThreadPoolExecutor(2) as pool:
-        verdicts = pool.map(lambda arguments: configs.fault(configs.run(arguments)), command_lines)
-        return [(arguments, wrong) for arguments, wrong in zip(command_lines, verdicts, strict=True) if wrong]
+def faults(count: int) -> list[tuple[tuple[str, ...], str]]:
+    """The command lines that end badly, and how."""
+    return [(arguments, wrong) for arguments, wrong in configs.verdicts(drawn(count)) if wrong]
 
 
 def test_random_overrides_end_in_a_run_or_in_one_line() -> None:
-    assert not faults(drawn(QUICK))
+    assert not faults(QUICK)
 
 
 @pytest.mark.slow
 def test_a_thousand_random_overrides_end_in_a_run_or_in_one_line() -> None:
-    assert not faults(drawn(ALL))
+    assert not faults(ALL)
 
 
 def test_what_is_drawn_reaches_every_part_of_the_configuration() -> None:

@@ -1,14 +1,12 @@
 """No file that is damaged, foreign or malicious is believed, executed or silently skipped."""
 
 import pickle
-import shutil
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from dua_lightning.adapt.cost import reset_peak, status
-from tests.faults.readers import READERS, Reader, fault, hostile, mutated
+from tests.faults.readers import READERS, Reader, verdicts
 
 QUICK, ALL = 40, 1000
 
@@ -19,19 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def faults(reader: Reader, count: int, folder: Path) -> dict[str, str]:
-    """What is wrong with `count` mutated files, by their number, and with hostile ones, by what they are."""
-    (folder / "place").mkdir()
-    canary = folder / "canary"
-    path = reader.make(folder / "place")
-    good, value = path.read_bytes(), reader.read(path)
-    random = Random(0)
-    contents = {str(i): mutated(good, random) for i in range(count)} | dict(hostile(canary))
-    found = {}
-    for name, content in contents.items():
-        shutil.rmtree(folder / "place" / "out", ignore_errors=True)
-        if wrong := fault(reader, path, value, content, canary):
-            found[name] = wrong
-    return found
+    return {name: wrong for name, wrong in verdicts(reader, count, folder) if wrong}
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
