@@ -1,5 +1,6 @@
 """The command line as a user runs it, and a size of the digits benchmark that takes a second."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,11 +39,16 @@ def run(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.
     """`python -m dua_lightning ARGUMENTS` within this process."""
     monkeypatch.setattr(sys, "argv", ["dua_lightning", *arguments])
     capfd.readouterr()
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         main()
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        # The command line minds signals to the end of its process.
+        for number, handler in handlers:
+            signal.signal(number, handler)
     captured = capfd.readouterr()
     return Done(status, captured.out, captured.err)
 

@@ -1,6 +1,10 @@
 """The command line end to end: every row of the table, sweeps, what is written, and bad input."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,10 @@ import yaml
 
 from dua_lightning.evaluation import average_accuracy, forgetting
 from dua_lightning.report.records import COLUMNS, matrices, read
+from dua_lightning.store import Store, Tensors
+from dua_lightning.store import read as read_entry
 from tests.cli import TINY, Done, run, spawn
+from tests.tiny import same
 from tests.wandb_file import records as wandb_records
 
 Run = Callable[..., Done]
@@ -29,6 +36,9 @@ ROWS = {
 }
 
 
+WRITTEN = ("records.csv", "costs.csv", "summary.json", "figures/accuracy.png", "figures/matrices.png")
+
+
 @pytest.fixture
 def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """The command line on tiny digits, writing to `tmp_path / "out"` unless told otherwise."""
@@ -39,6 +49,15 @@ def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         return run(*arguments, *TINY, *([] if given else [folder]), capfd=capfd, monkeypatch=monkeypatch)
 
     return call
+
+
+def store() -> Path:
+    """Where runs of this test keep what they make, unless told otherwise."""
+    return Path(os.environ["DUA_STORE_DIR"])
+
+
+def experts(root: Path) -> dict[str, Tensors]:
+    return {entry.key: read_entry(entry.path) for entry in Store(root).entries() if entry.kind == "experts"}
 
 
 @pytest.mark.parametrize("label", ROWS)
@@ -62,16 +81,16 @@ def test_each_row_of_the_table_runs(dua: Run, tmp_path: Path, label: str) -> Non
 
 def test_the_same_seed_gives_the_same_bits_in_two_processes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        done = spawn(*TINY, "method=all", "logger=none", f"paths.output_dir={tmp_path / name}", cwd=tmp_path)
+        places = (f"paths.output_dir={tmp_path / name}", f"paths.store_dir={tmp_path / name / 'store'}")
+        done = spawn(*TINY, "method=all", "logger=none", *places, cwd=tmp_path)
         assert done.status == 0, done.err
-    files = {
-        name: {p.name: p.read_bytes() for p in [*(tmp_path / name).glob("experts/*"), tmp_path / name / "records.csv"]}
-        for name in ("a", "b")
-    }
-    assert files["a"] == files["b"]
+    assert (tmp_path / "a" / "records.csv").read_bytes() == (tmp_path / "b" / "records.csv").read_bytes()
     assert list(dict.fromkeys(read(tmp_path / "a" / "records.csv")["label"])) == list(ROWS)
+    a, b = (experts(tmp_path / name / "store") for name in ("a", "b"))
     # 2 experts of L2-transfer, then one each of EWC, MAS and LwF after the shared first task, and Joint.
-    assert len(files["a"]) - 1 == 6
+    assert len(a) == 6
+    assert a.keys() == b.keys()
+    assert all(same(a[key], b[key]) for key in a)
 
 
 def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
@@ -79,7 +98,8 @@ def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
     together = read(tmp_path / "out" / "records.csv")
     assert set(together["label"]) == set(ROWS) - {"MAS-RACL", "MAS-IMM"}
     for label in ("FIM-RACL", "LwF"):
-        assert dua(*ROWS[label], "logger=none", f"paths.output_dir={tmp_path / label}").status == 0
+        places = (f"paths.output_dir={tmp_path / label}", f"paths.store_dir={tmp_path / label / 'store'}")
+        assert dua(*ROWS[label], "logger=none", *places).status == 0
         alone = read(tmp_path / label / "records.csv")
         pd.testing.assert_frame_equal(together[together["label"] == label].reset_index(drop=True), alone)
 
@@ -90,7 +110,6 @@ def test_all_rows_write_to_one_folder_whose_name_has_the_time(tmp_path: Path) ->
     assert done.status == 0, done.err
     (folder,) = (tmp_path / "outputs").glob("*/*")
     assert (folder / "records.csv").exists()
-    assert list((folder / "experts").iterdir())
 
 
 def test_a_list_of_seeds_is_one_run_with_a_spread(dua: Run, tmp_path: Path) -> None:
@@ -107,7 +126,7 @@ def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) 
     frame = read(tmp_path / "out" / "records.csv")
     assert set(frame["label"]) == {"MAS-RACL", "FIM-RACL", "MAS-IMM", "FIM-IMM"}
     assert set(frame["seed"]) == {1, 2}
-    assert len(list((tmp_path / "out" / "experts").glob("*.safetensors"))) == 4
+    assert len(experts(store())) == 4
     # Each seed's experts were trained by the first job that needed them.
     assert len(list((tmp_path / "out").glob("*/training.csv"))) == 2
     assert "sweep of 8 jobs" in done.out
@@ -170,7 +189,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     )
     for text in shown:
         assert text in done.out
-    assert done.out.count("python -m dua_lightning") == 3
+    assert done.out.count("python -m dua_lightning") == 4
 
 
 BAD = {
@@ -215,7 +234,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert line.startswith("error: ")
     for word in words:
         assert word in line
-    assert not (tmp_path / "out" / "experts").exists(), "something was trained first"
+    assert not store().exists(), "something was trained first"
 
 
 def test_debug_shows_the_traceback(dua: Run) -> None:
@@ -226,3 +245,99 @@ def test_debug_shows_the_traceback(dua: Run) -> None:
 def test_unlabelled_users_are_served_by_mas(dua: Run) -> None:
     assert dua("data.users_labelled=false", "method=racl", "importance=mas").status == 0
     assert dua("data.users_labelled=false", "importance=fim", "importance.labels=sampled").status == 0
+
+
+def test_a_second_run_reuses_everything_and_gives_the_same(dua: Run, tmp_path: Path) -> None:
+    assert "reused" not in dua("method=all", "seed=[1,2]").out
+    first = {name: (tmp_path / "out" / name).read_bytes() for name in WRITTEN}
+    done = dua("method=all", "seed=[1,2]", f"paths.output_dir={tmp_path / 'again'}")
+    assert done.status == 0, done.err
+    for seed in (1, 2):
+        assert f"seed {seed}: reused 6 experts and 30 of 30 results" in done.out.splitlines()
+    assert "trained in" not in done.out
+    assert {name: (tmp_path / "again" / name).read_bytes() for name in WRITTEN} == first
+
+
+def test_what_is_missing_alone_is_made(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all").status == 0
+    first = (tmp_path / "out" / "records.csv").read_bytes()
+    lost = [*(store() / "results").glob("*.safetensors")][:7]
+    lost += (store() / "experts").glob("*.safetensors")
+    for path in lost:
+        path.unlink()
+    done = dua("method=all")
+    assert "seed 1: reused 0 experts and 23 of 30 results" in done.out.splitlines()
+    assert "trained in" in done.out
+    assert (tmp_path / "out" / "records.csv").read_bytes() == first
+
+
+def test_a_row_adds_to_the_rows_that_there_are(dua: Run) -> None:
+    assert dua("method=racl").status == 0
+    assert "seed 1: reused 2 experts and 0 of 3 results" in dua("method=imm").out.splitlines()
+    assert "seed 1: reused 6 experts" not in (out := dua("method=all").out)
+    assert "seed 1: reused 2 experts and 6 of 30 results" in out.splitlines()
+
+
+def test_where_everything_is_stored_lightning_is_not_loaded(dua: Run, tmp_path: Path) -> None:
+    arguments = ["method=joint", "logger=none", f"paths.output_dir={tmp_path}"]
+    assert dua(*arguments).status == 0
+    code = (
+        "import sys; from dua_lightning.__main__ import main; main(); "
+        "print([p for p in ('lightning', 'torchvision', 'sklearn') if p in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *TINY, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_priors_are_kept_where_asked_and_change_nothing(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all").status == 0
+    assert not (store() / "priors").exists()
+    kept = (f"paths.output_dir={tmp_path / 'kept'}", f"paths.store_dir={tmp_path / 'priors'}", "store.priors=true")
+    assert dua("method=all", *kept).status == 0
+    records = (tmp_path / "out" / "records.csv").read_bytes()
+    # MAS and FIM of the server and of three users each, and the uniform one of mean-IMM.
+    assert len([*(tmp_path / "priors" / "priors").glob("*.safetensors")]) == 9
+    shutil.rmtree(tmp_path / "priors" / "results")
+    assert dua("method=all", *kept).status == 0
+    assert (tmp_path / "kept" / "records.csv").read_bytes() == records
+
+
+@pytest.mark.parametrize("kind", ["experts", "results"])
+def test_a_damaged_entry_is_one_line_and_nothing_changes(dua: Run, kind: str) -> None:
+    assert dua("method=lwf", "logger=none").status == 0
+    (path, *_) = (store() / kind).glob("*.safetensors")
+    path.write_bytes(b"\x80\x04K\x01.")
+    if kind == "experts":
+        shutil.rmtree(store() / "results")
+    done = dua("method=lwf", "logger=none")
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert str(path) in line
+    assert "delete it to make it again" in line
+    assert path.read_bytes() == b"\x80\x04K\x01."
+    path.unlink()
+    assert dua("method=lwf", "logger=none").status == 0
+
+
+def test_two_runs_at_once_train_each_expert_once(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    commands = [
+        [
+            sys.executable,
+            "-m",
+            "dua_lightning",
+            *TINY,
+            "method=lwf",
+            "trainer.max_epochs=9",
+            f"paths.output_dir={folder}",
+        ]
+        for folder in folders
+    ]
+    runs = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for command in commands]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    epochs = pd.concat([pd.read_csv(path) for folder in folders for path in folder.glob("training.csv")])
+    assert not epochs.duplicated(["task", "epoch"]).any()
+    assert set(epochs["task"]) == {"0-1", "2-3"}
+    assert len(experts(store())) == 2
+    (a, b) = ((folder / "records.csv").read_bytes() for folder in folders)
+    assert a == b

@@ -1,5 +1,6 @@
 """The scene benchmarks from the command line, on few photographs and a very narrow network."""
 
+import os
 import time
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_bad_input_is_one_line_and_status_2(case: str, dua, tmp_path: Path) -> N
     (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in line
-    assert not (tmp_path / "out" / "experts").exists()
+    assert not Path(os.environ["DUA_STORE_DIR"]).exists()
 
 
 def dua_without_model(dua, arguments: tuple[str, ...]) -> Done:

@@ -14,18 +14,18 @@ ROOT = Path(dua_lightning.__file__).parent
 
 # From the ground up; a room imports only from rooms before it in this list.
 STAIRS = (
-    *("errors", "streams", "params", "tasks", "files", "logfile"),
-    *("nets", "data", "store"),
+    *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping"),
+    *("nets", "data", "store", "checkpoint"),
     *("importance", "merge", "methods", "adapt"),
     *("training",),
     *("evaluation", "server", "user"),
-    *("build", "rows", "report", "pipeline", "sweep", "__main__"),
+    *("build", "rows", "recipes", "report", "cells", "pipeline", "sweep", "__main__"),
 )
 # Packages that live in some rooms only.
 TENANTS = {
-    "hydra": {"build", "rows", "report", "pipeline", "sweep", "__main__"},
-    "omegaconf": {"build", "rows", "report", "pipeline", "sweep", "__main__"},
-    "lightning": {"data.server", "data.user", "training", "report", "pipeline"},
+    "hydra": {"build", "rows", "recipes", "report", "pipeline", "sweep", "__main__"},
+    "omegaconf": {"build", "rows", "recipes", "report", "cells", "pipeline", "sweep", "__main__"},
+    "lightning": {"training", "report.progress"},
     "wandb": {"report.wandb"},
     "matplotlib": {"report.figures"},
     "rich": {"data.decode", "data.download", "report", "pipeline", "sweep"},

@@ -75,6 +75,12 @@ def test_task_logits_leave_the_network_and_the_state_alone(case: Case) -> None:
         task_logits(net, state, case.images(3), TASK.classes)
 
 
+def test_task_logits_give_the_network_its_own_tensors_back_after_an_error() -> None:
+    net, state = MLP.build(), MLP.expert().state
+    with untouched(net, state), pytest.raises(RuntimeError, match="shapes"):
+        task_logits(net, state, torch.zeros(2, 1, dtype=torch.float64), TASK.classes)
+
+
 def test_pearson_is_that_of_all_entries_together() -> None:
     a = {"v": torch.tensor([1.0, 2.0]), "w": torch.tensor([[4.0]])}
     b = {"v": torch.tensor([2.0, 1.0]), "w": torch.tensor([[6.0]])}

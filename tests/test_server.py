@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from dua_lightning import server as module
+from dua_lightning import training as module
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance import MAS, Fisher, Uniform
 from dua_lightning.methods import Anchor, Distil, Free, Regulariser
 from dua_lightning.params import Params, State, clone
 from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
-from dua_lightning.store import ExpertStore
+from dua_lightning.store import Recipe, Store
 from dua_lightning.tasks import Batch, Expert, Task
 from dua_lightning.training import Training
 from tests import tiny
 
-KEYS = ("first", "second", "third")
+RECIPES = tuple(Recipe("experts", {"name": name}) for name in ("first", "second", "third"))
 TRAINING = Training(max_epochs=3, lr=0.02)
 METHODS = {
     "ewc": Anchor(Fisher(), 4.0),
@@ -30,11 +30,11 @@ METHODS = {
 }
 
 
-def train(root: Path, regulariser: Regulariser = Free(), keys: Sequence[str] = KEYS, count: int = 3):  # noqa: B008
+def train(root: Path, regulariser: Regulariser = Free(), recipes: Sequence[Recipe] = RECIPES, count: int = 3):  # noqa: B008
     net = tiny.network()
     start = clone(tiny.network(seed=1).state_dict())
     data = tiny.benchmark().server[:count]
-    return train_experts(net, start, data, regulariser, TRAINING, ExpertStore(root), keys[:count]), net
+    return train_experts(net, start, data, regulariser, TRAINING, Store(root), recipes[:count]), net
 
 
 def states(experts: Iterable[Expert]) -> list[State]:
@@ -71,7 +71,7 @@ def test_experts_are_different_and_know_their_task(tmp_path: Path):
     bench = tiny.benchmark(per_class=20)
     net = tiny.network()
     training = Training(max_epochs=8, lr=0.02)
-    experts = train_experts(net, clone(net.state_dict()), bench.server, Free(), training, ExpertStore(tmp_path), KEYS)
+    experts = train_experts(net, clone(net.state_dict()), bench.server, Free(), training, Store(tmp_path), RECIPES)
     for a, b in itertools.combinations(experts, 2):
         assert not torch.equal(a.state["body.1.weight"], b.state["body.1.weight"])
     for expert, of_task in zip(experts, bench.server, strict=True):
@@ -118,7 +118,7 @@ def test_the_regulariser_measures_only_for_an_expert_that_is_really_trained(tmp_
     journal = Journal()
     train(tmp_path, journal)
     assert journal.entries == []
-    (tmp_path / "third.safetensors").unlink()
+    Store(tmp_path).path(RECIPES[2]).unlink()
     train(tmp_path, journal)
     assert journal.entries == [("consolidate", "a"), ("consolidate", "b"), ("train", 2)]
 
@@ -135,7 +135,7 @@ def test_found_experts_are_not_trained_again(tmp_path: Path, fits):
 
 def test_experts_under_other_keys_are_not_taken(tmp_path: Path, fits):
     train(tmp_path)
-    train(tmp_path, keys=("first", "another second", "another third"))
+    train(tmp_path, recipes=(RECIPES[0], *(Recipe("experts", {"name": f"another {i}"}) for i in range(2))))
     assert [name for name, _ in fits] == ["a", "b", "c", "b", "c"]
 
 
@@ -151,10 +151,9 @@ def test_an_expert_is_stored_as_soon_as_it_is_trained(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped")
-    store = ExpertStore(tmp_path / "stopped")
-    found = [store.get(key, task) for key, task in zip(KEYS, tiny.tasks(), strict=True)]
+    found = [Store(tmp_path / "stopped").get(recipe) for recipe in RECIPES]
     assert found[2] is None
-    assert all_same(states(found[:2]), states(whole[:2]))
+    assert all_same(found[:2], states(whole[:2]))
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +173,9 @@ def test_resuming_from_a_part_of_the_store_gives_the_bits_of_an_undisturbed_run(
 ):
     root, expected = undisturbed(method)
     for i in kept:
-        name = f"{KEYS[i]}.safetensors"
-        (tmp_path / name).write_bytes((root / name).read_bytes())
+        path = Store(tmp_path).path(RECIPES[i])
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(Store(root).path(RECIPES[i]).read_bytes())
     experts, _ = train(tmp_path, METHODS[method])
     assert len(fits) == 3 - len(kept)
     assert all_same(states(experts), expected)
@@ -193,14 +193,14 @@ def test_the_first_tasks_of_a_longer_run_are_those_of_a_shorter_one(tmp_path: Pa
 
 
 def test_joint_is_one_model_of_all_classes_under_one_key(tmp_path: Path, fits):
-    bench, store = tiny.benchmark(), ExpertStore(tmp_path)
+    bench, store = tiny.benchmark(), Store(tmp_path)
     start = clone(tiny.network(seed=1).state_dict())
     for _ in range(2):
-        experts = train_joint(tiny.network(), start, bench.server, Free(), TRAINING, store, "joint")
+        experts = train_joint(tiny.network(), start, bench.server, Free(), TRAINING, store, RECIPES[0])
         assert [name for name, _ in fits] == ["joint"]
         assert [expert.task for expert in experts] == list(bench.tasks)
         assert all(tiny.same(expert.state, experts[0].state) for expert in experts)
-    assert [path.name for path in tmp_path.iterdir()] == ["joint.safetensors"]
+    assert [entry.key for entry in store.entries()] == [RECIPES[0].key]
     assert not torch.equal(experts[0].state["head.weight"], start["head.weight"])
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,8 +211,8 @@ def pull_of(penalty: Anchor) -> Callable[[Network], None]:
     def pull(net: Network) -> None:
         for name, theta in net.named_parameters():
             if name in penalty.anchor:
-                away = (theta.detach() - penalty.anchor[name]) * penalty.omega[name]
-                theta.grad.add_(away, alpha=2 * penalty.strength)
+                away = theta.detach() - penalty.anchor[name]
+                theta.grad.addcmul_(away, penalty.omega[name], value=2 * penalty.strength)
 
     return pull
 
@@ -492,6 +493,155 @@ def test_a_fit_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Kill(Callback):
+    """Ends the fit before epoch `epoch`, or after the first stretch of it."""
+
+    def __init__(self, epoch: int, within: bool) -> None:
+        self.epoch = epoch
+        self.within = within
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == self.epoch and not self.within:
+            raise Killed
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == self.epoch and self.within:
+            raise Killed
+
+
+PLATEAUS = Training(
+    max_epochs=7, lr=0.05, momentum=0.9, patience=1, stop_after=3, reset_batch_norm=True, checkpoint_seconds=0
+)
+
+
+def drifting(seed: int = 0) -> tuple[nn.Module, ServerData]:
+    """A network whose epochs depend on every kind of state, and hard images that are cut and mirrored."""
+    net = forgetful()
+    with torch.no_grad():
+        net.head.bias += seed
+    plain = tiny.benchmark(per_class=9, noise=0.9).server[1]
+    return net, ServerData(plain.task, plain.train, plain.validation, 4, plain.seed, augment=True)
+
+
+def regularisers() -> dict[str, Regulariser]:
+    net, server = drifting(9)
+    expert = Expert(Task("before", slice(0, 2)), clone(net.state_dict()))
+    data = server.predict_dataloader()
+    return {
+        "free": Free(),
+        "anchor": Anchor(Random(), 0.3).consolidate(net, expert, data),
+        "distil": Distil(0.5).consolidate(net, expert, data),
+    }
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("name", ["free", "anchor", "distil"])
+def test_a_fit_killed_in_any_epoch_ends_with_the_bits_of_one_that_was_not(name: str, momentum: float, tmp_path: Path):
+    training = replace(PLATEAUS, momentum=momentum)
+    regulariser, undisturbed = regularisers()[name], Watch()
+    net, server = drifting()
+    expert = fit(net, server, regulariser, training, [undisturbed])
+    epochs = len(undisturbed.states)
+    assert epochs > 3
+    assert len(set(undisturbed.rates)) > 1, "the rate never falls"
+    for epoch, within in itertools.product(range(epochs), (False, True)):
+        path, watch = tmp_path / f"{epoch}{within}.safetensors", Watch()
+        net, server = drifting()
+        with pytest.raises(Killed):
+            fit(net, server, regulariser, training, [Kill(epoch, within)], path)
+        assert path.exists() == (epoch > 0)
+        net, server = drifting()
+        again = fit(net, server, regulariser, training, [watch], path)
+        assert tiny.same(again.state, expert.state)
+        assert tiny.same(net.state_dict(), expert.state)
+        assert (watch.rates, watch.logged) == (undisturbed.rates[epoch:], undisturbed.logged[epoch:])
+        assert all(tiny.same(a, b) for a, b in zip(watch.states, undisturbed.states[epoch:], strict=True))
+
+
+def test_a_fit_killed_again_and_again_still_ends_with_the_same_bits(tmp_path: Path):
+    expert = fit(*drifting(), Free(), PLATEAUS)
+    path = tmp_path / "a.safetensors"
+    for epoch in (1, 1, 2, 3):
+        with pytest.raises(Killed):
+            fit(*drifting(), Free(), PLATEAUS, [Kill(epoch, within=True)], path)
+    assert tiny.same(fit(*drifting(), Free(), PLATEAUS, checkpoint=path).state, expert.state)
+
+
+class Tied(nn.Module):
+    """One weight under two names, one in another memory layout than usual, and one that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stream = torch.Generator().manual_seed(0)
+        self.first = nn.Parameter(torch.randn(192, 192, generator=stream) / 14)
+        self.second = self.first
+        self.turned = nn.Parameter(torch.randn(192, 192, generator=stream).T / 14)
+        self.frozen = nn.Parameter(torch.randn(192, generator=stream), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x.flatten(1) @ self.first).relu() @ self.second @ self.turned + self.frozen)[:, :6]
+
+
+def test_tied_and_frozen_weights_continue(tmp_path: Path):
+    _, server = drifting()
+    expert = fit(Tied(), server, Free(), PLATEAUS)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(Killed):
+        fit(Tied(), server, Free(), PLATEAUS, [Kill(2, within=True)], path)
+    assert tiny.same(fit(Tied(), server, Free(), PLATEAUS, checkpoint=path).state, expert.state)
+
+
+def interrupted(path: Path) -> None:
+    with pytest.raises(Killed):
+        fit(*drifting(), Free(), PLATEAUS, [Kill(2, within=False)], path)
+
+
+def renamed(data: ServerData) -> ServerData:
+    return ServerData(
+        Task("other", data.task.classes), data.train, data.validation, data.batch_size, data.seed, data.augment
+    )
+
+
+FOREIGN = {
+    "other start": (drifting(1), Free(), PLATEAUS),
+    "other network": ((tiny.network(), drifting()[1]), Free(), PLATEAUS),
+    "other task": ((drifting()[0], renamed(drifting()[1])), Free(), PLATEAUS),
+    "other regulariser": (drifting(), Anchor(Uniform(), 1.0), PLATEAUS),
+    "other settings": (drifting(), Free(), replace(PLATEAUS, lr=0.01)),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_checkpoint_of_another_fit_is_refused(case: str, tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    interrupted(path)
+    (net, server), regulariser, training = FOREIGN[case]
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"of another training.*delete it") as raised:
+        fit(net, server, regulariser, training, checkpoint=path)
+    assert str(path) in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_how_often_it_is_written_does_not_matter(tmp_path: Path):
+    path = tmp_path / "a.safetensors"
+    interrupted(path)
+    expert = fit(*drifting(), Free(), replace(PLATEAUS, checkpoint_seconds=60), checkpoint=path)
+    assert tiny.same(expert.state, fit(*drifting(), Free(), PLATEAUS).state)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"cannot be read.*delete it"):
+        fit(*drifting(), Free(), PLATEAUS, checkpoint=path)
+
+
+def test_a_checkpoint_is_written_no_more_often_than_asked(tmp_path: Path):
+    fit(*drifting(), Free(), replace(PLATEAUS, checkpoint_seconds=60), checkpoint=tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -508,6 +658,8 @@ def test_a_fit_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         ("factor", 0.0),
         ("factor", 1.0),
         ("factor", float("nan")),
+        ("checkpoint_seconds", -1.0),
+        ("checkpoint_seconds", float("nan")),
     ],
 )
 def test_a_setting_that_cannot_be_is_an_input_error_that_names_it(setting: str, value: float):

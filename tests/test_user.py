@@ -100,6 +100,10 @@ def test_task_experts_finetuned_are_those_of_a_naive_double_loop():
     assert np.nanmean(R) > np.nanmean(before) + 5
 
 
+def test_what_is_not_adapted_costs_nothing():
+    assert evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), []), Unchanged(), someone())[1] == []
+
+
 def test_entries_on_and_below_the_diagonal_are_percent_and_those_above_are_nan():
     R = matrix(merge_prefixes(Last(), experts(), []), Unchanged(), someone())
     assert R.shape == (3, 3)

@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from rich.console import Console
 from scipy import stats
 from torch import Tensor, nn
@@ -45,8 +44,10 @@ from dua_lightning.files import replacing, write_text
 from dua_lightning.importance import MAS, Fisher, Importance, Uniform
 from dua_lightning.importance.batchmean import BATCH
 from dua_lightning.params import Params, clone
-from dua_lightning.report.progress import Display, TrainingProgress
-from dua_lightning.store import ExpertStore, digest
+from dua_lightning.recipes import Recipes
+from dua_lightning.report.display import Display
+from dua_lightning.report.progress import TrainingProgress
+from dua_lightning.store import Store
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Expert, UserModel
 
@@ -147,18 +148,16 @@ def prepare(images: str, seed: int, folder: Path, display: Display) -> Study:
     row = rows.make(cfg)
     benchmark = build(cfg.data, "data", seed=seed)
     net = build(cfg.model, "model", shape=benchmark.shape, classes=benchmark.classes, seed=seed)
-    made_of = [OmegaConf.to_container(node, resolve=True) for node in (cfg.model, cfg.trainer)]
-    recipes = [data.recipe() for data in benchmark.server]
-    keys = [digest({"made_of": made_of, "data": recipes[:t], "by": row.recipe}) for t in range(1, len(recipes) + 1)]
+    start = clone(net.state_dict())
     progress = TrainingProgress(display, f"{images}, seed {seed}: experts", {}, lambda _: None)
     experts = server.train_experts(
         net,
-        clone(net.state_dict()),
+        start,
         benchmark.server,
         row.regulariser,
         build(cfg.trainer, "trainer"),
-        ExpertStore(folder / "experts"),
-        keys,
+        Store(folder / "store"),
+        Recipes(cfg, start, benchmark).experts(row),
         [progress],
     )
     return Study(images, seed, benchmark, net, experts, row)

@@ -24,7 +24,7 @@ from dua_lightning.files import replacing, write_text
 from dua_lightning.importance import MAS, Uniform
 from dua_lightning.methods import Anchor
 from dua_lightning.params import Params, clone, pearson
-from dua_lightning.store import ExpertStore, digest
+from dua_lightning.store import Recipe, Store
 
 PANELS = {
     "a: M1, D1 against D2": ((0, 0), (0, 1)),
@@ -44,10 +44,10 @@ def importances(images: str, seed: int, folder: Path) -> dict[tuple[int, int], P
     net = build(cfg.model, "model", shape=benchmark.shape, classes=benchmark.classes, seed=seed)
     training = build(cfg.trainer, "trainer")
     data = benchmark.server[:2]
-    keys = [digest({"figure": 3, "seed": seed, "images": images, "task": t}) for t in range(2)]
+    recipes = [Recipe("experts", {"figure": 3, "seed": seed, "images": images, "task": t}) for t in range(2)]
     regulariser = Anchor(Uniform(), 1e-3, accumulate=False)
     experts = server.train_experts(
-        net, clone(net.state_dict()), data, regulariser, training, ExpertStore(folder / "experts"), keys
+        net, clone(net.state_dict()), data, regulariser, training, Store(folder / "store"), recipes
     )
     loaders = benchmark.users[0].predict_dataloader()
     return {(m, d): MAS()(net, experts[m], loaders[d]) for m in range(2) for d in range(2)}

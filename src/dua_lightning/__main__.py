@@ -1,20 +1,21 @@
 """The command line: `python -m dua_lightning`, or `dua`.
 
-Only Hydra is imported here, so that help and configuration errors answer before torch is loaded.
+Nothing heavy is imported here, so that help and configuration errors answer before torch is loaded, and signals are
+minded before Hydra is.
 """
 
 import os
+import select
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import hydra
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from dua_lightning.stopping import stoppable
 
-from dua_lightning.errors import InputError
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout has it at the top.
@@ -24,34 +25,60 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "false")
 
 
-_EXPECTED = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
-_MEMORY = "can't allocate memory"
-"""What a run may raise because of what it was given, or where it was run; torch has no type for the last."""
+def _app(cfg: "DictConfig") -> None:
+    from dua_lightning import sweep
 
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _app(cfg: DictConfig) -> None:
-    from dua_lightning.pipeline import run
-
+    if cfg.get("debug") or _TRACEBACK:
+        sweep.run_alone(cfg)
+        return
+    # SystemExit passes through Hydra, which would print lines of its own around any other exception.
     try:
-        run(cfg)
+        (sweep.run_cell if sweep.running() else sweep.run_alone)(cfg)
+    except BrokenPipeError:
+        _end_without_reader()
     except Exception as error:
-        if cfg.get("debug") or _TRACEBACK or not (isinstance(error, _EXPECTED) or _MEMORY in str(error)):
+        if not sweep.bad_input(error):
             raise
-        # SystemExit passes through Hydra, which would print lines of its own around any other exception.
         _refuse(error)
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one line on standard error and exit status 2."""
+    """Run the command line; bad input ends in one line on standard error and exit status 2.
+
+    SIGINT and SIGTERM end it with 130 and 143 and a line that says how to continue.
+    """
     # torch's threads spin for microseconds when they wait for each other, and then sleep. Without spinning, the many
     # small operations of an importance take three times as long; with the default's milliseconds, a small network
     # trains ten times slower where another program wants the cores too. Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    with stoppable():
+        try:
+            try:
+                _run()
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _end_without_reader()
+
+
+def _run() -> None:
+    if sys.argv[1:2] == ["store"]:
+        from dua_lightning.errors import InputError
+        from dua_lightning.report import stored
+
+        try:
+            sys.exit(stored.main(sys.argv[2:], CONF / "paths" / "default.yaml"))
+        except InputError as error:
+            _refuse(error)
+
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        _app()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_app)()
     except (HydraException, OmegaConfBaseException) as error:
         if _TRACEBACK:
             raise
@@ -60,9 +87,6 @@ def main() -> None:
         if _TRACEBACK or _ours(error):
             raise
         _refuse(error)
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished experts and records are kept in the run's folder", file=sys.stderr)
-        sys.exit(130)
 
 
 def _ours(error: Exception) -> bool:
@@ -71,24 +95,22 @@ def _ours(error: Exception) -> bool:
     return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames[1:])
 
 
+def _end_without_reader() -> NoReturn:
+    """End as programs do that are piped into `head`; raises the broken pipe if it is not standard output."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLERR)
+    if not poll.poll(0):
+        raise
+    # Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
+
+
 def _refuse(error: Exception) -> NoReturn:
-    print(f"error: {_one_line(error)}", file=sys.stderr)
+    from dua_lightning.sweep import one_line
+
+    print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
-    text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
-    if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
-            "another folder by paths.output_dir=DIR"
-        )
-    if isinstance(error, MemoryError) or _MEMORY in str(error):
-        return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
-    return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
 
 
 if __name__ == "__main__":

@@ -59,6 +59,17 @@ def _shown(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
+def plain(node: DictConfig) -> dict[str, Any]:
+    """The node's settings in plain values, without what only names it or a node within it for people."""
+    return _without_names(OmegaConf.to_container(node, resolve=True))  # type: ignore[no-any-return]
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_names(item) for key, item in value.items() if key not in DISPLAY}
+    return value
+
+
 def check(value: Any, annotation: Any, place: str) -> Any:
     """`value` as the type `annotation`; raises `InputError` where it is another."""
     value = _shown(value)

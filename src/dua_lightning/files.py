@@ -1,28 +1,99 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks between processes."""
 
+import errno
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dua_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = ".new"
+"""Ends the stem of files that are being written, behind a dot at the front: by these a cleaner knows them."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its ending; renamed to `path` at the end, removed if anything fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A temporary path beside `path`, with its ending; renamed to `path` at the end, removed if anything fails.
+
+    The bytes are on the disk before the name is, so that a machine that loses power keeps the old file or has the new
+    one. Raises `InputError` where the file cannot be written.
+    """
+    with refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f"{TEMPORARY}{path.suffix}")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8."""
+    """Write `text` to `path` as UTF-8; raises as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of the block, which writes `path`, into an `InputError` that says why and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}); make room or get leave to write there, or choose "
+            "another folder by paths.output_dir, paths.store_dir or paths.data_dir"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems have nothing to wait for, and say so.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def touch(path: Path) -> None:
+    """Note in the file's time that it was used now; where it is only to be read, the time stays."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+@contextmanager
+def locked(path: Path, say: Callable[[str], None] = log.warning) -> Iterator[None]:
+    """Of several processes that make `path`, one is in this block; the others wait, and say so once.
+
+    The lock is the file `.STEM.lock` beside it, held through the operating system: it is free as soon as its process
+    has ended, however that was, and holds on shared file systems too. Raises `OSError` where it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another process that is making {path}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

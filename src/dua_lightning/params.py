@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,21 +72,40 @@ def reset_batch_norms(net: nn.Module) -> None:
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
     """Evaluation mode, each module's own mode restored afterwards; gradients are recorded as before."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
+    training = [module for module in net.modules() if module.training]
+    if training:
+        net.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def task_logits(net: nn.Module, state: State, x: Tensor, classes: slice) -> Tensor:
-    """`(n, classes of the task)` logits of `net` with the weights and buffers of `state`; `net` is left as it is.
-
-    A tied weight is passed once: `functional_call` ties the others to it.
-    """
-    names = {name for name, _ in net.named_parameters()} | {name for name, _ in net.named_buffers()}
-    values = {name: tensor for name, tensor in state.items() if name in names}
-    logits: Tensor = torch.func.functional_call(net, values, (x,))
+    """`(n, classes of the task)` logits of `net` with the weights and buffers of `state`; `net` is left as it is."""
+    with _holding(net, state):
+        logits: Tensor = net(x)
     return logits[:, classes]
+
+
+@contextmanager
+def _holding(net: nn.Module, state: State) -> Iterator[None]:
+    """`net` with the tensors of `state` in place of its own, as by `torch.func.functional_call`, which takes longer
+    than a small network's pass. All uses of a tied weight get what `state` has under the first one's name."""
+    own: list[tuple[dict[str, Any], str, Tensor, str]] = []
+    first: dict[int, str] = {}
+    for prefix, module in net.named_modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    full = first.setdefault(id(tensor), f"{prefix}.{name}" if prefix else name)
+                    own.append((held, name, tensor, full))
+    try:
+        for held, name, _, full in own:
+            if full in state:
+                held[name] = state[full]
+        yield
+    finally:
+        for held, name, tensor, _ in own:
+            held[name] = tensor

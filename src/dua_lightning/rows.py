@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.adapt import Adapt
-from dua_lightning.build import build, check
+from dua_lightning.build import build, check, plain
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge
@@ -29,7 +29,7 @@ class Row:
     """One row: a server training, who measures psi with what, chi and phi.
 
     `method`, `importance` and `adapt` are the choices' names (`none` for an importance that is not measured), `label`
-    the row's name in tables, `experts` that of its training; `recipe` says in plain values what regularises it.
+    the row's name in tables, `experts` that of its training; `settings` are those of the four verbs in plain values.
     `training_data_too`: the server measures on its training data as well; `recalibrate`: it takes the merged model's
     batch-norm statistics anew on its validation data.
     """
@@ -40,7 +40,6 @@ class Row:
     label: str
     experts: str
     training: Training
-    recipe: dict[str, Any]
     regulariser: Regulariser
     prior: Measurer
     psi: Importance | None
@@ -48,6 +47,7 @@ class Row:
     chi: Merge
     recalibrate: bool
     phi: Adapt
+    settings: dict[Literal["regulariser", "psi", "chi", "phi"], Any]
 
 
 def expand(cfg: DictConfig) -> list[DictConfig]:
@@ -92,13 +92,18 @@ def make(cfg: DictConfig) -> Row:
         experts=check(method.experts, str, "method.experts"),
         training=check(method.training, Training, "method.training"),
         regulariser=build(method.regulariser, "method.regulariser", Regulariser),
-        recipe=OmegaConf.to_container(method.regulariser, resolve=True),  # type: ignore[arg-type]
         prior=check(method.prior, Measurer, "method.prior"),
         psi=psi,
         training_data_too=check(cfg.fidelity.imm_data, MeasuredOn, "fidelity.imm_data") == "train_and_validation",
         chi=build(node, "method.merge", Merge),
         recalibrate=recalibrate,
         phi=build(cfg.adapt, "adapt", Adapt),
+        settings={
+            "regulariser": plain(method.regulariser),
+            "psi": None if psi is None else plain(method.psi),
+            "chi": plain(node),
+            "phi": plain(cfg.adapt),
+        },
     )
 
 

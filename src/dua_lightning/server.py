@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,9 +12,11 @@ from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
 from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import Params, State
-from dua_lightning.store import ExpertStore
+from dua_lightning.store import Recipe, Store
 from dua_lightning.tasks import Expert, UserModel
-from dua_lightning.training import Callbacks, Training, fit
+
+if TYPE_CHECKING:
+    from dua_lightning.training import Callbacks, Training
 
 RECALIBRATION_BATCH = 100
 """Images carried through the network at once where batch-norm statistics are taken on the server."""
@@ -24,30 +27,35 @@ def train_experts(
     start: State,
     data: Sequence[ServerData],
     regulariser: Regulariser,
-    training: Training,
-    store: ExpertStore,
-    keys: Sequence[str],
-    callbacks: Callbacks = (),
+    training: "Training",
+    store: Store,
+    recipes: Sequence[Recipe],
+    callbacks: "Callbacks" = (),
 ) -> tuple[Expert, ...]:
     """M_1 .. M_N, one after another: task 1 starts from `start`, each later one from the expert before it.
 
-    An expert found in `store` under its key (one for each task) is taken from there; the regulariser measures the
-    earlier experts only when a later one is really trained. `net` is a workspace and ends as the last expert.
+    An expert found in `store` under its recipe (one for each task) is taken from there, and one that another process is
+    training is waited for; the regulariser measures the earlier experts only when a later one is really trained. `net`
+    is a workspace and ends as the last expert. Raises `InputError` for an entry that cannot be used or kept.
     """
     experts: list[Expert] = []
     consolidated = 0
+
+    def trained() -> State:
+        # Lightning takes seconds to load; where every expert is in the store, nothing needs it.
+        from dua_lightning.training import fit
+
+        nonlocal regulariser, consolidated
+        for earlier in range(consolidated, len(experts)):
+            net.load_state_dict(experts[earlier].state)
+            regulariser = regulariser.consolidate(net, experts[earlier], data[earlier].predict_dataloader())
+        consolidated = len(experts)
+        return fit(net, data[len(experts)], regulariser, training, callbacks).state
+
     net.load_state_dict(start)
-    for of_task, key in zip(data, keys, strict=True):
-        expert = store.get(key, of_task.task)
-        if expert is None:
-            for earlier in range(consolidated, len(experts)):
-                net.load_state_dict(experts[earlier].state)
-                regulariser = regulariser.consolidate(net, experts[earlier], data[earlier].predict_dataloader())
-            consolidated = len(experts)
-            expert = fit(net, of_task, regulariser, training, callbacks)
-            store.put(key, expert)
-        net.load_state_dict(expert.state)
-        experts.append(expert)
+    for of_task, recipe in zip(data, recipes, strict=True):
+        experts.append(Expert(of_task.task, store.once(recipe, trained)))
+        net.load_state_dict(experts[-1].state)
     return tuple(experts)
 
 
@@ -56,13 +64,13 @@ def train_joint(
     start: State,
     data: Sequence[ServerData],
     regulariser: Regulariser,
-    training: Training,
-    store: ExpertStore,
-    key: str,
-    callbacks: Callbacks = (),
+    training: "Training",
+    store: Store,
+    recipe: Recipe,
+    callbacks: "Callbacks" = (),
 ) -> tuple[Expert, ...]:
     """One model trained on all tasks at once, as the expert of each of them."""
-    (joint,) = train_experts(net, start, [union(data)], regulariser, training, store, [key], callbacks)
+    (joint,) = train_experts(net, start, [union(data)], regulariser, training, store, [recipe], callbacks)
     return tuple(Expert(of_task.task, joint.state) for of_task in data)
 
 

@@ -1,53 +1,295 @@
-"""Experts on disk, each under the digest of what made it."""
+"""What is expensive, made once and kept on disk under the digest of what made it."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from dua_lightning import __version__
 from dua_lightning.errors import InputError
-from dua_lightning.files import replacing
-from dua_lightning.tasks import Expert, Task
+from dua_lightning.files import TEMPORARY, locked, refusing, replacing, touch
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["experts", "priors", "results"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PICTURES = "pictures"
+LOCK = "lock"
+
+Tensors = dict[str, Tensor]
+
+DAY = 24 * 3600.0
+"""Seconds."""
 
 
 def digest(*parts: Mapping[str, Any] | str) -> str:
-    """SHA-256, in hexadecimal, of plain values in canonical JSON; the same whatever the order of keys."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    """SHA-256, in hexadecimal, of plain values in canonical JSON; the same whatever the order of keys.
+
+    Raises `InputError` for what has no text in JSON, as infinity and NaN.
+    """
+    try:
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    except ValueError as error:
+        raise InputError(f"a setting is infinite or not a number ({error}); give it a finite value") from error
 
 
-class ExpertStore:
-    """A folder of `DIGEST.safetensors`, one for each expert; runs with the same digest share it.
+def digest_of(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """SHA-256, in hexadecimal, of `about` and of names, types, shapes and bytes of all tensors, sorted by name."""
+    found = hashlib.sha256(json.dumps(about).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
-    A file appears whole or not at all. Nothing is unpickled.
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an entry: its kind, and in plain values everything that its bits depend on."""
+
+    kind: Kind
+    values: Mapping[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """The digest that the entry is kept under."""
+        return digest(self.kind, self.values)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as it lies on the disk.
+
+    `kind` is the entry's, `pictures` for decoded ones, or says what a dead process left; `used` is when it was last
+    written or read, in seconds since 1970.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    kind: str
+    path: Path
+    bytes: int
+    used: float
 
-    def get(self, key: str, task: Task) -> Expert | None:
-        """The expert stored under `key`, or nothing. Raises `InputError` for a damaged file."""
-        path = self._path(key)
+    @property
+    def key(self) -> str:
+        return self.path.stem
+
+
+class Store:
+    """`root/experts`, `root/priors` and `root/results`: an entry is one file, `DIGEST.safetensors`, with provenance.
+
+    A file appears whole or not at all, and is believed only if its content is what its digests say; one that is not is
+    neither read nor written over, but named in an `InputError`. Nothing is unpickled. Processes, also of several
+    machines on a shared file system, may use one store at a time; `say` gets a line when one waits for another.
+
+    `data_dir` is where downloads are kept: decoded pictures in the folders `cache` below it are looked after as well.
+    """
+
+    def __init__(self, root: Path, say: Callable[[str], None] = log.warning, data_dir: Path | None = None) -> None:
+        self.root = root
+        self.say = say
+        self.data_dir = data_dir
+
+    def get(self, recipe: Recipe) -> Tensors | None:
+        """The entry, or nothing. Raises `InputError` for a file that is damaged or foreign."""
+        path = self.path(recipe)
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                return Expert(task, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"the stored expert {path} cannot be read ({error}); delete it to train it again"
-            ) from error
+        tensors = read(path)
+        touch(path)
+        return tensors
 
-    def put(self, key: str, expert: Expert) -> None:
-        with replacing(self._path(key)) as temporary:
-            save_file(
-                {name: t.contiguous() for name, t in expert.state.items()},
-                temporary,
-                metadata={"task": expert.task.name},
+    def put(self, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the entry; what an unfinished training has left of it goes. Raises `InputError` if it cannot be."""
+        about = json.dumps(
+            {
+                "kind": recipe.kind,
+                "made_of": recipe.values,
+                "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "dua_lightning": __version__,
+                "torch": torch.__version__,
+            }
+        )
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        with replacing(self.path(recipe)) as temporary:
+            try:
+                save_file(whole, temporary, {"provenance": about, "sha256": digest_of(whole, about)})
+            except SafetensorError as error:
+                # What safetensors makes of a full disk.
+                raise OSError(*error.args) from error
+        with refusing(self.partial(recipe)):
+            self.partial(recipe).unlink(missing_ok=True)
+
+    def once(self, recipe: Recipe, make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
+        """The entry; where there is none, what `make` returns, which is kept. Of several processes one makes it.
+
+        Raises as `get` and `put` do.
+        """
+        found = self.get(recipe)
+        if found is not None:
+            return found
+        path = self.path(recipe)
+        with ExitStack() as stack:
+            with refusing(path):
+                stack.enter_context(locked(path, self.say))
+            found = self.get(recipe)
+            if found is None:
+                found = dict(make())
+                self.put(recipe, found)
+        return found
+
+    def path(self, recipe: Recipe) -> Path:
+        """Where the entry lies, or will."""
+        return self.root / recipe.kind / f"{recipe.key}.safetensors"
+
+    def partial(self, recipe: Recipe) -> Path:
+        """Where the checkpoint of an unfinished training lies."""
+        return self.root / recipe.kind / f".{recipe.key}.partial.safetensors"
+
+    def entries(self) -> list[Entry]:
+        """All entries, by kind, the last used first; unread."""
+        return [
+            entry
+            for kind, folders, ending in self._places()
+            for entry in sorted(
+                (entry for folder in folders for path in folder.glob(f"[!.]*{ending}") for entry in _seen(kind, path)),
+                key=lambda entry: (-entry.used, entry.key),
             )
+        ]
 
-    def _path(self, key: str) -> Path:
-        return self.root / f"{key}.safetensors"
+    def verify(self) -> Iterator[tuple[Entry, str | None]]:
+        """Each entry, and what is wrong with it, or nothing. Of pictures only the size is known."""
+        for entry in self.entries():
+            try:
+                (_check_pictures if entry.kind == PICTURES else read)(entry.path)
+            except InputError as error:
+                yield entry, str(error)
+            else:
+                yield entry, None
+
+    def gc(self, keep_days: float, dry_run: bool = False) -> list[Entry]:
+        """Remove what has not been used for `keep_days` days, and what dead processes left; returns what went.
+
+        Checkpoints of unfinished trainings go like entries, temporary files and free locks after a day. With `dry_run`
+        nothing is removed. Raises `InputError` for a negative number of days, and for a file that cannot be removed.
+        """
+        if not keep_days >= 0:
+            raise InputError(f"--keep-days {keep_days:g} cannot be used: it is at least 0")
+        now = time.time()
+        gone = [entry for entry in self.entries() if now - entry.used > keep_days * DAY]
+        for _, folders, _ in self._places():
+            for path in sorted(path for folder in folders for path in folder.glob(".*")):
+                keep, kind = _left_over(path, keep_days)
+                gone += [entry for entry in _seen(kind, path) if kind and now - entry.used > keep * DAY]
+        gone = [entry for entry in gone if entry.kind != LOCK or _free(entry.path)]
+        if not dry_run:
+            for entry in gone:
+                try:
+                    entry.path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise InputError(
+                        f"{entry.path} cannot be removed ({error.strerror}); get leave to write to its folder"
+                    ) from error
+        return gone
+
+    def _places(self) -> Iterator[tuple[str, list[Path], str]]:
+        """Each kind, its folders, and how its files end."""
+        for kind in KINDS:
+            yield kind, [self.root / kind], ".safetensors"
+        if self.data_dir is not None:
+            yield PICTURES, sorted(self.data_dir.glob("**/cache")), ".npy"
+
+
+def read(path: Path) -> Tensors:
+    """The tensors of an entry's file, mapped into memory and verified.
+
+    Raises `InputError` for a file that is cut short or changed, or not made of what its name is the digest of.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    about = metadata.get("provenance", "")
+    if metadata.get("sha256") != digest_of(tensors, about):
+        raise _damaged(path, "its content is not what was written")
+    found = _parsed(path, about)
+    if found["kind"] != path.parent.name or digest(found["kind"], found["made_of"]) != path.stem:
+        raise _damaged(path, "its name is not that of what it holds")
+    return tensors
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """What an entry's file says of itself, its tensors unread. Raises `InputError` for a file that says nothing."""
+    try:
+        with safe_open(path, framework="np") as file:
+            about = (file.metadata() or {}).get("provenance", "")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    return _parsed(path, about)
+
+
+def _parsed(path: Path, about: str) -> dict[str, Any]:
+    try:
+        found = json.loads(about)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "it does not say what made it") from error
+    if not isinstance(found, dict) or not {"kind", "made_of"} <= found.keys():
+        raise _damaged(path, "it does not say what made it")
+    return found
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(f"the stored {path} cannot be used: {reason}; delete it to make it again")
+
+
+def _check_pictures(path: Path) -> None:
+    """Raises `InputError` for a file that is no array of bytes, whole."""
+    try:
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    if rows.dtype != np.uint8 or path.stat().st_size != rows.offset + rows.size:
+        raise _damaged(path, "it is no whole array of bytes")
+
+
+def _seen(kind: str, path: Path) -> list[Entry]:
+    """The file as an entry; none where another process has just removed it."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return []
+    return [Entry(kind, path, stat.st_size, stat.st_mtime)]
+
+
+def _left_over(path: Path, keep_days: float) -> tuple[float, str]:
+    """For how many days a hidden file is kept, and what it is; no name for what is not the store's."""
+    if path.name.endswith(".partial.safetensors"):
+        return keep_days, "checkpoint"
+    # The third is safetensors' own.
+    if path.stem.endswith(TEMPORARY) or path.suffix == ".npy" or path.name.startswith(".tmp"):
+        return 1, "unfinished"
+    return 1, LOCK if path.suffix == ".lock" else ""
+
+
+def _free(lock: Path) -> bool:
+    """Whether no process holds the lock."""
+    try:
+        with FileLock(lock, blocking=False):
+            return True
+    except Timeout:
+        return False

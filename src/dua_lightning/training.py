@@ -1,23 +1,28 @@
 """Training of one expert on the server."""
 
 import math
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from dua_lightning import __version__
+from dua_lightning.checkpoint import fingerprint, load, save
 from dua_lightning.data.images import Batches
 from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
 from dua_lightning.methods.base import Regulariser
-from dua_lightning.params import clone, reset_batch_norms
+from dua_lightning.params import State, clone, reset_batch_norms
+from dua_lightning.store import digest
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Expert, Task
 
@@ -38,6 +43,9 @@ class Training:
     After `patience` epochs in a row whose validation accuracy is not above the best so far, the learning rate is
     multiplied by `factor`; after `stop_after` more, training stops. With `reset_batch_norm` every fit starts from
     batch-norm layers as they are built (gamma 1, beta 0, statistics 0 and 1), as in the authors' release.
+
+    A fit that can be resumed writes its checkpoint at most every `checkpoint_seconds`, 0 for every epoch; the expert
+    does not depend on it.
     """
 
     max_epochs: int = 10
@@ -47,6 +55,7 @@ class Training:
     factor: float = 0.1
     stop_after: int = 5
     reset_batch_norm: bool = False
+    checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "stop_after"):
@@ -58,6 +67,8 @@ class Training:
             raise InputError(f"trainer.momentum is in [0, 1), got {self.momentum}")
         if not 0 < self.factor < 1:
             raise InputError(f"trainer.factor is between 0 and 1, got {self.factor}")
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(f"trainer.checkpoint_seconds is at least 0, got {self.checkpoint_seconds}")
 
 
 class Stretches:
@@ -81,7 +92,8 @@ class ExpertModule(LightningModule):
     A training step of Lightning's is a `Stretch` of SGD steps, so its own count of steps means nothing; each is taken
     in the backward pass, see `descending`.
 
-    Logs `train_loss` (mean over the epoch's images, penalties through autograd included), `val_accuracy` (percent).
+    Logs `train_loss` (mean over the epoch's images, penalties through autograd included), `val_accuracy` (percent);
+    `curve` has both of every epoch so far, with the learning rate.
     """
 
     def __init__(self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training) -> None:
@@ -95,6 +107,7 @@ class ExpertModule(LightningModule):
         self.best_accuracy = -1.0
         self.best_state = clone(net.state_dict())
         self.epochs_without_best = 0
+        self.curve: list[dict[str, float]] = []
         self.loss_sum = torch.zeros(())
         self.images_seen = 0
         self.accuracy = MeanMetric()
@@ -127,6 +140,8 @@ class ExpertModule(LightningModule):
                 "regulariser's strength"
             )
         self.log("train_loss", loss)
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        self.curve.append({"train_loss": float(loss), "val_accuracy": accuracy, "lr": rate})
         self.loss_sum.zero_()
         self.images_seen = 0
         if accuracy > self.best_accuracy:
@@ -149,13 +164,14 @@ class ExpertModule(LightningModule):
 
 
 @contextmanager
-def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulariser) -> Iterator[None]:
+def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulariser) -> Iterator[dict[str, Tensor]]:
     """While the block runs, every backward pass is a step of SGD as well.
 
     A weight is pulled by the regulariser and moved, at the learning rate and momentum of `optimizer`, as soon as its
     gradient is there. The numbers are those of `optimizer.step()` after the pass, to the last bit; but a gradient is
     used while it is in the processor's cache, and is gone before the next one takes its place in memory. PyTorch
-    refuses a pass that still needs the old value of a weight that has moved.
+    refuses a pass that still needs the old value of a weight that has moved. Yields the velocity of each weight, under
+    its name, as momentum makes them.
     """
     (settings,) = optimizer.param_groups
     velocities: dict[str, Tensor] = {}
@@ -174,10 +190,100 @@ def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulari
     weights = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     hooks = [p.register_post_accumulate_grad_hook(partial(step, name)) for name, p in weights]
     try:
-        yield
+        yield velocities
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class Checkpoint(Callback):
+    """The state of a fit between two epochs in a file, written before the next one.
+
+    Then gradients are gone and sums are empty. What is left is weights and buffers, the best of them, velocities, the
+    learning rate, the curve and the plateau's count, torch's random state, and the number of passes over the data.
+    `key` names the fit. After the last epoch nothing is written: the caller has the expert.
+    """
+
+    def __init__(
+        self, path: Path, key: str, module: ExpertModule, batches: Batches, velocities: dict[str, Tensor]
+    ) -> None:
+        self.path = path
+        self.key = key
+        self.module = module
+        self.batches = batches
+        self.velocities = velocities
+        self.started_at = len(module.curve)
+        self.written = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        waited = time.monotonic() - self.written
+        if trainer.current_epoch > self.started_at and waited >= self.module.training_settings.checkpoint_seconds:
+            self.write()
+            self.written = time.monotonic()
+
+    def write(self) -> None:
+        """Raises where the file cannot be written, as `replacing` does; an earlier one is then still there."""
+        module = self.module
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "state": clone(module.net.state_dict()),
+            # The best weights are often the present ones, and half of the file.
+            "best": module.best_state if module.epochs_without_best else {},
+            "velocity": self.velocities,
+            "random": {"state": torch.random.get_rng_state()},
+        }
+        save(
+            self.path,
+            {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()},
+            {
+                "key": self.key,
+                "curve": module.curve,
+                "best_accuracy": module.best_accuracy,
+                "epochs_without_best": module.epochs_without_best,
+                "lr": module.optimizer.param_groups[0]["lr"],
+                "passes": self.batches.passes,
+            },
+        )
+
+    def restore(self) -> None:
+        """Bring the fit to where the file was written. Raises `InputError` for a damaged file or another fit's."""
+        tensors, values = load(self.path)
+        if values.get("key") != self.key:
+            raise InputError(
+                f"the checkpoint {self.path} is of another training (its network, data or settings differ); delete it "
+                "to train from the start"
+            )
+        groups: dict[str, State] = {"state": {}, "best": {}, "velocity": {}, "random": {}}
+        for full, tensor in tensors.items():
+            group, _, name = full.partition(".")
+            groups[group][name] = tensor
+        module = self.module
+        module.net.load_state_dict(groups["state"])
+        module.best_state = groups["best"] or clone(module.net.state_dict())
+        # In the memory layout of its weight, as gradients are: other strides could round in another way.
+        weights = dict(module.net.named_parameters())
+        self.velocities |= {n: torch.empty_like(weights[n]).copy_(v) for n, v in groups["velocity"].items()}
+        torch.random.set_rng_state(groups["random"]["state"])
+        module.curve = values["curve"]
+        module.best_accuracy = values["best_accuracy"]
+        module.epochs_without_best = values["epochs_without_best"]
+        module.optimizer.param_groups[0]["lr"] = values["lr"]
+        self.batches.passes = values["passes"]
+        self.started_at = len(module.curve)
+
+
+def _key(net: nn.Module, data: ServerData, regulariser: Regulariser, training: Training) -> str:
+    """Names a fit by all that it starts from, short of reading the images."""
+    settings = {name: value for name, value in asdict(training).items() if name != "checkpoint_seconds"}
+    return digest(
+        {
+            "versions": [__version__, torch.__version__],
+            "task": repr(data.task),
+            "data": [data.seed, data.batch_size, data.augment, len(data.train), len(data.validation)],
+            "regulariser": repr(regulariser),
+            "training": settings,
+            "start": fingerprint(net.state_dict()),
+        }
+    )
 
 
 def fit(
@@ -186,25 +292,39 @@ def fit(
     regulariser: Regulariser,
     training: Training,
     callbacks: Callbacks = (),
+    checkpoint: Path | None = None,
 ) -> Expert:
     """Train `net` from its present weights on one task; it ends with the weights of the best validation accuracy.
 
     The earliest of equally good epochs is the best. Dropout draws from the stream `(seed, "dropout", task)`. Each call
     makes its own Trainer: a second fit on one Trainer would do nothing.
+
+    With `checkpoint` the fit keeps its state in that file, and where the file is there already it continues from it, to
+    the same bits as a fit that was never interrupted. The file stays: whoever keeps the expert removes it. It is bound
+    to its fit by the weights at the start, the settings, the task and the regulariser's `repr`.
+
+    Raises `InputError` for training that diverges, and for a checkpoint that is damaged or of another fit.
     """
     net.train()
     if training.reset_batch_norm:
         reset_batch_norms(net)
     module = ExpertModule(net, data.task, regulariser, training)
+    batches = data.train_dataloader()
     with (
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=[]),
-        descending(net, module.optimizer, regulariser),
+        descending(net, module.optimizer, regulariser) as velocities,
     ):
         torch.manual_seed(derive(data.seed, "dropout", data.task.name))
+        own: list[Callback] = []
+        if checkpoint is not None:
+            kept = Checkpoint(checkpoint, _key(net, data, regulariser, training), module, batches, velocities)
+            if checkpoint.exists():
+                kept.restore()
+            own.append(kept)
         # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
         warnings.filterwarnings("ignore", module="lightning")
-        Trainer(
+        trainer = Trainer(
             accelerator="cpu",
             devices=1,
             max_epochs=training.max_epochs,
@@ -213,7 +333,10 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            callbacks=list(callbacks),
-        ).fit(module, Stretches(data.train_dataloader()), data.val_dataloader())
+            callbacks=[*own, *callbacks],
+        )
+        done = len(module.curve)
+        trainer.fit_loop.epoch_progress.current.load_state_dict({"processed": done, "completed": done})
+        trainer.fit(module, Stretches(batches), data.val_dataloader())
     net.load_state_dict(module.best_state)
     return Expert(data.task, module.best_state)

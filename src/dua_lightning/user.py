@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import nn
 
+from dua_lightning.adapt import Unchanged
 from dua_lightning.adapt.base import Adapt, OfExpert
 from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
@@ -28,7 +29,7 @@ def evaluate(
     adapt: Adapt,
     data: UserData,
 ) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
-    """R `(N, N)` in percent, and what each adaptation cost.
+    """R `(N, N)` in percent, and what each adaptation cost; nothing for `Unchanged`, which is none.
 
     `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j (0-based). Rows of
     prefixes that are not among `models` and entries above the diagonal are NaN. A state that serves a task after
@@ -42,9 +43,11 @@ def evaluate(
         for j, task in enumerate(data.tasks[:t]):
             state = model[task.name]
             if task.name not in seen or seen[task.name][0] is not state:
-                phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
-                final, cost = measured(phi, net, state, task, data.train_dataloader()[j])
-                costs.append((task, cost))
+                final = state
+                if type(adapt) is not Unchanged:
+                    phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
+                    final, cost = measured(phi, net, state, task, data.train_dataloader()[j])
+                    costs.append((task, cost))
                 seen[task.name] = state, accuracy(net, final, task, held_out[j])
             R[t - 1, j] = seen[task.name][1]
     return R, costs

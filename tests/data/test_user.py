@@ -105,14 +105,15 @@ def test_phi_reads_small_batches_of_the_validation_half_in_a_new_order_each_pass
         assert sorted(orders[0]) == sorted(orders[1]) == sorted(images.inputs().flatten(1).tolist())
 
 
-def test_evaluation_images_are_made_once_for_a_draw_and_anew_where_one_was_written_to():
+@pytest.mark.parametrize("half", ["predict_dataloader", "test_dataloader"])
+def test_images_are_made_once_for_a_draw_and_anew_where_one_was_written_to(half: str):
     data = user()
-    first, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
+    first, again = ([x for loader in getattr(data, half)() for x, _ in loader] for _ in range(2))
     assert all(x is y for x, y in zip(first, again, strict=True))
     before = first[0].clone()
     first[0].add_(1)
-    assert torch.equal(next(iter(data.test_dataloader()[0]))[0], before)
-    assert data.draw(2).test_dataloader()[0] is not data.test_dataloader()[0]
+    assert torch.equal(next(iter(getattr(data, half)()[0]))[0], before)
+    assert getattr(data.draw(2), half)()[0] is not getattr(data, half)()[0]
 
 
 def test_evaluation_images_that_are_too_large_to_keep_are_the_same(monkeypatch: pytest.MonkeyPatch):

@@ -21,8 +21,8 @@ from tests.cli import Done
 
 ROOT = Path(__file__).resolve().parents[2]
 
-OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-"""Nothing listens there: a download fails at once."""
+ALONE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "DUA_STORE_DIR": "store"}
+"""Nothing listens there: a download fails at once. What is stored lies below the working directory."""
 
 PREPARING = {"DUA_FAULT": "tests.faults.inject", "DUA_SHORT": "tests.faults.short"}
 """What is loaded into a child before it starts where its environment has the name."""
@@ -49,7 +49,7 @@ def _context() -> ForkServerContext:
 def environment() -> dict[str, str]:
     """Of a process that finds these tests, goes nowhere, and starts no thread when it loads numpy."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, **OFFLINE, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **ALONE, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def start(arguments: Sequence[str], cwd: Path, more: Mapping[str, str] | None = None) -> BaseProcess:

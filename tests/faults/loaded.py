@@ -3,13 +3,17 @@
 A process that is forked after torch has started threads would wait for them for ever.
 """
 
-import hypothesis  # noqa: F401
-import pytest  # noqa: F401
+from importlib import import_module
+
 import torch
 
-import dua_lightning.__main__
-import dua_lightning.pipeline  # noqa: F401
 from dua_lightning.data import digits
+
+# The program loads each of these only where it is needed; the last two are what a test process has as its main module.
+for name in ("hydra", "dua_lightning.sweep", "dua_lightning.pipeline", "dua_lightning.report.progress"):
+    import_module(name)
+for name in ("torch.func", "torchvision.datasets", "hypothesis", "pytest"):
+    import_module(name)
 
 torch.set_num_threads(1)
 digits.mnist_subset()

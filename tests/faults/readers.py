@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from dua_lightning import checkpoint
 from dua_lightning.data.cache import cached
 from dua_lightning.data.decode import decode
 from dua_lightning.data.download import extract
@@ -29,12 +30,9 @@ from dua_lightning.errors import InputError
 from dua_lightning.nets import vgg11
 from dua_lightning.report import records, tables
 from dua_lightning.report.records import Record
-from dua_lightning.store import ExpertStore, digest
-from dua_lightning.tasks import Expert, Task
+from dua_lightning.store import KINDS, Kind, Recipe, Store, read
 from tests.data.scenes import mit_members, mit_web, picture, tar
 
-TASK = Task("a", slice(0, 2))
-KEY = digest("key")
 SHAPE = (6, 5, 4)
 
 
@@ -56,15 +54,25 @@ def state() -> dict[str, torch.Tensor]:
     return {"w": torch.arange(12.0).view(3, 4), "n": torch.tensor(7), "b": torch.tensor([True, False])}
 
 
-def _expert(folder: Path) -> Path:
-    ExpertStore(folder).put(KEY, Expert(TASK, state()))
-    return folder / f"{KEY}.safetensors"
+def _entry(kind: Kind, folder: Path) -> Path:
+    store, recipe = Store(folder), Recipe(kind, {"seed": 1})
+    store.put(recipe, state())
+    return store.path(recipe)
 
 
-def _read_expert(path: Path) -> Any:
-    found = ExpertStore(path.parent).get(KEY, TASK)
-    assert found is not None
-    return {name: (str(t.dtype), t.tolist()) for name, t in found.state.items()}
+def _read_entry(path: Path) -> Any:
+    found = read(path)
+    return {name: (str(t.dtype), t.tolist()) for name, t in found.items()}
+
+
+def _checkpoint(folder: Path) -> Path:
+    checkpoint.save(folder / "c.safetensors", state(), {"epoch": 3})
+    return folder / "c.safetensors"
+
+
+def _read_checkpoint(path: Path) -> Any:
+    tensors, values = checkpoint.load(path)
+    return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
 
 
 def _arrays(folder: Path) -> Path:
@@ -163,7 +171,8 @@ def _read_list(path: Path) -> Any:
 
 
 READERS = (
-    Reader("expert", _expert, _read_expert),
+    *(Reader(f"{kind} of the store", partial(_entry, kind), _read_entry, sealed=True) for kind in KINDS),
+    Reader("checkpoint", _checkpoint, _read_checkpoint, sealed=True),
     Reader("decoded pictures", _arrays, _read_arrays),
     Reader("archive", partial(_archive, "w"), _read_archive),
     Reader("gzip archive", partial(_archive, "w:gz"), _read_archive, sealed=True),

@@ -94,7 +94,7 @@ def test_nonsense_is_refused_before_anything_is_trained(arguments: tuple[str, ..
     assert not list(cwd.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("place", ["paths.output_dir", "paths.experts_dir"])
+@pytest.mark.parametrize("place", ["paths.output_dir", "paths.store_dir"])
 def test_a_folder_that_cannot_be_written_to(place: str, cwd: Path) -> None:
     (cwd / "file").write_text("mine")
     done = dua(cwd, *TINY, f"{place}=file/below")
@@ -188,13 +188,16 @@ def test_pictures_of_every_kind_and_shape_and_users_of_one_category_are_served(o
     assert done.status == 0, done.err
 
 
-def test_an_expert_that_was_changed_is_refused_and_stays(cwd: Path) -> None:
+@pytest.mark.parametrize("kind", ["experts", "results"])
+def test_an_entry_that_was_changed_is_refused_and_stays(kind: str, cwd: Path) -> None:
     assert dua(cwd, *TINY).status == 0
-    path = sorted(cwd.rglob("*.safetensors"))[0]
+    path = sorted(cwd.rglob(f"{kind}/*.safetensors"))[0]
     good = path.read_bytes()
+    if kind == "experts":
+        # Nothing reads an expert while all results are there.
+        shutil.rmtree(path.parents[1] / "results")
     for content in (good[: len(good) // 2], pickle.dumps(Payload(cwd / "canary"))):
         path.write_bytes(content)
-        (cwd / "out" / "records.csv").unlink(missing_ok=True)
         done = dua(cwd, *TINY)
         assert refused(done), done
         assert path.name in done.err

@@ -12,7 +12,7 @@ from torch import Tensor
 from dua_lightning.merge import Mode, kernel
 from dua_lightning.merge import mode as module
 from dua_lightning.params import Params, State
-from dua_lightning.store import ExpertStore
+from dua_lightning.store import Recipe, Store
 from dua_lightning.tasks import Expert, Task, UserModel
 from tests.nets import close, equal
 
@@ -144,13 +144,14 @@ def anonymous() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
 @pytest.mark.parametrize("path", ["compiled", "torch"])
 def test_stored_experts_are_read_from_their_files(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ExpertStore(tmp_path)
+    store = Store(tmp_path)
+    recipes = [Recipe("experts", {"task": task.name}) for task in TASKS[:4]]
     theta, prior, out = ({W: torch.rand(1 << 22)} for _ in range(3))
-    for task in TASKS[:4]:
-        store.put(task.name, Expert(task, theta))
+    for recipe in recipes:
+        store.put(recipe, theta)
     by(path, monkeypatch, Mode(), [Expert(task, theta) for task in TASKS[:4]], [prior] * 4, out)
     before = anonymous()
-    found = [store.get(task.name, task) for task in TASKS[:4]]
+    found = [Expert(task, store.get(recipe)) for task, recipe in zip(TASKS[:4], recipes, strict=True)]
     model = by(path, monkeypatch, Mode(), found, [prior] * 4, out)
     assert anonymous() - before < theta[W].nbytes / 2
     close(model["t0"][W], theta[W], 1e-6)

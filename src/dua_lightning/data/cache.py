@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from dua_lightning.errors import InputError
+from dua_lightning.files import locked, sync, touch
 
 Rows = np.memmap[Any, np.dtype[np.uint8]]
 
@@ -33,8 +33,7 @@ def cached(folder: Path, key: Sequence[Any], shape: tuple[int, ...], write: Call
     path = folder / f"{sha256(text.encode()).hexdigest()}.npy"
     if not path.exists():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{path.stem}.lock"):
+            with locked(path):
                 if not path.exists():
                     _write(path, shape, write)
         except OSError as error:
@@ -42,7 +41,9 @@ def cached(folder: Path, key: Sequence[Any], shape: tuple[int, ...], write: Call
                 f"the cache {path} of {prod(shape) / 1e9:.2f} GB cannot be written ({error.strerror or error}); "
                 "make room for it or choose another cache folder"
             ) from error
-    return _map(path, shape)
+    rows = _map(path, shape)
+    touch(path)
+    return rows
 
 
 def _write(path: Path, shape: tuple[int, ...], write: Callable[[Rows], None]) -> None:
@@ -56,7 +57,9 @@ def _write(path: Path, shape: tuple[int, ...], write: Callable[[Rows], None]) ->
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
         write(rows)
         rows.flush()
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

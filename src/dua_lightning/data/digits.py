@@ -5,6 +5,8 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -127,10 +129,15 @@ def photograph(name: str) -> Tensor:
 
 @cache
 def uci_digits() -> tuple[Tensor, Tensor]:
-    """`(1797, 28, 28)` uint8 digits of scikit-learn, bilinearly enlarged from 8x8, and their `(1797,)` labels."""
-    from sklearn.datasets import load_digits
+    """`(1797, 28, 28)` uint8 digits of scikit-learn, bilinearly enlarged from 8x8, and their `(1797,)` labels.
 
-    bunch = load_digits()
-    small = torch.from_numpy(bunch.images / 16 * 255).float()[:, None]
+    They are those of `sklearn.datasets.load_digits`; loading scikit-learn itself would take a second.
+    """
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.origin is not None
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = torch.from_numpy(pd.read_csv(path, header=None).to_numpy(np.int64))
+    small = (table[:, :-1].reshape(-1, 1, 8, 8).double() / 16 * 255).float()
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
-    return large[:, 0].round().byte(), torch.from_numpy(bunch.target.astype(np.int64))
+    return large[:, 0].round().byte(), table[:, -1].clone()

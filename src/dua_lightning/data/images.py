@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Protocol
 
@@ -20,9 +21,12 @@ READ_BYTES = 4 * 2**20
 
 
 class Store(Protocol):
-    """Pictures `(N, channels, height, width)` uint8, by row: a tensor, or what makes them when they are read."""
+    """Pictures `(N, channels, height, width)` uint8, by row, made when they are read."""
 
     def __getitem__(self, rows: Tensor) -> Tensor: ...
+
+    def digest(self, rows: Tensor) -> str:
+        """SHA-256, in hexadecimal, of what makes these rows, without making them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Images:
     or, with `None`, whole.
     """
 
-    store: Store
+    store: Tensor | Store
     rows: Tensor
     labels: Tensor
     sources: Tensor
@@ -72,12 +76,19 @@ class Images:
         return _inputs(self.pixels, self.scale[:, :, None, None], self.shift[:, :, None, None], self.crop, augment)
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that the network may see of these images, in their order."""
+        """SHA-256, in hexadecimal, of all that the network may see of these images, in their order; made once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         found = sha256(repr((len(self), self.crop)).encode())
         for tensor in (self.labels, self.sources, self.scale, self.shift):
             found.update(tensor.contiguous().numpy().tobytes())
-        for rows in self.rows.split(EVALUATION_BATCH):
-            found.update(self.store[rows].contiguous().numpy().tobytes())
+        if isinstance(self.store, Tensor):
+            for rows in self.rows.split(EVALUATION_BATCH):
+                found.update(self.store.index_select(0, rows).numpy().data)
+        else:
+            found.update(self.store.digest(self.rows).encode())
         return found.hexdigest()
 
     @staticmethod

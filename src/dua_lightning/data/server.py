@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 
-from lightning import LightningDataModule
-
 from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
 from dua_lightning.tasks import Task
 
 
-class ServerData(LightningDataModule):
+class ServerData:
     """Training and validation images of one task; the training order is the stream `(seed, "server", task)`.
 
-    With `augment` the training images are cut and mirrored at random, from the same stream.
+    With `augment` the training images are cut and mirrored at random, from the same stream. Loaders have the names that
+    Lightning gives them.
     """
 
     def __init__(
         self, task: Task, train: Images, validation: Images, batch_size: int, seed: int, augment: bool = False
     ) -> None:
-        super().__init__()
         self.task = task
         self.train = train
         self.validation = validation

@@ -1,15 +1,17 @@
 """TransPrior, the paper's second scene benchmark: ten users, the same pictures, a transform for each user."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from dua_lightning.code import CORRUPTIONS, version
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.corruptions import NAMES, corrupt
-from dua_lightning.data.images import Images, Store
+from dua_lightning.data.images import Images
 from dua_lightning.data.pool import EVALUATION, EXTRA, Pool
 from dua_lightning.data.scenes import cut, scenes, unowned
 from dua_lightning.errors import InputError
@@ -48,16 +50,15 @@ def transprior(
             )
         order = torch.randperm(len(extra), generator=generator(seed, "transprior", task.name))
         drawn.append(extra[order[:wanted]])
-    index = torch.cat(drawn).sort().values
-    users = {name: _seen_through(name, images, index, severity, constants, seed, input_size) for name in NAMES}
+    plain = images.take(torch.cat(drawn).sort().values, input_size)
+    users = {name: _seen_through(name, plain, severity, constants, seed) for name in NAMES}
     return scenes(images, users, seed, input_size, augment, batch_size, user_batch_size, users_labelled, iterations)
 
 
-def _seen_through(name: str, pool: Pool, index: Tensor, severity: int, constants: str, seed: int, crop: int) -> Images:
-    """The pictures at `index` as the user called `name` sees them; transformed when they are first read."""
-    plain = pool.take(index, crop)
-    store = Corrupted(name, plain.store, plain.rows, plain.sources, severity, constants, seed)
-    return Images(store, torch.arange(len(index)), plain.labels, plain.sources, plain.scale, plain.shift, crop)
+def _seen_through(name: str, plain: Images, severity: int, constants: str, seed: int) -> Images:
+    """The pictures as the user called `name` sees them; transformed when they are first read."""
+    store = Corrupted(name, plain, severity, constants, seed)
+    return replace(plain, store=store, rows=torch.arange(len(plain)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +70,7 @@ class Corrupted:
     """
 
     name: str
-    store: Store
-    rows: Tensor
-    sources: Tensor
+    plain: Images
     severity: int
     constants: str
     seed: int
@@ -79,10 +78,14 @@ class Corrupted:
     def __getitem__(self, rows: Tensor) -> Tensor:
         return _transformed(self)[rows]
 
+    def digest(self, rows: Tensor) -> str:
+        made_of = (version(CORRUPTIONS), self.name, self.plain.digest(), self.severity, self.constants, self.seed)
+        return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()
+
 
 @lru_cache(maxsize=1)
 def _transformed(lazy: Corrupted) -> Tensor:
-    pixels = lazy.store[lazy.rows]
+    plain = lazy.plain
     return corrupt(
-        lazy.name, pixels, lazy.severity, lazy.sources, seed=lazy.seed, user=lazy.name, constants=lazy.constants
+        lazy.name, plain.pixels, lazy.severity, plain.sources, seed=lazy.seed, user=lazy.name, constants=lazy.constants
     )

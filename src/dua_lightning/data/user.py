@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-
-from lightning import LightningDataModule
+from typing import Any
 
 from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images, Kept
 from dua_lightning.data.splits import split
@@ -11,14 +10,15 @@ from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
 
 KEEP_BYTES = 256 * 2**20
-"""Evaluation halves of one draw up to this size are kept as the network sees them: every row of a run reads them."""
+"""The images of one draw up to this size are kept as the network sees them: every row of a run reads them."""
 
 
-class UserData(LightningDataModule):
+class UserData:
     """One user's images of every task, half for evaluation and half (user-validation) for psi and phi.
 
     Each Monte-Carlo iteration draws the halves anew, from the stream `(seed, "user", user, task, iteration)`; no source
     picture is in both. With `labelled=False` the user-validation half comes without labels, as on a real device.
+    Loaders have the names that Lightning gives them.
     """
 
     def __init__(
@@ -31,7 +31,6 @@ class UserData(LightningDataModule):
         batch_size: int = 20,
         labelled: bool = True,
     ) -> None:
-        super().__init__()
         self.user = user
         self.images = images
         self.tasks = tasks
@@ -50,6 +49,18 @@ class UserData(LightningDataModule):
         """The same user with the halves of another iteration."""
         return UserData(self.user, self.images, self.tasks, self.seed, iteration, self.batch_size, self.labelled)
 
+    def recipe(self) -> dict[str, Any]:
+        """What of the data, and of their draw, shapes priors and results, in plain values."""
+        return {
+            "user": self.user,
+            "tasks": [[task.name, repr(task.classes)] for task in self.tasks],
+            "images": [images.digest() for images in self.images],
+            "batch_size": self.batch_size,
+            "labelled": self.labelled,
+            "seed": self.seed,
+            "iteration": self.iteration,
+        }
+
     def train_dataloader(self) -> list[Batches]:
         """User-validation data of each task for phi: small batches, reshuffled at every pass."""
         return [
@@ -62,16 +73,19 @@ class UserData(LightningDataModule):
             for task, images in zip(self.tasks, self.validation, strict=True)
         ]
 
-    def predict_dataloader(self) -> list[Batches]:
-        """User-validation data of each task for psi: a fixed order."""
-        return [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation]
+    def predict_dataloader(self) -> Sequence[Batches | Kept]:
+        """User-validation data of each task for psi, in a fixed order; to be read and not written to."""
+        return self._in_order[0]
 
     def test_dataloader(self) -> Sequence[Batches | Kept]:
         """Evaluation data of each task, in a fixed order; to be read and not written to."""
-        return self._held_out
+        return self._in_order[1]
 
     @cached_property
-    def _held_out(self) -> Sequence[Batches | Kept]:
-        loaders = [Batches(images, EVALUATION_BATCH) for images in self.evaluation]
-        size = sum(len(images) * images[:1].inputs().nbytes for images in self.evaluation)
-        return [Kept(batches) for batches in loaders] if size <= KEEP_BYTES else loaders
+    def _in_order(self) -> Sequence[Sequence[Batches | Kept]]:
+        halves = [
+            [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation],
+            [Batches(images, EVALUATION_BATCH) for images in self.evaluation],
+        ]
+        size = sum(len(images) * images[:1].inputs().nbytes for images in self.validation + self.evaluation)
+        return [[Kept(batches) for batches in half] for half in halves] if size <= KEEP_BYTES else halves

@@ -21,6 +21,8 @@ Power = Literal[1, 2]
 
 BLOCK_BYTES = 2 * 2**20
 """Of a temporary that stays in a core's cache between its making and its use."""
+INPUT_BYTES = 8 * 2**20
+"""Of a block of a linear layer's inputs: a matrix product of fewer rows is slower, and its inputs come from memory."""
 SMALL_MAP = 64
 """Output positions up to which a convolution's gradient is one matrix product with the unfolded input; measured."""
 
@@ -69,12 +71,13 @@ class LinearRule(Rule):
             totals["bias"] += outputs.sum(0)
         if "weight" in totals:
             weight = totals["weight"]
-            inputs = _scratch(weight, _block(a), a.shape[1])
-            for a_i, d_i in zip(a.split(len(inputs)), outputs.split(len(inputs)), strict=True):
-                block = inputs[: len(a_i)]
+            size = _block(a, INPUT_BYTES)
+            scratch = _scratch(weight, size, a.shape[1])
+            for a_i, d_i in zip(a.split(size), outputs.split(size), strict=True):
+                inputs = scratch[: len(a_i)]
                 a_i = a_i.to(weight.dtype)
-                torch.abs(a_i, out=block) if power == 1 else torch.square(a_i, out=block)
-                weight.addmm_(d_i.mT, block)
+                torch.abs(a_i, out=inputs) if power == 1 else torch.square(a_i, out=inputs)
+                weight.addmm_(d_i.mT, inputs)
 
 
 class ConvRule(Rule):
@@ -184,9 +187,10 @@ def _over_positions(x: Tensor) -> Tensor:
     return x.flatten(2).sum(2) if x.dim() > 2 else x
 
 
-def _block(a: Tensor) -> int:
-    """Samples whose inputs fit the cache."""
-    return max(1, min(len(a), BLOCK_BYTES // (a[0].numel() * a.element_size())))
+def _block(a: Tensor, size: int = BLOCK_BYTES) -> int:
+    """Samples whose inputs have at most `size` bytes; those of the default fit the cache."""
+    n = len(a)
+    return max(1, min(n, size * n // max(1, a.nbytes)))
 
 
 _memory = threading.local()
@@ -198,10 +202,10 @@ def _scratch(like: Tensor, *shape: int) -> Tensor:
     Fresh memory costs more than what is done in it.
     """
     size = math.prod(shape) * like.element_size()
-    if not like.is_cpu or size > BLOCK_BYTES:
+    if not like.is_cpu or size > INPUT_BYTES:
         return like.new_empty(shape)
     if not hasattr(_memory, "bytes"):
-        _memory.bytes = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
+        _memory.bytes = torch.empty(INPUT_BYTES, dtype=torch.uint8)
     found: Tensor = _memory.bytes[:size].view(like.dtype).view(shape)
     return found
 

@@ -30,9 +30,8 @@ COMPILED_TYPES = [
 COMPILED_FROM = 1 << 20
 """Weights from which a network goes through the compiled loop; below, loading the loop costs more than it saves."""
 
-BLOCK = 1 << 14
-"""Entries that torch merges at a time: intermediate results stay in the cache, and torch does not share them out among
-threads, which would wait for each other longer than they work."""
+BLOCK = 1 << 16
+"""Entries that torch merges at a time: intermediate results stay in the cache, and calls are few enough."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Anchor:
 
     def add_gradient_(self, name: str, theta: Tensor, gradient: Tensor) -> None:
         if self.learnt + 1 >= self.first_task and name in self.anchor:
-            gradient.add_((theta.detach() - self.anchor[name]).mul_(self.omega[name]), alpha=2 * self.strength)
+            gradient.addcmul_(theta.detach() - self.anchor[name], self.omega[name], value=2 * self.strength)
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Anchor":
         omega = self.importance(net, expert, data)

@@ -1,5 +1,6 @@
 """Weights & Biases: one run for each run of ours, grouped by experiment."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -61,4 +62,5 @@ class WandbLogger:
             self._run.summary[f"{name}/forgetting"] = row.forgetting.mean
 
     def close(self) -> None:
-        self._run.finish()
+        """An exception on its way through the caller, a signal's too, marks the run as failed."""
+        self._run.finish(exit_code=0 if sys.exc_info()[0] is None else 1)

@@ -1,0 +1,41 @@
+"""What a run shows in the terminal: bars where it is one, a line for each finished stage everywhere."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+
+class Display:
+    """The bars of a run and the lines above them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def say(self, text: str) -> None:
+        """A line for people and for the run's log."""
+        self.console.print(text, highlight=False)
+        log.info(text)
+
+    @contextmanager
+    def bar(self, text: str, total: int) -> Iterator[Callable[[str], None]]:
+        """A bar while the block runs; what it yields moves it on by one and sets the note behind it."""
+        task = self.progress.add_task(text, total=total, note="")
+        try:
+            yield lambda note: self.progress.update(task, advance=1, note=note)
+        finally:
+            self.progress.remove_task(task)

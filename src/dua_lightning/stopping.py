@@ -1,0 +1,93 @@
+"""SIGINT and SIGTERM: stop within seconds, say how to continue, exit with the status that tells which it was.
+
+Only the standard library is imported, so that signals are minded before anything else is loaded.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PATIENCE = 10.0
+"""Seconds for closing files and loggers. After them the process ends whatever it is doing: foreign code can swallow the
+exception of a signal, and a pool of threads first ends what it has begun."""
+
+
+class Stopped(BaseException):
+    """Raised in the main thread by the first signal.
+
+    It is no `Exception`, which code on the way could take for a failure of its own, and no `KeyboardInterrupt`, which
+    Lightning turns into an exit of its own.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+class _Handler:
+    """The first signal raises, every later one exits at once."""
+
+    def __init__(self) -> None:
+        self.folder: str | None = None
+        self.stopping = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            os._exit(128 + number)
+        self.stopping = True
+        watch = threading.Timer(PATIENCE, self.exit_now, [128 + number])
+        watch.daemon = True
+        watch.start()
+        raise Stopped(number)
+
+    def exit_now(self, status: int) -> None:
+        self.say()
+        os._exit(status)
+
+    def say(self) -> None:
+        arguments = sys.argv[1:]
+        if self.folder is not None and not any(text.startswith("paths.output_dir=") for text in arguments):
+            # The command line wants all settings in a row.
+            place = max((i for i, text in enumerate(arguments, 1) if "=" in text), default=len(arguments))
+            arguments.insert(place, f"paths.output_dir={self.folder}")
+        sys.stderr.write(f"\nstopped; to continue: {command(arguments)}\n")
+        sys.stderr.flush()
+
+
+_handler = _Handler()
+
+
+def continue_in(folder: str) -> None:
+    """From now on the way to continue is the same command with `paths.output_dir` set to `folder`."""
+    _handler.folder = folder
+
+
+def command(arguments: list[str]) -> str:
+    """The program with `arguments`, to be pasted into a shell."""
+    return shlex.join(["python", "-m", "dua_lightning", *arguments])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Mind the signals from here to the end of the process, and end the process where the block is stopped.
+
+    Outside the main thread, where Python delivers no signals, the block just runs.
+    """
+    global _handler
+    _handler = _Handler()
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _handler)
+        yield
+    except Stopped as stop:
+        _handler.say()
+        sys.exit(stop.status)
+    finally:
+        # Nothing is left to be closed: a signal while the interpreter shuts down has nothing to raise in.
+        _handler.stopping = True
