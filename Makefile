@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 RUN ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all lint format bench clean
+.PHONY: help run digits photos test test-all faults lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: $(READY)  ## the tests
 
 test-all: $(READY)  ## the tests, slow ones too
 	$(BIN)/python -m pytest -m ''
+
+faults: $(READY)  ## kill runs, fail their writes, and give them random settings and damaged files: is anything lost?
+	$(BIN)/python -m tests.faults
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check

@@ -29,6 +29,12 @@ class Done:
     err: str
 
 
+def refused(done: Done) -> bool:
+    """Whether it ended as bad input must: in one line, and with status 2."""
+    lines = done.err.splitlines()
+    return done.status == 2 and len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in done.out
+
+
 def run(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Done:
     """`python -m dua_lightning ARGUMENTS` within this process."""
     monkeypatch.setattr(sys, "argv", ["dua_lightning", *arguments])

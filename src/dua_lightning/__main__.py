@@ -9,10 +9,10 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dua_lightning.errors import InputError
 from dua_lightning.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _app(cfg: "DictConfig") -> None:
     _load()
     from dua_lightning import sweep
 
-    if cfg.debug or _TRACEBACK:
+    if cfg.get("debug") or _TRACEBACK:
         sweep.run_alone(cfg)
         return
     # SystemExit passes through Hydra, which would print lines of its own around any other exception.
@@ -38,7 +38,9 @@ def _app(cfg: "DictConfig") -> None:
         (sweep.run_cell if sweep.running() else sweep.run_alone)(cfg)
     except BrokenPipeError:
         _end_without_reader()
-    except sweep.BAD_INPUT as error:
+    except Exception as error:
+        if not sweep.bad_input(error):
+            raise
         _refuse(error)
 
 
@@ -65,6 +67,7 @@ def main() -> None:
 
 def _run() -> None:
     if sys.argv[1:2] == ["store"]:
+        from dua_lightning.errors import InputError
         from dua_lightning.report import stored
 
         try:
@@ -82,6 +85,16 @@ def _run() -> None:
         if _TRACEBACK:
             raise
         _refuse(error)
+    except Exception as error:
+        if _TRACEBACK or _ours(error):
+            raise
+        _refuse(error)
+
+
+def _ours(error: Exception) -> bool:
+    """Whether it was raised within the program; otherwise Hydra could not read the command line or make the folder."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames[1:])
 
 
 def _load() -> None:

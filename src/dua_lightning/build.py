@@ -1,11 +1,11 @@
 """From a node of the configuration to the object it describes."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from pydantic import TypeAdapter, ValidationError
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ImportString, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dua_lightning.errors import InputError
 
@@ -13,14 +13,16 @@ DISPLAY = ("name", "label")
 """Keys of a node that name it for people and records; the object does not know them."""
 
 
-def build(node: DictConfig, path: str, **given: Any) -> Any:
+def build(node: Any, path: str, kind: type = object, **given: Any) -> Any:
     """Call the node's `_target_` with its settings, nodes within it built first, and with `given`.
 
     `path` is the node's place in the configuration, for messages. Each setting is checked against the annotation of
-    the parameter it becomes. Raises `InputError` with the setting's place, its value and what is wrong.
+    the parameter it becomes, and what comes out against `kind`. Raises `InputError` with the setting's place, its value
+    and what is wrong.
     """
-    target = get_object(node._target_)
-    parameters = inspect.signature(target).parameters
+    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+        raise InputError(f"{path}={_shown(node)} cannot be used: it is a group of settings with a _target_")
+    target, parameters = _target(node._target_, path)
     settings: dict[str, Any] = {}
     for key, value in ((str(key), value) for key, value in node.items()):
         if key == "_target_" or (key in DISPLAY and key not in parameters):
@@ -28,11 +30,33 @@ def build(node: DictConfig, path: str, **given: Any) -> Any:
         place = f"{path}.{key}"
         if key not in parameters:
             raise InputError(f"{place} is not a setting of {node._target_}; it has {', '.join(parameters)}")
-        if isinstance(value, DictConfig):
-            settings[key] = build(value, place)
+        annotation = parameters[key].annotation
+        if isinstance(value, DictConfig) and "_target_" in value:
+            inner = annotation if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else object
+            settings[key] = build(value, place, inner)
         else:
-            settings[key] = check(value, parameters[key].annotation, place)
-    return target(**settings, **given)
+            settings[key] = check(value, annotation, place)
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in settings | given:
+            raise InputError(f"{path}.{name} is missing, and {node._target_} needs it; give {path}.{name}=VALUE")
+    if unknown := given.keys() - parameters.keys():
+        raise InputError(f"{path}._target_={node._target_} cannot be used there: it takes no {sorted(unknown)[0]}")
+    built = target(**settings, **given)
+    if not isinstance(built, kind):
+        raise InputError(f"{path}._target_={node._target_} cannot be used there: it does not make a {kind.__name__}")
+    return built
+
+
+def _target(name: str, path: str) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+    try:
+        target = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
+        return target, inspect.signature(target).parameters
+    except (ValidationError, ValueError, TypeError) as error:
+        raise InputError(f"{path}._target_={name} is nothing that can be made; take it from a file of conf") from error
+
+
+def _shown(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -48,10 +72,11 @@ def _without_names(value: Any) -> Any:
 
 def check(value: Any, annotation: Any, place: str) -> Any:
     """`value` as the type `annotation`; raises `InputError` where it is another."""
-    if isinstance(value, ListConfig):
-        value = OmegaConf.to_container(value, resolve=True)
+    value = _shown(value)
     try:
         return TypeAdapter(annotation).validate_python(value)
+    except PydanticSchemaGenerationError as error:
+        raise InputError(f"{place}={value} cannot be used: it is a group of settings with a _target_") from error
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise InputError(f"{place}={value} cannot be used: {problem[0].lower()}{problem[1:]}") from error

@@ -65,13 +65,13 @@ class Cells:
         self._display = display
         self._logger = logger
         self._cfg = self.configs[0]
-        self.benchmark: Benchmark = build(self._cfg.data, "data", seed=seed)
+        self.benchmark: Benchmark = build(self._cfg.data, "data", Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
-        self._net: nn.Module = build(self._cfg.model, "model", shape=shape, classes=classes, seed=seed)
+        self._net: nn.Module = build(self._cfg.model, "model", nn.Module, shape=shape, classes=classes, seed=seed)
         for row in self.rows:
             self._check(row)
         self._start: State = clone(self._net.state_dict())
-        self._store = Store(Path(self._cfg.paths.store_dir), display.say)
+        self._store = Store(Path(str(self._cfg.paths.store_dir)), display.say)
         self._keep_priors = check(self._cfg.store.priors, bool, "store.priors")
         self._recipes = Recipes(self._cfg, self._start, self.benchmark)
         self._experts: dict[str, tuple[Expert, ...]] = {}
@@ -144,13 +144,14 @@ class Cells:
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
         # Only where there is something to train is Lightning loaded, which takes seconds.
         from dua_lightning.report.progress import TrainingProgress
+        from dua_lightning.training import Training
 
         # At each of a run's many fits Lightning would repeat the hardware and a tip.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         text = f"seed {self.seed}: {row.experts} experts"
         values: Epoch = {"seed": self.seed, "experts": row.experts}
         progress = TrainingProgress(self._display, text, values, self._logger.epoch)
-        training = build(self._cfg.trainer, "trainer")
+        training = build(self._cfg.trainer, "trainer", Training)
         data, net, start, store = self.benchmark.server, self._net, self._start, self._store
         if row.training == "joint":
             (recipe,) = recipes

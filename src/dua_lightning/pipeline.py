@@ -23,6 +23,9 @@ from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.rows import Row, expand
 from dua_lightning.tasks import Task
 
+MOST_THREADS = 1024
+"""More than any processor has; the system refuses a process with far more."""
+
 
 def run(cfg: DictConfig) -> None:
     """Train, measure, merge, adapt and evaluate every row for every seed; see `conf/config.yaml`.
@@ -38,7 +41,7 @@ def run(cfg: DictConfig) -> None:
     provenance.write(cfg, folder)
     console = Console(soft_wrap=True)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    logger: Logger = build(cfg.logger, "logger", folder=folder, config=resolved, name=cfg.name)
+    logger: Logger = build(cfg.logger, "logger", Logger, folder=folder, config=resolved, name=cfg.name)
     try:
         found: list[Record] = []
         costs: list[CostRecord] = []
@@ -65,8 +68,11 @@ def _set_threads(value: Any) -> None:
     threads = check(value, int | None, "threads")
     if threads is None:
         return
-    if threads < 1:
-        raise InputError(f"threads={threads} cannot be used: it is at least 1, or null for PyTorch's own choice")
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"threads={threads} cannot be used: it is at least 1 and at most {MOST_THREADS}, or null for PyTorch's own "
+            "choice"
+        )
     torch.set_num_threads(threads)
 
 

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.adapt import Adapt
-from dua_lightning.build import build, plain
+from dua_lightning.build import build, check, plain
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge
@@ -16,6 +16,12 @@ from dua_lightning.methods import Regulariser
 
 BUFFERS = ("last", "task", "mean", "server")
 """Choices of `merge.batch_norm`: whose running statistics a merged model carries."""
+
+
+Training = Literal["sequential", "joint"]
+Measurer = Literal["user", "server", "none"]
+MeasuredOn = Literal["validation", "train_and_validation"]
+"""Choices of `method.training`, `method.prior` and `fidelity.imm_data`."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class Row:
     adapt: str
     label: str
     experts: str
-    training: Literal["sequential", "joint"]
+    training: Training
     regulariser: Regulariser
-    prior: Literal["user", "server", "none"]
+    prior: Measurer
     psi: Importance | None
     training_data_too: bool
     chi: Merge
@@ -52,15 +58,16 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
     """
     if "rows" not in cfg.method:
         return [cfg]
+    rows = check(cfg.method.rows, list[dict[str, str]], "method.rows")
     overrides = [(_axis(text), text) for text in HydraConfig.get().overrides.task]
     asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in ("importance", "adapt")}
     # Composed anew, paths with the time of day in them would be other paths.
     paths = OmegaConf.to_container(cfg.paths, resolve=True)
     found = []
-    for row in cfg.method.rows:
+    for row in rows:
         if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
             continue
-        kept = [text for axis, text in overrides if axis != "method" and axis not in row]
+        kept = [text for axis, text in overrides if axis not in ("method", "method.rows", *row)]
         composed = hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())])
         composed.paths = paths
         found.append(composed)
@@ -70,39 +77,44 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
 def make(cfg: DictConfig) -> Row:
     """The row of a configuration with a single method; raises `InputError` for settings that cannot be used."""
     method = cfg.method
-    own = method.adapt == cfg.adapt.name
-    merge = _with_buffers(cfg)
-    if cfg.merge.batch_norm not in BUFFERS:
-        raise InputError(f"merge.batch_norm={cfg.merge.batch_norm} is not a choice; it has {', '.join(BUFFERS)}")
+    buffers = OmegaConf.select(cfg, "merge.batch_norm")
+    if buffers not in BUFFERS:
+        raise InputError(f"merge.batch_norm={buffers} is not a choice; it has {', '.join(BUFFERS)}")
+    psi = None if method.psi is None else build(method.psi, "importance", Importance)
+    adapt, label = check(cfg.adapt.name, str, "adapt.name"), check(method.label, str, "method.label")
+    own = method.adapt == adapt
+    node, recalibrate = _merge(cfg)
     return Row(
-        method=method.name,
-        importance="none" if method.psi is None else method.psi.name,
-        adapt=cfg.adapt.name,
-        label=method.label if own else f"{method.label} + {cfg.adapt.label}",
-        experts=method.experts,
-        training=method.training,
-        regulariser=build(method.regulariser, "method.regulariser"),
-        prior=method.prior,
-        psi=None if method.psi is None else build(method.psi, "importance"),
-        training_data_too=cfg.fidelity.imm_data == "train_and_validation",
-        chi=build(merge, "method.merge"),
-        recalibrate="batch_norm" in method.merge and cfg.merge.batch_norm == "server",
-        phi=build(cfg.adapt, "adapt"),
+        method=check(method.name, str, "method.name"),
+        importance="none" if psi is None else check(method.psi.name, str, "importance.name"),
+        adapt=adapt,
+        label=label if own else f"{label} + {check(cfg.adapt.label, str, 'adapt.label')}",
+        experts=check(method.experts, str, "method.experts"),
+        training=check(method.training, Training, "method.training"),
+        regulariser=build(method.regulariser, "method.regulariser", Regulariser),
+        prior=check(method.prior, Measurer, "method.prior"),
+        psi=psi,
+        training_data_too=check(cfg.fidelity.imm_data, MeasuredOn, "fidelity.imm_data") == "train_and_validation",
+        chi=build(node, "method.merge", Merge),
+        recalibrate=recalibrate,
+        phi=build(cfg.adapt, "adapt", Adapt),
         settings={
             "regulariser": plain(method.regulariser),
-            "psi": None if method.psi is None else plain(method.psi),
-            "chi": plain(merge),
+            "psi": None if psi is None else plain(method.psi),
+            "chi": plain(node),
             "phi": plain(cfg.adapt),
         },
     )
 
 
-def _with_buffers(cfg: DictConfig) -> DictConfig:
-    """The merge's node, with the rule for batch-norm buffers if it has one; the server's own replaces any buffers."""
-    node: DictConfig = cfg.method.merge.copy()
-    if "batch_norm" in node and node.batch_norm == "server":
-        node.batch_norm = "task"
-    return node
+def _merge(cfg: DictConfig) -> tuple[Any, bool]:
+    """The merge's node, and whether the server's own batch-norm statistics replace those that it would take."""
+    node = cfg.method.merge
+    if not isinstance(node, DictConfig) or node.get("batch_norm") != "server":
+        return node, False
+    node = node.copy()
+    node.batch_norm = "task"
+    return node, True
 
 
 def _axis(override: str) -> str:

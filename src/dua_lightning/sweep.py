@@ -27,9 +27,15 @@ from dua_lightning.stopping import command, continue_in
 
 DONE, FAILED = "done.json", "failed.json"
 BAD_INPUT = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
-"""What the user can mend: one line says what is wrong, and the exit status is 2."""
+NO_MEMORY = "can't allocate memory"
+"""What the user can mend: one line says what is wrong, and the exit status is 2. torch has no type for the last."""
 
 log = logging.getLogger(__name__)
+
+
+def bad_input(error: Exception) -> bool:
+    """Whether what was given, or where it was run, is at fault, and not the program."""
+    return isinstance(error, BAD_INPUT) or NO_MEMORY in str(error)
 
 
 def one_line(error: Exception) -> str:
@@ -42,9 +48,9 @@ def one_line(error: Exception) -> str:
             f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
             "another folder by paths.output_dir=DIR"
         )
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory ({error}); lower the sizes asked for, such as model.width"
     text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
+    if isinstance(error, MemoryError) or NO_MEMORY in text:
+        return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
     return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
 
 
@@ -77,7 +83,7 @@ def run_cell(cfg: DictConfig) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        known = isinstance(error, BAD_INPUT)
+        known = bad_input(error)
         log.info("the cell failed", exc_info=not known)
         reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
         sys.stdout.write(f"\t   failed: {reason}\n")

@@ -1,5 +1,6 @@
 """Training of one expert on the server."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,8 +61,8 @@ class Training:
         for name in ("max_epochs", "patience", "stop_after"):
             if getattr(self, name) < 1:
                 raise InputError(f"trainer.{name} is at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise InputError(f"trainer.lr is positive, got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"trainer.lr is positive and finite, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"trainer.momentum is in [0, 1), got {self.momentum}")
         if not 0 < self.factor < 1:

@@ -179,6 +179,7 @@ GOOD = {W: torch.ones(2)}
         pytest.param({W: torch.tensor([1.0, 3e38])}, id="too large to be added up"),
         pytest.param({W: torch.ones(1)}, id="another shape that would broadcast"),
         pytest.param({W: torch.ones(2, 1)}, id="another rank"),
+        pytest.param({W: torch.ones(2, dtype=torch.complex64)}, id="complex"),
         pytest.param({}, id="a missing weight"),
         pytest.param({"body.w": torch.ones(2)}, id="an unknown weight"),
         pytest.param({**GOOD, "body.w": torch.ones(2)}, id="one weight too many"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dua_lightning.adapt.adabn import require_batch_norm, take_statistics
-from dua_lightning.adapt.finetune import descend
+from dua_lightning.adapt.finetune import check_steps, descend
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, batch_norms, clone
 from dua_lightning.tasks import Batch, Task
@@ -35,8 +35,7 @@ class AdaBNS:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise InputError(f"adapt=adabn_s takes 0 or more epochs, got {self.epochs}")
-        if not self.lr > 0:
-            raise InputError(f"the learning rate of adapt=adabn_s is positive, got {self.lr}")
+        check_steps(self.lr, self.momentum, "adapt=adabn_s")
 
     def check(self, net: nn.Module) -> None:
         require_batch_norm(net, "adabn_s")

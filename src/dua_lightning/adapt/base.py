@@ -9,6 +9,7 @@ from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Expert, Task
 
 
+@runtime_checkable
 class Adapt(Protocol):
     """phi(d, M^) = M*: one task's state of the personal model and the user's own data of that task -> the final state.
 

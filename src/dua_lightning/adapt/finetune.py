@@ -1,6 +1,7 @@
 """Supervised training of every weight on the user's data."""
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,8 +36,7 @@ class Finetune:
     def __post_init__(self) -> None:
         if self.epochs < 0:
             raise InputError(f"fine-tuning takes 0 or more epochs, got {self.epochs}")
-        if not self.lr > 0:
-            raise InputError(f"the learning rate of fine-tuning is positive, got {self.lr}")
+        check_steps(self.lr, self.momentum, "fine-tuning")
 
     def check(self, net: nn.Module) -> None:
         return None
@@ -55,6 +55,14 @@ class Finetune:
             torch.manual_seed(derive(self.seed, "finetune", task.name))
             descend(tuned, optimizer, task, data, self.epochs)
         return clone(tuned.state_dict())
+
+
+def check_steps(lr: float, momentum: float, adaptation: str) -> None:
+    """Raise `InputError` for a learning rate or a momentum that no step can be taken with."""
+    if not 0 < lr < math.inf:
+        raise InputError(f"the learning rate of {adaptation} is positive and finite, got {lr}")
+    if not 0 <= momentum < 1:
+        raise InputError(f"the momentum of {adaptation} is in [0, 1), got {momentum}")
 
 
 def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: Iterable[Batch], epochs: int) -> None:

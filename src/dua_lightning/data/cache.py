@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
         rows = np.lib.format.open_memmap(path, mode="c")
         size = path.stat().st_size
-    except (OSError, ValueError, SyntaxError) as error:
+    # numpy reads the header as Python's own text, with that parser's errors.
+    except (OSError, ValueError, SyntaxError, TokenError, TypeError, OverflowError) as error:
         raise InputError(f"the cache {path} cannot be read ({error}); delete it to make it again") from error
     if rows.dtype != np.uint8 or rows.shape != shape or not rows.flags.c_contiguous or size != rows.offset + rows.size:
         raise InputError(

@@ -88,6 +88,8 @@ def extract(archive: Path, folder: Path) -> None:
                 _check(member)
                 tar.extract(member, temporary, filter="data")
                 at(tar.offset)
+            if not tar.getmembers():
+                raise tarfile.ReadError("it is empty")
             # `tarfile` takes a header that it cannot read, or none, for the end; a real end is a block of zeros.
             assert tar.fileobj is not None
             tar.fileobj.seek(tar.offset)

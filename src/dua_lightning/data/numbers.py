@@ -65,7 +65,9 @@ def load(domain: str, root: Path, train: bool, download: bool) -> Images:
         else:
             svhn = SVHN(str(root / "SVHN"), split="train" if train else "test", download=download)
             pixels, labels, norm = torch.from_numpy(svhn.data)[:, :, 2:30, 2:30], torch.from_numpy(svhn.labels), COLOUR
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        if len(pixels) != len(labels) or not ((labels >= 0) & (labels <= 9)).all():
+            raise ValueError(f"its {len(pixels)} pictures and {len(labels)} labels do not belong together")
+    except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); delete what is damaged there and "

@@ -43,10 +43,10 @@ def transprior(
     for task in images.tasks:
         extra = images.where(EXTRA, range(task.classes.start, task.classes.stop))
         wanted = len(extra) if extra_per_task is None else extra_per_task
-        if wanted > len(extra):
+        if not 0 <= wanted <= len(extra):
             raise InputError(
-                f"task {task.name} has {len(extra)} extra pictures, and data.extra_per_task={wanted} asks for more; "
-                "lower it, or leave it null for all"
+                f"task {task.name} has {len(extra)} extra pictures, and data.extra_per_task={wanted} asks for others; "
+                "give at most as many, or leave it null for all"
             )
         order = torch.randperm(len(extra), generator=generator(seed, "transprior", task.name))
         drawn.append(extra[order[:wanted]])

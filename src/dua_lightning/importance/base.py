@@ -1,7 +1,7 @@
 """What every importance is."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -9,6 +9,7 @@ from dua_lightning.params import Params
 from dua_lightning.tasks import Batch, Expert
 
 
+@runtime_checkable
 class Importance(Protocol):
     """psi(d, M_t) = Omega_t: data and one expert -> a non-negative number per weight of the shared body.
 

@@ -5,6 +5,7 @@
 descent. NeurIPS 2019.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +44,8 @@ class Fisher:
     def __post_init__(self) -> None:
         if self.labels not in ("true", "sampled"):
             raise InputError(f"the Fisher's labels are 'true' or 'sampled', got {self.labels!r}")
+        if not 0 <= self.floor < math.inf:
+            raise InputError(f"the Fisher's floor is at least 0 and finite, got {self.floor}")
 
     @property
     def needs_labels(self) -> bool:

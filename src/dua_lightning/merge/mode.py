@@ -186,6 +186,8 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Params], first: Seq
                 raise InputError(
                     f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; measure it on that expert"
                 )
+            if omega.is_complex():
+                raise InputError(f"{whose} has complex numbers for {name}; an importance is a non-negative number")
             if omega.shape != first[0][name].shape:
                 shape = tuple(first[0][name].shape)
                 raise InputError(

@@ -5,6 +5,7 @@
 [Aljundi2018] R. Aljundi et al. Memory Aware Synapses: Learning what (not) to forget. ECCV 2018.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -50,8 +51,10 @@ class Anchor:
     omega: Params = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise InputError(f"the strength of a penalty is at least 0, got {self.strength}")
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"the strength of a penalty is at least 0 and finite, got {self.strength}")
+        if self.first_task < 1:
+            raise InputError(f"the first task that is penalised is counted from 1, got {self.first_task}")
         if self.limit is not None and not self.limit > 0:
             raise InputError(f"the limit of a penalty is positive, got {self.limit}")
 

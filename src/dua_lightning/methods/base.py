@@ -1,13 +1,14 @@
 """What every regulariser is."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from dua_lightning.tasks import Batch, Expert
 
 
+@runtime_checkable
 class Regulariser(Protocol):
     """A strategy object injected into the training of a task.
 

@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -30,10 +31,10 @@ class Distil:
     teacher: nn.Module | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise InputError(f"the strength of distillation is at least 0, got {self.strength}")
-        if not self.temperature > 0:
-            raise InputError(f"the temperature of distillation is positive, got {self.temperature}")
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"the strength of distillation is at least 0 and finite, got {self.strength}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"the temperature of distillation is positive and finite, got {self.temperature}")
 
     def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> Tensor | None:
         if self.teacher is None:

@@ -16,7 +16,6 @@ from typing import Literal
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -198,7 +197,7 @@ def _from_file(path: Path) -> State:
         loaded = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         # torch.load raises half a dozen kinds for what is not a state dictionary.
-        reason = str(error).splitlines()[0] if not isinstance(error, SafetensorError) else str(error)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"model.weights={path} cannot be read ({reason}); give imagenet, none, or a file of tensors"
         ) from error

@@ -20,6 +20,7 @@ from dua_lightning.report.records import matrices, read
 from dua_lightning.report.tables import merits
 
 KEYS = ["data", "model", "method", "adapt"]
+FIGURES = ["accuracy", "forgetting"]
 
 
 def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
@@ -63,15 +64,28 @@ def main(arguments: list[str]) -> int:
         console.print("usage: python -m dua_lightning.report.compare EXPECTED.csv RUN...")
         return 2
     try:
-        expected = pd.read_csv(arguments[0], keep_default_na=False, na_values={"forgetting": [""]})
+        expected = _published(Path(arguments[0]))
         records = pd.concat([read(Path(run) / "records.csv") for run in arguments[1:]])
-    except (InputError, OSError, ValueError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False)
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
         return 2
     for table in tables(compare(records, expected)):
         console.print(table)
     console.print("average accuracy in percent (forgetting in points, divided by N as published)")
     return 0
+
+
+def _published(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in (*KEYS, *FIGURES) if name not in frame]:
+            raise ValueError(f"it has no column {missing[0]}")
+        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in FIGURES})
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a table of published figures ({' '.join(str(error).split())}); give one with the columns "
+            f"{', '.join((*KEYS, *FIGURES))}"
+        ) from error
 
 
 def _both(accuracy: float, forgetting: float) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -12,6 +12,7 @@ Epoch = Mapping[str, str | int | float]
 """One epoch of one training: seed, experts, task, epoch, train_loss, val_accuracy (percent), lr."""
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Built with the run's folder, its configuration and its name."""
 

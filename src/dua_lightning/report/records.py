@@ -62,13 +62,26 @@ def write(records: Sequence[Record | CostRecord], path: Path) -> None:
 def read(path: Path) -> pd.DataFrame:
     """The records of a run as a table. Raises `InputError` for a file that is not one."""
     try:
-        frame = pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a table of records ({error})") from error
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing:
-        raise InputError(f"{path} is not a table of records: it has no column {missing[0]}")
-    return frame.astype({"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int})
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in COLUMNS if name not in frame]:
+            raise ValueError(f"it has no column {missing[0]}")
+        frame = frame.astype({"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int})
+        _check(frame)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} is not a table of records ({' '.join(str(error).split())}); delete it and run again"
+        ) from error
+    return frame
+
+
+def _check(frame: pd.DataFrame) -> None:
+    if frame.empty:
+        raise ValueError("it has no rows")
+    if not frame["accuracy"].between(0, 100).all():
+        raise ValueError("an accuracy is not between 0 and 100")
+    # Every task has a row of its own, so that a number beyond their count is none of a task.
+    if not (frame["on"].between(1, len(frame)) & frame["after"].between(1, frame["on"].max())).all():
+        raise ValueError("the number of a task is not one that a run has")
 
 
 def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndarray]]:

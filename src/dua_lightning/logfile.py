@@ -1,0 +1,11 @@
+"""The log in the run's folder."""
+
+import logging
+
+
+class LogFile(logging.FileHandler):
+    """A file that says so when it cannot be written; Python's own prints a traceback and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is Python's
+        """Raises what was raised."""
+        raise
