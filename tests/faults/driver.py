@@ -180,7 +180,7 @@ def _unfinished(path: Path) -> bool:
 
 def _tensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
-        about = json.loads((file.metadata() or {}).get("provenance", "{}"))
+        about = json.loads((file.metadata() or {}).get("values", "{}"))
         # What an adaptation cost has wall time in it.
         names = [name for name in file.keys() if name != "costs"]  # noqa: SIM118
         values = {name: file.get_tensor(name) for name in names}
