@@ -14,8 +14,8 @@ ROOT = Path(dua_lightning.__file__).parent
 
 # From the ground up; a room imports only from rooms before it in this list.
 STAIRS = (
-    *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping"),
-    *("nets", "data", "store", "checkpoint"),
+    *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping", "tensorfile"),
+    *("nets", "data", "store"),
     *("importance", "merge", "methods", "adapt"),
     *("training",),
     *("evaluation", "server", "user"),

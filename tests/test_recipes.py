@@ -41,7 +41,7 @@ TO_NOTHING = (
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
     *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.experts=x", "method.adapt=x"),
     *("importance.name=x", "importance.label=x", "adapt.name=x", "adapt.label=x", "fidelity.name=x"),
-    *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "+trainer.checkpoint_seconds=1"),
+    *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.checkpoint_seconds=1"),
 )
 CLASSES = {**dict.fromkeys(TO_EXPERTS, 2), **dict.fromkeys(TO_RESULTS, 1), **dict.fromkeys(TO_NOTHING, 0)}
 

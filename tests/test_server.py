@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from dua_lightning import training as module
@@ -111,6 +112,47 @@ def test_each_task_is_trained_by_the_regulariser_of_all_before_it(tmp_path: Path
         ("consolidate", "b"),
         ("train", 2),
     ]
+
+
+class Killed(BaseException):
+    """What ends a process."""
+
+
+class Kill(Callback):
+    """Ends the third epoch of the second task; counts the epochs that begin."""
+
+    def __init__(self, when: int = 5) -> None:
+        self.when = when
+        self.epochs = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epochs += 1
+        if self.epochs > self.when:
+            raise Killed
+
+
+def test_a_training_that_was_killed_continues_from_its_last_epoch_to_the_same_bits(tmp_path: Path):
+    bench, start, training = (
+        tiny.benchmark(),
+        tiny.network(seed=1).state_dict(),
+        replace(TRAINING, checkpoint_seconds=0),
+    )
+
+    def experts(root: Path, kill: Kill) -> tuple[Expert, ...]:
+        return train_experts(
+            tiny.network(), start, bench.server, METHODS["ewc"], training, Store(root), RECIPES, [kill]
+        )
+
+    whole = experts(tmp_path / "whole", Kill(when=9))
+    store = Store(tmp_path / "killed")
+    with pytest.raises(Killed):
+        experts(store.root, Kill())
+    assert store.partial(RECIPES[1]).exists()
+    again = Kill(when=9)
+    assert all_same(states(experts(store.root, again)), states(whole))
+    # Of nine epochs, five were finished before.
+    assert again.epochs == 4
+    assert not any(store.partial(recipe).exists() for recipe in RECIPES)
 
 
 def test_the_regulariser_measures_only_for_an_expert_that_is_really_trained(tmp_path: Path):

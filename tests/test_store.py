@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dua_lightning import store as module
+from dua_lightning import tensorfile as module
 from dua_lightning.data.cache import cached
 from dua_lightning.errors import InputError
-from dua_lightning.store import DAY, KINDS, Recipe, Store, Tensors, digest, digest_of, provenance, read
+from dua_lightning.store import DAY, KINDS, Recipe, Store, digest, read
+from dua_lightning.tensorfile import Tensors, fingerprint
 from tests.nets import law
 from tests.tiny import same
 
@@ -80,7 +81,7 @@ def test_an_entry_lies_under_its_kind_and_digest_alone(tmp_path: Path):
 def test_an_entry_says_what_made_it_and_nothing_of_the_machine(tmp_path: Path):
     store = Store(tmp_path)
     store.put(RECIPE, tensors())
-    about = provenance(store.path(RECIPE))
+    about = read(store.path(RECIPE))[1]
     assert about.pop("made_at").endswith("+00:00")
     assert about.pop("torch") == torch.__version__
     assert about.pop("dua_lightning")
@@ -230,7 +231,7 @@ def forged(path: Path, about: str) -> None:
     """A file whose content is what its own digest says."""
     state = {"weight": torch.zeros(2)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, {"provenance": about, "sha256": digest_of(state, about)})
+    save_file(state, path, {"values": about, "sha256": fingerprint(state, about)})
 
 
 @pytest.mark.parametrize(
@@ -266,8 +267,6 @@ def test_a_safetensors_file_of_another_program_is_not_used(tmp_path: Path):
     save_file({"weight": torch.zeros(2)}, store.path(RECIPE))
     with pytest.raises(InputError, match="not what was written"):
         store.get(RECIPE)
-    with pytest.raises(InputError, match="does not say what made it"):
-        provenance(store.path(RECIPE))
 
 
 def test_once_makes_what_is_missing_alone(tmp_path: Path):

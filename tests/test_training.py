@@ -633,7 +633,7 @@ def test_a_damaged_checkpoint_is_refused_and_how_often_it_is_written_does_not_ma
     expert = fit(*drifting(), Free(), replace(PLATEAUS, checkpoint_seconds=60), checkpoint=path)
     assert tiny.same(expert.state, fit(*drifting(), Free(), PLATEAUS).state)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"cannot be read.*delete it"):
+    with pytest.raises(InputError, match=r"cannot be used.*delete it"):
         fit(*drifting(), Free(), PLATEAUS, checkpoint=path)
 
 

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that help and configuration errors answer bef
 minded before Hydra is.
 """
 
+import gc
 import os
 import select
 import signal
@@ -12,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dua_lightning.errors import InputError
 from dua_lightning.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "f
 
 
 def _app(cfg: "DictConfig") -> None:
+    _load()
     from dua_lightning import sweep
 
     if cfg.get("debug") or _TRACEBACK:
@@ -65,7 +68,6 @@ def main() -> None:
 
 def _run() -> None:
     if sys.argv[1:2] == ["store"]:
-        from dua_lightning.errors import InputError
         from dua_lightning.report import stored
 
         try:
@@ -93,6 +95,16 @@ def _ours(error: Exception) -> bool:
     """Whether it was raised within the program; otherwise Hydra could not read the command line or make the folder."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames[1:])
+
+
+def _load() -> None:
+    """Import what a run needs. It stays: looking through it for garbage, now and later, would take a second."""
+    if "torch" not in sys.modules:
+        gc.disable()
+        import dua_lightning.pipeline  # noqa: F401
+
+        gc.freeze()
+        gc.enable()
 
 
 def _end_without_reader() -> NoReturn:

@@ -21,8 +21,9 @@ from dua_lightning.recipes import Recipes
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import Epoch, Logger
 from dua_lightning.rows import Row, make
-from dua_lightning.store import Recipe, Store, Tensors
+from dua_lightning.store import Recipe, Store
 from dua_lightning.tasks import Expert, Task, UserModel
+from dua_lightning.tensorfile import Tensors
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ def run(cfg: DictConfig) -> None:
                     for config, row, result in zip(configs, cells.rows, results, strict=True):
                         found += _records(config, row, seed, data, result.R)
                         costs += _costs(config, row, seed, data, result.costs)
-                    records.write(found, folder / "records.csv")
-                    if costs:
-                        records.write(costs, folder / "costs.csv")
+                records.write(found, folder / "records.csv")
+                if costs:
+                    records.write(costs, folder / "costs.csv")
         report(folder, str(cfg.name), pictures, logger, console)
     finally:
         logger.close()

@@ -12,7 +12,8 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
 from dua_lightning.rows import Row
-from dua_lightning.store import Recipe, digest, digest_of
+from dua_lightning.store import Recipe, digest
+from dua_lightning.tensorfile import fingerprint
 
 IRRELEVANT = {"model": ("weights",), "trainer": ("checkpoint_seconds",)}
 """Settings that change no bit: the start's weights are digested wherever they lie, and a checkpoint is only kept."""
@@ -30,7 +31,7 @@ class Recipes:
             node: {key: value for key, value in plain(cfg[node]).items() if key not in names}
             for node, names in IRRELEVANT.items()
         }
-        self._common = {"code": code.version(code.EXPERTS), "start": digest_of(start), **settings}
+        self._common = {"code": code.version(code.EXPERTS), "start": fingerprint(start), **settings}
         self._data = [data.recipe() for data in benchmark.server]
 
     def experts(self, row: Row) -> list[Recipe]:

@@ -1,6 +1,7 @@
 """The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their `Params`."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -34,14 +35,15 @@ def train_experts(
 ) -> tuple[Expert, ...]:
     """M_1 .. M_N, one after another: task 1 starts from `start`, each later one from the expert before it.
 
-    An expert found in `store` under its recipe (one for each task) is taken from there, and one that another process is
-    training is waited for; the regulariser measures the earlier experts only when a later one is really trained. `net`
-    is a workspace and ends as the last expert. Raises `InputError` for an entry that cannot be used or kept.
+    An expert found in `store` under its recipe (one for each task) is taken from there, one that another process is
+    training is waited for, and an unfinished training continues from its checkpoint. The regulariser measures the
+    earlier experts only when a later one is really trained. `net` is a workspace and ends as the last expert. Raises
+    `InputError` for an entry that cannot be used or kept.
     """
     experts: list[Expert] = []
     consolidated = 0
 
-    def trained() -> State:
+    def trained(recipe: Recipe) -> State:
         # Lightning takes seconds to load; where every expert is in the store, nothing needs it.
         from dua_lightning.training import fit
 
@@ -50,11 +52,11 @@ def train_experts(
             net.load_state_dict(experts[earlier].state)
             regulariser = regulariser.consolidate(net, experts[earlier], data[earlier].predict_dataloader())
         consolidated = len(experts)
-        return fit(net, data[len(experts)], regulariser, training, callbacks).state
+        return fit(net, data[len(experts)], regulariser, training, callbacks, store.partial(recipe)).state
 
     net.load_state_dict(start)
     for of_task, recipe in zip(data, recipes, strict=True):
-        experts.append(Expert(of_task.task, store.once(recipe, trained)))
+        experts.append(Expert(of_task.task, store.once(recipe, partial(trained, recipe))))
         net.load_state_dict(experts[-1].state)
     return tuple(experts)
 

@@ -15,13 +15,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from dua_lightning import __version__
 from dua_lightning.errors import InputError
-from dua_lightning.files import TEMPORARY, locked, refusing, replacing, touch
+from dua_lightning.files import TEMPORARY, locked, refusing, touch
+from dua_lightning.tensorfile import Tensors, Values, damaged, load, save
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +27,6 @@ Kind = Literal["experts", "priors", "results"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PICTURES = "pictures"
 LOCK = "lock"
-
-Tensors = dict[str, Tensor]
 
 DAY = 24 * 3600.0
 """Seconds."""
@@ -45,16 +41,6 @@ def digest(*parts: Mapping[str, Any] | str) -> str:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
     except ValueError as error:
         raise InputError(f"a setting is infinite or not a number ({error}); give it a finite value") from error
-
-
-def digest_of(tensors: Mapping[str, Tensor], about: str = "") -> str:
-    """SHA-256, in hexadecimal, of `about` and of names, types, shapes and bytes of all tensors, sorted by name."""
-    found = hashlib.sha256(json.dumps(about).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu()
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -108,32 +94,24 @@ class Store:
         path = self.path(recipe)
         if not path.exists():
             return None
-        tensors = read(path)
+        tensors, _ = read(path)
         touch(path)
         return tensors
 
-    def put(self, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
+    def put(self, recipe: Recipe, tensors: Tensors) -> None:
         """Keep the entry; what an unfinished training has left of it goes. Raises `InputError` if it cannot be."""
-        about = json.dumps(
-            {
-                "kind": recipe.kind,
-                "made_of": recipe.values,
-                "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "dua_lightning": __version__,
-                "torch": torch.__version__,
-            }
-        )
-        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        with replacing(self.path(recipe)) as temporary:
-            try:
-                save_file(whole, temporary, {"provenance": about, "sha256": digest_of(whole, about)})
-            except SafetensorError as error:
-                # What safetensors makes of a full disk.
-                raise OSError(*error.args) from error
+        provenance = {
+            "kind": recipe.kind,
+            "made_of": recipe.values,
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "dua_lightning": __version__,
+            "torch": torch.__version__,
+        }
+        save(self.path(recipe), tensors, provenance)
         with refusing(self.partial(recipe)):
             self.partial(recipe).unlink(missing_ok=True)
 
-    def once(self, recipe: Recipe, make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
+    def once(self, recipe: Recipe, make: Callable[[], Tensors]) -> Tensors:
         """The entry; where there is none, what `make` returns, which is kept. Of several processes one makes it.
 
         Raises as `get` and `put` do.
@@ -147,7 +125,7 @@ class Store:
                 stack.enter_context(locked(path, self.say))
             found = self.get(recipe)
             if found is None:
-                found = dict(make())
+                found = make()
                 self.put(recipe, found)
         return found
 
@@ -213,48 +191,17 @@ class Store:
             yield PICTURES, sorted(self.data_dir.glob("**/cache")), ".npy"
 
 
-def read(path: Path) -> Tensors:
-    """The tensors of an entry's file, mapped into memory and verified.
+def read(path: Path) -> tuple[Tensors, Values]:
+    """The tensors of an entry's file, mapped into memory and verified, and its provenance.
 
     Raises `InputError` for a file that is cut short or changed, or not made of what its name is the digest of.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
-    about = metadata.get("provenance", "")
-    if metadata.get("sha256") != digest_of(tensors, about):
-        raise _damaged(path, "its content is not what was written")
-    found = _parsed(path, about)
-    if found["kind"] != path.parent.name or digest(found["kind"], found["made_of"]) != path.stem:
-        raise _damaged(path, "its name is not that of what it holds")
-    return tensors
-
-
-def provenance(path: Path) -> dict[str, Any]:
-    """What an entry's file says of itself, its tensors unread. Raises `InputError` for a file that says nothing."""
-    try:
-        with safe_open(path, framework="np") as file:
-            about = (file.metadata() or {}).get("provenance", "")
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
-    return _parsed(path, about)
-
-
-def _parsed(path: Path, about: str) -> dict[str, Any]:
-    try:
-        found = json.loads(about)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "it does not say what made it") from error
-    if not isinstance(found, dict) or not {"kind", "made_of"} <= found.keys():
-        raise _damaged(path, "it does not say what made it")
-    return found
-
-
-def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(f"the stored {path} cannot be used: {reason}; delete it to make it again")
+    tensors, provenance = load(path)
+    if not {"kind", "made_of"} <= provenance.keys():
+        raise damaged(path, "it does not say what made it")
+    if provenance["kind"] != path.parent.name or digest(provenance["kind"], provenance["made_of"]) != path.stem:
+        raise damaged(path, "its name is not that of what it holds")
+    return tensors, provenance
 
 
 def _check_pictures(path: Path) -> None:
@@ -262,9 +209,9 @@ def _check_pictures(path: Path) -> None:
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, SyntaxError) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+        raise damaged(path, " ".join(str(error).split())) from error
     if rows.dtype != np.uint8 or path.stat().st_size != rows.offset + rows.size:
-        raise _damaged(path, "it is no whole array of bytes")
+        raise damaged(path, "it is no whole array of bytes")
 
 
 def _seen(kind: str, path: Path) -> list[Entry]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dua_lightning import __version__
-from dua_lightning.checkpoint import fingerprint, load, save
 from dua_lightning.data.images import Batches
 from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
@@ -25,6 +24,7 @@ from dua_lightning.params import State, clone, reset_batch_norms
 from dua_lightning.store import digest
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Expert, Task
+from dua_lightning.tensorfile import damaged, fingerprint, load, save
 
 Callbacks = Sequence[Callback]
 """Lightning's callbacks, handed to the Trainer of every fit. A batch of theirs is a `Stretch`."""
@@ -248,10 +248,7 @@ class Checkpoint(Callback):
         """Bring the fit to where the file was written. Raises `InputError` for a damaged file or another fit's."""
         tensors, values = load(self.path)
         if values.get("key") != self.key:
-            raise InputError(
-                f"the checkpoint {self.path} is of another training (its network, data or settings differ); delete it "
-                "to train from the start"
-            )
+            raise damaged(self.path, "it is of another training (its network, data or settings differ)")
         groups: dict[str, State] = {"state": {}, "best": {}, "velocity": {}, "random": {}}
         for full, tensor in tensors.items():
             group, _, name = full.partition(".")

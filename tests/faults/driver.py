@@ -78,7 +78,7 @@ def killed_after(seconds: float, whole: Undisturbed, folder: Path) -> str:
     """The same for a kill at some time."""
     cwd = _cwd(folder)
     process = child.start(whole.arguments, cwd)
-    process.join(seconds)
+    time.sleep(seconds)
     process.kill()
     child.wait(process, cwd)
     return _finished(whole, cwd)
@@ -180,7 +180,7 @@ def _unfinished(path: Path) -> bool:
 
 def _tensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
-        about = json.loads((file.metadata() or {}).get("provenance", "{}"))
+        about = json.loads((file.metadata() or {}).get("values", "{}"))
         # What an adaptation cost has wall time in it.
         names = [name for name in file.keys() if name != "costs"]  # noqa: SIM118
         values = {name: file.get_tensor(name) for name in names}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dua_lightning import checkpoint
+from dua_lightning import tensorfile
 from dua_lightning.data.cache import cached
 from dua_lightning.data.decode import decode
 from dua_lightning.data.download import extract
@@ -61,17 +61,17 @@ def _entry(kind: Kind, folder: Path) -> Path:
 
 
 def _read_entry(path: Path) -> Any:
-    found = read(path)
-    return {name: (str(t.dtype), t.tolist()) for name, t in found.items()}
+    tensors, values = read(path)
+    return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
 
 
 def _checkpoint(folder: Path) -> Path:
-    checkpoint.save(folder / "c.safetensors", state(), {"epoch": 3})
+    tensorfile.save(folder / "c.safetensors", state(), {"epoch": 3})
     return folder / "c.safetensors"
 
 
 def _read_checkpoint(path: Path) -> Any:
-    tensors, values = checkpoint.load(path)
+    tensors, values = tensorfile.load(path)
     return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
 
 

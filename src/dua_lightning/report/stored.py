@@ -88,7 +88,7 @@ def show(store: "Store", prefix: str, console: Console) -> None:
 
     Raises `InputError` if there is none or more than one, or it is damaged.
     """
-    from dua_lightning.store import PICTURES, provenance, read
+    from dua_lightning.store import PICTURES, read
 
     found = [entry for entry in store.entries() if entry.kind != PICTURES and entry.key.startswith(prefix)]
     if len(found) != 1:
@@ -99,9 +99,9 @@ def show(store: "Store", prefix: str, console: Console) -> None:
             else f"no entry's digest starts with {prefix}; `dua store list` shows them"
         )
     (entry,) = found
-    tensors = read(entry.path)
+    tensors, provenance = read(entry.path)
     console.print(f"{entry.kind} {entry.path}, {size(entry.bytes)}", highlight=False)
-    console.print_json(json.dumps(provenance(entry.path)))
+    console.print_json(json.dumps(provenance))
     held = Table("tensor", "type", "shape")
     for name, tensor in tensors.items():
         held.add_row(name, str(tensor.dtype).removeprefix("torch."), " x ".join(map(str, tensor.shape)))

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dua_lightning import checkpoint
-from dua_lightning.checkpoint import fingerprint, load, save
+from dua_lightning import tensorfile
 from dua_lightning.errors import InputError
+from dua_lightning.tensorfile import fingerprint, load, save
 
 TENSORS = {
     "weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).T,
@@ -85,7 +85,7 @@ def test_a_folder_and_a_file_of_other_origin_are_refused(tmp_path: Path) -> None
     path = tmp_path / "a.safetensors"
     for metadata in (None, {"values": "{}"}, {"sha256": "0"}):
         save_file({"a": torch.zeros(2)}, path, metadata=metadata)
-        assert "not written by this program" in refused(path)
+        assert "its content is not what was written" in refused(path)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensorfile, "save_file", full)
     with pytest.raises((OSError, InputError), match="No space left"):
         save(path, {}, {})
     assert path.read_bytes() == before
