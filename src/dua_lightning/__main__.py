@@ -67,7 +67,6 @@ def main() -> None:
 
 def _run() -> None:
     if sys.argv[1:2] == ["store"]:
-        from dua_lightning.errors import InputError
         from dua_lightning.report import stored
 
         try:

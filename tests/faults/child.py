@@ -11,10 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tests.cli import Done
@@ -29,6 +30,9 @@ PREPARING = {"DUA_FAULT": "tests.faults.inject", "DUA_SHORT": "tests.faults.shor
 
 MEMORY = 8 << 30
 """Bytes of address space of a child; a program that has loaded torch begins with five gibibytes."""
+
+_ONE_AT_A_TIME = Lock()
+"""A process that is started asks all others how they ended, and what one thread has been told another never is."""
 
 
 @cache
@@ -58,16 +62,19 @@ def start(arguments: Sequence[str], cwd: Path, more: Mapping[str, str] | None = 
     Its streams go to `out.txt` and `err.txt` beside `cwd`.
     """
     process = _context().Process(target=_main, args=(list(arguments), cwd, dict(more or {})))
-    process.start()
+    with _ONE_AT_A_TIME:
+        process.start()
     return process
 
 
 def wait(process: BaseProcess, cwd: Path, seconds: float = 120) -> Done:
     """How the child ended; a negative status is the signal that ended it."""
-    process.join(seconds)
-    if process.exitcode is None:
+    ended = connection.wait([process.sentinel], seconds)
+    if not ended:
         process.kill()
+    with _ONE_AT_A_TIME:
         process.join()
+    if not ended:
         raise TimeoutError(f"still running after {seconds} seconds")
     return Done(process.exitcode, *((cwd.parent / name).read_text(errors="replace") for name in ("out.txt", "err.txt")))
 

@@ -78,7 +78,7 @@ def killed_after(seconds: float, whole: Undisturbed, folder: Path) -> str:
     """The same for a kill at some time."""
     cwd = _cwd(folder)
     process = child.start(whole.arguments, cwd)
-    process.join(seconds)
+    time.sleep(seconds)
     process.kill()
     child.wait(process, cwd)
     return _finished(whole, cwd)

@@ -61,8 +61,8 @@ def _entry(kind: Kind, folder: Path) -> Path:
 
 
 def _read_entry(path: Path) -> Any:
-    found = read(path)
-    return {name: (str(t.dtype), t.tolist()) for name, t in found.items()}
+    tensors, values = read(path)
+    return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
 
 
 def _checkpoint(folder: Path) -> Path:
