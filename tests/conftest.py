@@ -6,7 +6,7 @@ import os
 import pytest
 
 # Before torch is loaded; see `dua_lightning.__main__.main`.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 os.environ["WANDB_MODE"] = "offline"
 
 _numbers = itertools.count()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.__main__ import CONF
+from dua_lightning.adapt import Unchanged
 from dua_lightning.build import build
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.nets import mlp
@@ -212,7 +213,7 @@ def test_code_of_somebody_elses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keys(change)[1] != first
 
 
-class Theirs:
+class Theirs(Unchanged):
     """An adaptation of a reader's own."""
 
     def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:

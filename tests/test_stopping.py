@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dua_lightning.report.records import read
+from dua_lightning.store import Store
+from dua_lightning.tensorfile import load
 from tests.cli import TINY
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -127,22 +128,30 @@ def test_a_run_stops_while_it_is_imported(number: signal.Signals, tmp_path: Path
     stopped(process, number, tmp_path / "out")
 
 
-def test_a_run_stops_in_training(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = start("-m", "dua_lightning", *TINY, *FOREVER, f"paths.output_dir={out}", cwd=tmp_path)
-    wait_for((out / "figures" / "domains.png").exists, process)
-    time.sleep(1)
+def stored(store: Path, pattern: str) -> Callable[[], bool]:
+    return lambda: any(store.glob(pattern))
+
+
+def test_a_run_stops_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, store = tmp_path / "out", tmp_path / "store"
+    monkeypatch.setenv("DUA_STORE_DIR", str(store))
+    run = ("-m", "dua_lightning", *TINY, *FOREVER, "trainer.checkpoint_seconds=0", f"paths.output_dir={out}")
+    process = start(*run, cwd=tmp_path)
+    wait_for(stored(store, "experts/.*.partial.safetensors"), process)
     stopped(process, signal.SIGTERM, out)
     assert (out / "training.csv").exists(), "the logger was not closed"
+    (checkpoint,) = store.glob("experts/.*.partial.safetensors")
+    load(checkpoint)
 
 
-def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
-    out, times = tmp_path / "out", "data.iterations=1000000"
-    process = start("-m", "dua_lightning", *TINY, times, f"paths.output_dir={out}", cwd=tmp_path)
-    wait_for((out / "records.csv").exists, process)
+def test_a_run_stops_between_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, store = tmp_path / "out", tmp_path / "store"
+    monkeypatch.setenv("DUA_STORE_DIR", str(store))
+    process = start("-m", "dua_lightning", *TINY, "data.iterations=1000000", f"paths.output_dir={out}", cwd=tmp_path)
+    wait_for(stored(store, "results/[!.]*.safetensors"), process)
     stopped(process, signal.SIGINT, out)
-    assert len(read(out / "records.csv"))
-    assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
+    assert [problem for _, problem in Store(store).verify() if problem] == []
+    assert not [path for folder in (store / "results", out) for path in folder.glob(".*") if path.is_file()]
 
 
 def test_help_ends_quietly_when_nobody_reads_it(tmp_path: Path) -> None:

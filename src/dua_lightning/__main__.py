@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dua_lightning.errors import InputError
 from dua_lightning.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _run() -> None:
             raise
         _refuse(error)
     except Exception as error:
-        if _TRACEBACK or _ours(error):
+        if _TRACEBACK or _ours(error) or isinstance(error, BrokenPipeError):
             raise
         _refuse(error)
 
