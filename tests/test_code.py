@@ -9,7 +9,7 @@ from dua_lightning import code
 from tests.test_imports import own, room
 
 STAGES = {"experts": code.EXPERTS, "priors": code.PRIORS, "results": code.RESULTS}
-HARMLESS = {"errors", "files", "store", "code"}
+HARMLESS = {"errors", "files", "tensorfile", "store", "code"}
 """Words, files and digests: they change no bit of what a stage makes."""
 OF_LATER_STAGES = {"experts": {"adapt", "merge"}, "priors": {"adapt", "merge", "evaluation"}, "results": set()}
 """What `server` and `user` import for what they do after this stage."""

@@ -139,9 +139,10 @@ def test_a_run_stops_in_training(tmp_path: Path) -> None:
 def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
     out, times = tmp_path / "out", "data.iterations=1000000"
     process = start("-m", "dua_lightning", *TINY, times, f"paths.output_dir={out}", cwd=tmp_path)
-    wait_for((out / "records.csv").exists, process)
+    results = Path(os.environ["DUA_STORE_DIR"]) / "results"
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
     stopped(process, signal.SIGINT, out)
-    assert len(read(out / "records.csv"))
+    assert len(read(out / "records.csv")) > 2
     assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dua_lightning.adapt.cost import Cost
-from dua_lightning.cells import Result
+from dua_lightning.draws import Result
 from tests import tiny
 
 
