@@ -146,6 +146,23 @@ def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
     assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
 
 
+@pytest.mark.slow
+def test_a_stop_ends_the_workers_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("engine=joblib", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
+    process = start("-m", "dua_lightning", *TINY, *arguments, cwd=tmp_path)
+    results = Path(os.environ["DUA_STORE_DIR"]) / "results"
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
+    listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True).stdout
+    assert len(listed.split()) >= 2
+    stopped(process, signal.SIGTERM, out)
+    assert len(read(out / "records.csv")) > 2
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in listed.split() if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 def test_help_ends_quietly_when_nobody_reads_it(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
