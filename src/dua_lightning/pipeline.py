@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> None:
                         pictures.append(figures.gallery(_first_users(cells.benchmark), folder / "figures/domains.png"))
                     for user, iteration, results in cells.results():
                         for config, row, result in zip(configs, cells.rows, results, strict=True):
-                            accuracies.write(_records(config, row, seed, user, iteration, result.R))
+                            accuracies.write(draw_records(config, row, seed, user, iteration, result.R))
                             costs.write(_costs(config, row, seed, user, iteration, result.costs))
                     computed, seconds = computed + cells.computed, seconds + cells.seconds
         cost = spread.Cost(computed, seconds / computed) if computed else None
@@ -128,7 +128,8 @@ def report(
         console.print(f"  {written}")
 
 
-def _records(config: DictConfig, row: Row, seed: int, user: str, iteration: int, R: np.ndarray) -> list[Record]:
+def draw_records(config: DictConfig, row: Row, seed: int, user: str, iteration: int, R: np.ndarray) -> list[Record]:
+    """One record for each accuracy that the row has for this draw."""
     return [
         Record(
             data=config.data.name,
