@@ -2,9 +2,9 @@
 
     python benchmarks/users.py [--most 10000] [--out outputs/bench]
 
-Every run is a process of its own: a population on digits, a small MLP, MAS-RACL; everything from a user's pictures to the
-stored result, and the table at the end. The experts are trained before. The clock starts after `WARM_UP` users, which pay
-for what is loaded and checked once. Writes `users.csv`, `users.json` and `users.png`.
+Every run is a process of its own: a population on digits, a small MLP, MAS-RACL; everything from a user's pictures to
+the stored result, and the table at the end. The experts are trained before. The clock starts after `WARM_UP` users, who
+pay for what is loaded and checked once. Writes `users.csv`, `users.json` and `users.png`.
 """
 
 import argparse
