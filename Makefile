@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What a newcomer adds to `make run`, for example RUN="logger=wandb seed=1".
 RUN ?=
+# Options of `make bench-users`.
+BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all faults lint format bench clean
+.PHONY: help run digits photos test test-all faults lint format bench bench-users clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +48,9 @@ format: $(READY)  ## let ruff repair what it can
 bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 	$(BIN)/python benchmarks/hot_paths.py
 	$(BIN)/python benchmarks/scaling.py
+
+bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH="--most 1000" for fewer
+	$(BIN)/python benchmarks/users.py $(BENCH)
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

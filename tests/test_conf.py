@@ -60,7 +60,8 @@ def test_every_combination_builds(choice: tuple[str, str, str]) -> None:
 
 
 def test_small_networks_run_on_one_thread_and_others_on_pytorchs_choice() -> None:
-    for small in (["+experiment=photos"], ["+experiment=digits"], ["+experiment=catprior", "data/images=photos"]):
+    scenes = ["+experiment=catprior", "data/images=photos"]
+    for small in (["+experiment=photos"], ["+experiment=digits"], ["+experiment=population"], scenes):
         assert config(*small).threads == 1
     for other in (["+experiment=transprior"], ["+experiment=numbers"]):
         assert config(*other).threads is None
@@ -109,7 +110,7 @@ def test_networks_and_benchmarks_take_the_sizes_that_suit_the_images(benchmark: 
     cfg = config(
         f"+experiment={benchmark}", f"data/images={images}", "data.images.root=R" if images == "folder" else "seed=1"
     )
-    small = images == "photos"
+    small = images in ("photos", "digits")
     assert (cfg.data.input_size, cfg.model.weights) == ((32, "none") if small else (224, "imagenet"))
     assert (cfg.model.name, cfg.trainer.max_epochs, cfg.data.images.name) == ("vgg11_bn", 30, images)
 

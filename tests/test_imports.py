@@ -15,25 +15,35 @@ ROOT = Path(dua_lightning.__file__).parent
 # From the ground up; a room imports only from rooms before it in this list.
 STAIRS = (
     *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping", "tensorfile"),
-    *("nets", "data", "store"),
+    *("nets", "data", "store", "engines"),
     *("importance", "merge", "methods", "adapt"),
     *("training",),
     *("evaluation", "server", "user"),
-    *("build", "rows", "recipes", "report", "cells", "pipeline", "sweep", "__main__"),
+    *("build", "rows", "recipes", "draws", "report", "cells", "pipeline", "sweep", "__main__"),
 )
 # Packages that live in some rooms only.
 TENANTS = {
     "hydra": {"build", "rows", "recipes", "report", "pipeline", "sweep", "__main__"},
-    "omegaconf": {"build", "rows", "recipes", "report", "cells", "pipeline", "sweep", "__main__"},
+    "omegaconf": {"build", "rows", "recipes", "draws", "report", "cells", "pipeline", "sweep", "__main__"},
     "lightning": {"training", "report.progress"},
     "wandb": {"report.wandb"},
-    "matplotlib": {"report.figures"},
+    "matplotlib": {"report.figures", "report.spread"},
+    "joblib": {"engines.joblib"},
+    "ray": {"engines.ray"},
     "rich": {"data.decode", "data.download", "report", "pipeline", "sweep"},
 }
 # What holds a user's data; the server must not reach it, not even through others.
 OF_USERS = {
     *("user", "data.user", "data.benchmark", "data.scenes", "data.digits", "data.numbers", "data.catprior"),
-    *("data.transprior", "data.own_users", "data.pool", "data.photos", "data.folder", "data.mit_indoor"),
+    *(
+        "data.transprior",
+        "data.own_users",
+        "data.population",
+        "data.pool",
+        "data.photos",
+        "data.folder",
+        "data.mit_indoor",
+    ),
 }
 
 

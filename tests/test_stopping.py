@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dua_lightning.report.records import read
 from dua_lightning.store import Store
 from dua_lightning.tensorfile import load
 from tests.cli import TINY
@@ -144,14 +145,32 @@ def test_a_run_stops_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     load(checkpoint)
 
 
-def test_a_run_stops_between_its_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, store = tmp_path / "out", tmp_path / "store"
-    monkeypatch.setenv("DUA_STORE_DIR", str(store))
-    process = start("-m", "dua_lightning", *TINY, "data.iterations=1000000", f"paths.output_dir={out}", cwd=tmp_path)
-    wait_for(stored(store, "results/[!.]*.safetensors"), process)
+def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
+    out, times = tmp_path / "out", "data.iterations=1000000"
+    process = start("-m", "dua_lightning", *TINY, times, f"paths.output_dir={out}", cwd=tmp_path)
+    results = Path(os.environ["DUA_STORE_DIR"]) / "results"
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
     stopped(process, signal.SIGINT, out)
-    assert [problem for _, problem in Store(store).verify() if problem] == []
-    assert not [path for folder in (store / "results", out) for path in folder.glob(".*") if path.is_file()]
+    assert [problem for _, problem in Store(results.parent).verify() if problem] == []
+    assert len(read(out / "records.csv")) > 2
+    assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
+
+
+@pytest.mark.slow
+def test_a_stop_ends_the_workers_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("engine=joblib", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
+    process = start("-m", "dua_lightning", *TINY, *arguments, cwd=tmp_path)
+    results = Path(os.environ["DUA_STORE_DIR"]) / "results"
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
+    listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True).stdout
+    assert len(listed.split()) >= 2
+    stopped(process, signal.SIGTERM, out)
+    assert len(read(out / "records.csv")) > 2
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in listed.split() if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_help_ends_quietly_when_nobody_reads_it(tmp_path: Path) -> None:

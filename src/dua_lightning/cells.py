@@ -1,145 +1,150 @@
 """The cells of the table, one row for one draw of one user: each is computed once, and kept in the store."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from dua_lightning import server, user
-from dua_lightning.adapt.cost import Cost
-from dua_lightning.build import build, check
+from dua_lightning import server
+from dua_lightning.build import build
 from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.user import UserData
-from dua_lightning.errors import InputError
-from dua_lightning.params import Params, State, clone
-from dua_lightning.recipes import Recipes
+from dua_lightning.draws import Draw, Draws, Result, joined, named
+from dua_lightning.engines import Engine
+from dua_lightning.params import Params
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import Epoch, Logger
-from dua_lightning.rows import Row, make
-from dua_lightning.store import Recipe, Store
-from dua_lightning.tasks import Expert, Task, UserModel
+from dua_lightning.rows import Row
+from dua_lightning.store import Recipe
+from dua_lightning.tasks import Expert
 from dua_lightning.tensorfile import Tensors
 
+MOST_WAITING = 1000
+"""Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
 
-@dataclass(frozen=True)
-class Result:
-    """What one row gives for one draw: R `(N, N)` in percent, and what each adaptation cost."""
 
-    R: np.ndarray
-    costs: list[tuple[Task, Cost]]
+@dataclass
+class _Cell:
+    """A draw whose results are being collected: those of the rows, in their order, and how to keep missing ones."""
 
-    def tensors(self, tasks: tuple[Task, ...]) -> Tensors:
-        """For the store: a task is its place among `tasks`."""
-        return {
-            "R": torch.from_numpy(self.R),
-            "tasks": torch.tensor([tasks.index(task) for task, _ in self.costs], dtype=torch.int64),
-            "costs": torch.tensor([astuple(cost) for _, cost in self.costs], dtype=torch.float64),
-        }
-
-    @staticmethod
-    def of(tensors: Tensors, tasks: tuple[Task, ...]) -> "Result":
-        """From the store."""
-        costs = zip(tensors["tasks"].tolist(), tensors["costs"].tolist(), strict=True)
-        return Result(
-            tensors["R"].numpy().copy(),
-            [(tasks[place], Cost(int(trainable), int(size), *rest)) for place, (trainable, size, *rest) in costs],
-        )
+    user: str
+    draw: Draw
+    results: list[Result | None]
+    missing: dict[int, Recipe] = field(default_factory=dict)
 
 
 class Cells:
     """All rows of one seed on one benchmark.
 
-    Experts are trained, and priors measured, when the first result that needs them is not in the store. Raises
-    `InputError` before anything is trained for rows that the data or the network cannot give.
+    Experts are trained, and the server's priors measured, here and when the first result that needs them is not in the
+    store; users' draws are computed by `engine`. Raises `InputError` before anything is trained for rows that the data
+    or the network cannot give.
     """
 
-    def __init__(self, configs: list[DictConfig], seed: int, display: Display, logger: Logger) -> None:
-        self.configs = [_with_seed(config, seed) for config in configs]
-        self.rows = [make(config) for config in self.configs]
+    def __init__(self, configs: list[DictConfig], seed: int, display: Display, logger: Logger, engine: Engine) -> None:
+        self._draws = Draws(configs, seed, display.say)
+        self.rows = self._draws.rows
+        self.benchmark: Benchmark = self._draws.benchmark
         self.seed = seed
+        self.computed = 0
+        self.seconds = 0.0
         self._display = display
         self._logger = logger
-        self._cfg = self.configs[0]
-        self.benchmark: Benchmark = build(self._cfg.data, "data", Benchmark, seed=seed)
-        shape, classes = self.benchmark.shape, self.benchmark.classes
-        self._net: nn.Module = build(self._cfg.model, "model", nn.Module, shape=shape, classes=classes, seed=seed)
-        for row in self.rows:
-            self._check(row)
-        self._start: State = clone(self._net.state_dict())
-        self._store = Store(Path(str(self._cfg.paths.store_dir)), display.say)
-        self._keep_priors = check(self._cfg.store.priors, bool, "store.priors")
-        self._recipes = Recipes(self._cfg, self._start, self.benchmark)
+        self._engine = engine
+        self._store = self._draws.store
+        self._recipes = self._draws.recipes
         self._experts: dict[str, tuple[Expert, ...]] = {}
-        self._server_priors: dict[str, list[Params]] = {}
+        self._shared: set[str] = set()
 
-    def _check(self, row: Row) -> None:
-        row.phi.check(self._net)
-        labelled = all(data.labelled for data in self.benchmark.users)
-        if row.prior == "user" and row.psi is not None and row.psi.needs_labels and not labelled:
-            raise InputError(
-                f"{row.label} measures importance={row.importance} on users' labels, and data.users_labelled=false; "
-                "use importance=mas, or importance=fim importance.labels=sampled"
-            )
-        if row.phi.needs_labels and not labelled:
-            raise InputError(
-                f"adapt={row.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
-            )
+    def results(self) -> Iterator[tuple[str, int, list[Result]]]:
+        """Each user's name, iteration and results of all rows, in the order of users; says at the end what was reused.
 
-    def results(self) -> Iterator[tuple[UserData, list[Result]]]:
-        """What each user's draw gives, for all rows, as soon as it is done; says at the end what was in the store.
-
-        Users are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once.
+        Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. What
+        is not in the store is computed, and put there as soon as it arrives. How many draws were computed, and the
+        seconds that they took their workers, are then in `computed` and `seconds`.
         """
         needed = {recipe.key: recipe for row in self.rows for recipe in self._recipes.experts(row)}
         experts = sum(self._store.path(recipe).exists() for recipe in needed.values())
-        draws = [(data, i) for data in self.benchmark.users for i in range(1, self.benchmark.iterations + 1)]
-        reused, total = 0, len(draws) * len(self.rows)
+        users, iterations = self.benchmark.users, self.benchmark.iterations
+        total = len(users) * iterations
+        job = self._draws.job()
+        waiting: dict[int, _Cell] = {}
+        turn = reused = 0
         with self._display.bar(f"seed {self.seed}: users", total) as advance:
-            for base, iteration in draws:
-                data = base.draw(iteration)
-                own_priors: dict[str, list[Params]] = {}
-                found: list[Result] = []
-                for row in self.rows:
-                    recipe = self._recipes.result(row, data)
-                    kept = self._store.get(recipe)
-                    if kept is None:
-                        result = self._result(row, data, own_priors)
-                        self._store.put(recipe, result.tensors(self.benchmark.tasks))
-                    else:
-                        result = Result.of(kept, self.benchmark.tasks)
-                        reused += 1
-                    found.append(result)
-                    advance(f"user {data.user}, {row.label}")
-                yield data, found
+            for place in range(total):
+                cell = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
+                reused += len(self.rows) - len(cell.missing)
+                if cell.missing:
+                    keys = {key: None for row in cell.missing for key in self._share(self.rows[row])}
+                    self._engine.submit(job, place, cell.draw, list(keys))
+                last = place == total - 1
+                while self._engine.pending and (
+                    last or self._engine.pending >= self._engine.room or len(waiting) > MOST_WAITING
+                ):
+                    self._receive(waiting)
+                while turn in waiting and not waiting[turn].missing:
+                    cell = waiting.pop(turn)
+                    turn += 1
+                    advance(f"user {cell.user}")
+                    yield cell.user, cell.draw.iteration, [result for result in cell.results if result is not None]
         if experts or reused:
-            self._display.say(f"seed {self.seed}: reused {experts} experts and {reused} of {total} results")
+            self._display.say(
+                f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
+            )
 
-    def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Params]]) -> Result:
-        experts = self._trained(row)
-        priors = self._priors(row, experts, data, own_priors)
-        return Result(*user.evaluate(self._net, experts, self._models(row, experts, priors), row.phi, data))
+    def _kept(self, draw: Draw) -> _Cell:
+        """What the store has of a draw."""
+        data = self._draws.data(draw)
+        results: list[Result | None] = []
+        missing: dict[int, Recipe] = {}
+        for place, row in enumerate(self.rows):
+            recipe = self._recipes.result(row, data)
+            kept = self._store.get(recipe)
+            results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
+            if kept is None:
+                missing[place] = recipe
+        return _Cell(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
 
-    def _trained(self, row: Row) -> tuple[Expert, ...]:
-        """The row's experts; rows that share them share the memory."""
+    def _receive(self, waiting: dict[int, _Cell]) -> None:
+        place, (results, seconds) = self._engine.receive()
+        cell = waiting[place]
+        for row, result in zip(cell.draw.rows, results, strict=True):
+            self._store.put(cell.missing.pop(row), result.tensors(self.benchmark.tasks))
+            cell.results[row] = result
+        self.computed += 1
+        self.seconds += seconds
+
+    def _share(self, row: Row) -> list[str]:
+        """The keys of the row's experts and of the server's priors, which are made and shared where they were not."""
         recipes = self._recipes.experts(row)
+        experts = self._trained(row, recipes)
+        for recipe, expert in zip(recipes, experts, strict=False):
+            self._give(recipe, expert.state)
+        keys = [recipe.key for recipe in recipes]
+        if row.psi is not None and row.prior == "server":
+            recipe = self._recipes.priors(row, None)
+            if recipe.key not in self._shared:
+                self._give(recipe, self._server_priors(row, recipe, experts))
+            keys.append(recipe.key)
+        return keys
+
+    def _give(self, recipe: Recipe, tensors: Tensors) -> None:
+        if recipe.key not in self._shared:
+            self._engine.share(recipe.key, self._store.path(recipe), tensors)
+            self._shared.add(recipe.key)
+
+    def _trained(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The row's experts; rows that share them share the memory."""
         if recipes[-1].key not in self._experts:
-            self._experts[recipes[-1].key] = self._read(row, recipes) or self._train(row, recipes)
+            self._experts[recipes[-1].key] = self._read(recipes) or self._train(row, recipes)
         return self._experts[recipes[-1].key]
 
-    def _read(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
-        """The row's experts where the store has all of them; otherwise none."""
+    def _read(self, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The experts where the store has all of them; otherwise none."""
         if not all(self._store.path(recipe).exists() for recipe in recipes):
             return ()
         states = [state for recipe in recipes if (state := self._store.get(recipe)) is not None]
-        if len(states) < len(recipes):
-            return ()
-        tasks = self.benchmark.tasks
-        return tuple(map(Expert, tasks, states * len(tasks) if row.training == "joint" else states))
+        return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
 
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
         # Only where there is something to train is Lightning loaded, which takes seconds.
@@ -151,8 +156,8 @@ class Cells:
         text = f"seed {self.seed}: {row.experts} experts"
         values: Epoch = {"seed": self.seed, "experts": row.experts}
         progress = TrainingProgress(self._display, text, values, self._logger.epoch)
-        training = build(self._cfg.trainer, "trainer", Training)
-        data, net, start, store = self.benchmark.server, self._net, self._start, self._store
+        training = build(self._draws.configs[0].trainer, "trainer", Training)
+        data, net, start, store = self.benchmark.server, self._draws.net, self._draws.start, self._store
         if row.training == "joint":
             (recipe,) = recipes
             experts = server.train_joint(net, start, data, row.regulariser, training, store, recipe, [progress])
@@ -163,52 +168,13 @@ class Cells:
             self._display.say(f"{text} trained in {progress.seconds():.1f} s, validation %: {best}")
         return experts
 
-    def _priors(
-        self, row: Row, experts: tuple[Expert, ...], data: UserData, own_priors: dict[str, list[Params]]
-    ) -> list[Params]:
-        """What the user measures, once for all rows, or the server, once for all users; nothing for rows without."""
-        psi = row.psi
-        if psi is None:
-            return []
-        if row.prior == "user":
-            return self._measured(
-                own_priors, self._recipes.priors(row, data), lambda: user.measure(psi, self._net, experts, data)
-            )
-        return self._measured(
-            self._server_priors,
-            self._recipes.priors(row, None),
-            lambda: server.measure(psi, self._net, experts, self.benchmark.server, row.training_data_too),
-        )
+    def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
+        """What the server measures, once for all users; kept where asked, or where workers read it from the store."""
 
-    def _measured(
-        self, known: dict[str, list[Params]], recipe: Recipe, measure: Callable[[], list[Params]]
-    ) -> list[Params]:
-        if recipe.key not in known:
-            known[recipe.key] = self._kept(recipe, measure) if self._keep_priors else measure()
-        return known[recipe.key]
+        def measured() -> list[Params]:
+            assert row.psi is not None
+            return server.measure(row.psi, self._draws.net, experts, self.benchmark.server, row.training_data_too)
 
-    def _kept(self, recipe: Recipe, measure: Callable[[], list[Params]]) -> list[Params]:
-        """The priors in one entry of the store, each weight's name behind the place of its expert."""
-
-        def named() -> Tensors:
-            return {f"{t}/{name}": omega for t, prior in enumerate(measure()) for name, omega in prior.items()}
-
-        priors: dict[str, Params] = {}
-        for name, omega in self._store.once(recipe, named).items():
-            t, _, weight = name.partition("/")
-            priors.setdefault(t, {})[weight] = omega
-        return [priors[t] for t in sorted(priors, key=int)]
-
-    def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Params]) -> Iterator[tuple[int, UserModel]]:
-        """The personal model after each task; after the last one alone for Joint training."""
-        if row.training == "joint":
-            yield len(experts), row.chi(experts, priors)
-            return
-        for t, model in server.merge_prefixes(row.chi, experts, priors):
-            yield t, server.recalibrate(self._net, model, self.benchmark.server) if row.recalibrate else model
-
-
-def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
-    copy = cfg.copy()
-    copy.seed = seed
-    return copy
+        if self._draws.keep_priors or self._engine.by_path:
+            return self._store.once(recipe, lambda: named(measured()))
+        return named(measured())

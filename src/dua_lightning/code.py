@@ -19,8 +19,8 @@ PRIORS = (*EXPERTS, "user.py", "data/user.py", "data/splits.py")
 RESULTS = (*PRIORS, "evaluation.py", "merge", "adapt")
 """What merges, adapts and evaluates."""
 
-CORRUPTIONS = ("data/corruptions.py", "data/transprior.py", "streams.py")
-"""What transforms the pictures of TransPrior's users."""
+CORRUPTIONS = ("data/corruptions.py", "data/corrupted.py", "streams.py")
+"""What transforms users' pictures."""
 
 
 @cache

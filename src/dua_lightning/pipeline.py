@@ -1,6 +1,6 @@
 """One run: configuration in, records, table and figures out."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,22 @@ from rich.console import Console
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.build import build, check
 from dua_lightning.cells import Cells
-from dua_lightning.data.user import UserData
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.engines import Engine
 from dua_lightning.errors import InputError
-from dua_lightning.report import figures, provenance, records, tables
+from dua_lightning.report import figures, provenance, records, spread, tables
 from dua_lightning.report.display import Display
-from dua_lightning.report.loggers import Logger
+from dua_lightning.report.loggers import Logger, NoLogger
 from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report.stream import Stream
 from dua_lightning.rows import Row, expand
 from dua_lightning.tasks import Task
 
 MOST_THREADS = 1024
 """More than any processor has; the system refuses a process with far more."""
+
+SHOWN = 12
+"""Users in the picture of domains."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -43,25 +48,29 @@ def run(cfg: DictConfig) -> None:
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     logger: Logger = build(cfg.logger, "logger", Logger, folder=folder, config=resolved, name=cfg.name)
     try:
-        found: list[Record] = []
-        costs: list[CostRecord] = []
         pictures: list[Path] = []
         display = Display(console)
-        with display.progress:
-            for seed in seeds:
-                cells = Cells(configs, seed, display, logger)
-                if not pictures:
-                    pictures.append(figures.gallery(cells.benchmark, folder / "figures" / "domains.png"))
-                for data, results in cells.results():
-                    for config, row, result in zip(configs, cells.rows, results, strict=True):
-                        found += _records(config, row, seed, data, result.R)
-                        costs += _costs(config, row, seed, data, result.costs)
-                records.write(found, folder / "records.csv")
-                if costs:
-                    records.write(costs, folder / "costs.csv")
-        report(folder, str(cfg.name), pictures, logger, console)
+        engine: Engine = build(cfg.engine, "engine", Engine)
+        with engine, Stream(folder / "records.csv") as accuracies, Stream(folder / "costs.csv") as costs:
+            computed, seconds = 0, 0.0
+            with display.progress:
+                for seed in seeds:
+                    cells = Cells(configs, seed, display, logger, engine)
+                    if not pictures:
+                        pictures.append(figures.gallery(_first_users(cells.benchmark), folder / "figures/domains.png"))
+                    for user, iteration, results in cells.results():
+                        for config, row, result in zip(configs, cells.rows, results, strict=True):
+                            accuracies.write(draw_records(config, row, seed, user, iteration, result.R))
+                            costs.write(_costs(config, row, seed, user, iteration, result.costs))
+                    computed, seconds = computed + cells.computed, seconds + cells.seconds
+        cost = spread.Cost(computed, seconds / computed) if computed else None
+        report(folder, str(cfg.name), pictures, logger, console, cost)
     finally:
         logger.close()
+
+
+def _first_users(benchmark: Benchmark) -> Benchmark:
+    return replace(benchmark, users=benchmark.users[:SHOWN])
 
 
 def _set_threads(value: Any) -> None:
@@ -85,22 +94,42 @@ def _seeds(value: Any) -> list[int]:
     return seeds
 
 
-def report(folder: Path, name: str, pictures: list[Path], logger: Logger | None, console: Console) -> None:
-    """Summary, table and figures from the records in `folder`; prints the table and where everything lies."""
-    frame = records.read(folder / "records.csv")
-    tables.write_summary(frame, folder / "summary.json")
-    pictures = [*pictures, *figures.draw_all(frame, folder / "figures")]
-    if logger is not None:
-        logger.results(frame, pictures)
-    console.print(tables.table(frame, name))
-    costs = folder / "costs.csv"
-    if costs.exists():
-        console.print(tables.costs(pd.read_csv(costs)))
-    for path in (folder / "records.csv", folder / "summary.json", *([costs] if costs.exists() else []), *pictures):
-        console.print(f"  {path}")
+def report(
+    folder: Path,
+    name: str,
+    pictures: list[Path],
+    logger: Logger | None,
+    console: Console,
+    cost: spread.Cost | None = None,
+) -> None:
+    """Summary, table and figures from the records in `folder`; prints the table and where everything lies.
+
+    Of many users the spread is shown, with what each `cost`, and no record is kept in memory.
+    """
+    path, costs = folder / "records.csv", folder / "costs.csv"
+    if spread.many(path):
+        rows = spread.read(folder)
+        spread.write_summary(rows, cost, folder / "summary.json")
+        pictures = [*pictures, spread.draw(rows, folder / "figures" / "spread.png")]
+        if logger is not None and not isinstance(logger, NoLogger):
+            # Others than these are given every record.
+            logger.results(records.read(path), pictures)
+        console.print(spread.table(rows, cost, name))
+    else:
+        frame = records.read(path)
+        tables.write_summary(frame, folder / "summary.json")
+        pictures = [*pictures, *figures.draw_all(frame, folder / "figures")]
+        if logger is not None:
+            logger.results(frame, pictures)
+        console.print(tables.table(frame, name))
+        if costs.exists():
+            console.print(tables.costs(pd.read_csv(costs)))
+    for written in (path, folder / "summary.json", *([costs] if costs.exists() else []), *pictures):
+        console.print(f"  {written}")
 
 
-def _records(config: DictConfig, row: Row, seed: int, data: UserData, R: np.ndarray) -> list[Record]:
+def draw_records(config: DictConfig, row: Row, seed: int, user: str, iteration: int, R: np.ndarray) -> list[Record]:
+    """One record for each accuracy that the row has for this draw."""
     return [
         Record(
             data=config.data.name,
@@ -110,18 +139,20 @@ def _records(config: DictConfig, row: Row, seed: int, data: UserData, R: np.ndar
             adapt=row.adapt,
             label=row.label,
             fidelity=config.fidelity.name,
-            user=data.user,
-            iteration=data.iteration,
+            user=user,
+            iteration=iteration,
             seed=seed,
             after=int(t) + 1,
             on=int(j) + 1,
-            accuracy=R[t, j],
+            accuracy=float(R[t, j]),
         )
         for t, j in np.argwhere(~np.isnan(R))
     ]
 
 
-def _costs(config: DictConfig, row: Row, seed: int, data: UserData, spent: list[tuple[Task, Cost]]) -> list[CostRecord]:
+def _costs(
+    config: DictConfig, row: Row, seed: int, user: str, iteration: int, spent: list[tuple[Task, Cost]]
+) -> list[CostRecord]:
     if row.adapt == "none":
         return []
     return [
@@ -130,8 +161,8 @@ def _costs(config: DictConfig, row: Row, seed: int, data: UserData, spent: list[
             model=config.model.name,
             adapt=row.adapt,
             label=row.label,
-            user=data.user,
-            iteration=data.iteration,
+            user=user,
+            iteration=iteration,
             seed=seed,
             task=task.name,
             **asdict(cost),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dua_lightning.data import transprior as module
+from dua_lightning.data import corrupted as module
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.corruptions import NAMES, corrupt
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER

@@ -16,13 +16,13 @@ from dua_lightning.tasks import Task
 class Benchmark:
     """What a run works on.
 
-    `shape` is one input's, `classes` the number of columns of the shared head, `iterations` the number of Monte-Carlo
-    draws of each user's halves.
+    `users` may make each user only when it is asked for. `shape` is one input's, `classes` the number of columns of the
+    shared head, `iterations` the number of Monte-Carlo draws of each user's halves.
     """
 
     tasks: tuple[Task, ...]
     server: tuple[ServerData, ...]
-    users: tuple[UserData, ...]
+    users: Sequence[UserData]
     shape: tuple[int, ...]
     classes: int
     iterations: int

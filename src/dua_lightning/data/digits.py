@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dua_lightning.data.benchmark import Benchmark, assemble, digit_tasks
 from dua_lightning.data.images import Images, images
+from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
 from dua_lightning.streams import generator
 
@@ -86,6 +87,37 @@ def digits(
         user_batch_size,
         users_labelled,
         iterations,
+    )
+
+
+def digit_pool(server_per_category: int = 300, border: int = 2) -> Pool:
+    """The embedded grey MNIST digits as ten categories in five tasks, for benchmarks that divide a pool.
+
+    The first `server_per_category` of each category are the server's; of the others every third is for evaluation. The
+    border of `border` black pixels, to 32x32, lets them through networks that halve their input five times. Nothing is
+    drawn at random. Raises `InputError` for a number that leaves the server or the users too few.
+    """
+    grey, labels = mnist_subset()
+    place = torch.cat([torch.arange(int(count)) for count in labels.bincount()])
+    order = labels.argsort(stable=True)
+    per_class = int(labels.bincount().min())
+    if not 2 <= server_per_category <= per_class - 6 or border < 0:
+        raise InputError(
+            f"there are {per_class} MNIST digits of each class, of which the server gets 2 to {per_class - 6} and the "
+            f"users the rest, with a border of at least 0 pixels; got server_per_category={server_per_category}, "
+            f"border={border}"
+        )
+    side = torch.where(place < server_per_category, SERVER, torch.where(place % 3 == 0, EVALUATION, EXTRA))
+    pixels = torch.nn.functional.pad(grey[order], (border,) * 4)
+    return Pool(
+        "digits",
+        digit_tasks(),
+        tuple(map(str, range(10))),
+        pixels[:, None].expand(-1, 3, -1, -1).contiguous(),
+        labels[order],
+        order,
+        side.byte(),
+        torch.full((len(labels),), -1),
     )
 
 

@@ -1,17 +1,12 @@
 """TransPrior, the paper's second scene benchmark: ten users, the same pictures, a transform for each user."""
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from hashlib import sha256
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from dua_lightning.code import CORRUPTIONS, version
 from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.corruptions import NAMES, corrupt
-from dua_lightning.data.images import Images
+from dua_lightning.data.corrupted import seen_through
+from dua_lightning.data.corruptions import NAMES
 from dua_lightning.data.pool import EVALUATION, EXTRA, Pool
 from dua_lightning.data.scenes import cut, scenes, unowned
 from dua_lightning.errors import InputError
@@ -51,41 +46,5 @@ def transprior(
         order = torch.randperm(len(extra), generator=generator(seed, "transprior", task.name))
         drawn.append(extra[order[:wanted]])
     plain = images.take(torch.cat(drawn).sort().values, input_size)
-    users = {name: _seen_through(name, plain, severity, constants, seed) for name in NAMES}
+    users = {name: seen_through(name, plain, severity, constants, seed, user=name) for name in NAMES}
     return scenes(images, users, seed, input_size, augment, batch_size, user_batch_size, users_labelled, iterations)
-
-
-def _seen_through(name: str, plain: Images, severity: int, constants: str, seed: int) -> Images:
-    """The pictures as the user called `name` sees them; transformed when they are first read."""
-    store = Corrupted(name, plain, severity, constants, seed)
-    return replace(plain, store=store, rows=torch.arange(len(plain)))
-
-
-@dataclass(frozen=True, eq=False)
-class Corrupted:
-    """Pictures behind a transform, `(n, 3, height, width)` uint8 when indexed.
-
-    They are transformed once, whole, and kept until another user's are read: ten users' copies of MIT Indoor Scenes
-    would not fit in memory, and users are visited one after another.
-    """
-
-    name: str
-    plain: Images
-    severity: int
-    constants: str
-    seed: int
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return _transformed(self)[rows]
-
-    def digest(self, rows: Tensor) -> str:
-        made_of = (version(CORRUPTIONS), self.name, self.plain.digest(), self.severity, self.constants, self.seed)
-        return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _transformed(lazy: Corrupted) -> Tensor:
-    plain = lazy.plain
-    return corrupt(
-        lazy.name, plain.pixels, lazy.severity, plain.sources, seed=lazy.seed, user=lazy.name, constants=lazy.constants
-    )

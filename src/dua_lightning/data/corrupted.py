@@ -1,0 +1,53 @@
+"""Pictures as one user sees them, transformed when they are first read."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from dua_lightning.code import CORRUPTIONS, version
+from dua_lightning.data.corruptions import corrupt
+from dua_lightning.data.images import Images
+
+
+def seen_through(name: str, plain: Images, severity: int, constants: str, seed: int, user: str) -> Images:
+    """The pictures behind the transform `name`; its random numbers come from seed, user and picture.
+
+    Raises as `corruptions.corrupt` does, when they are read.
+    """
+    store = Corrupted(name, plain, severity, constants, seed, user)
+    return replace(plain, store=store, rows=torch.arange(len(plain)))
+
+
+@dataclass(frozen=True, eq=False)
+class Corrupted:
+    """Pictures behind a transform, `(n, 3, height, width)` uint8 when indexed.
+
+    They are transformed once, whole, and kept until another user's are read: ten users' copies of MIT Indoor Scenes
+    would not fit in memory, and users are visited one after another.
+    """
+
+    name: str
+    plain: Images
+    severity: int
+    constants: str
+    seed: int
+    user: str
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return _transformed(self)[rows]
+
+    def digest(self, rows: Tensor) -> str:
+        plain = self.plain.digest()
+        made_of = (version(CORRUPTIONS), self.name, plain, self.severity, self.constants, self.seed, self.user)
+        return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _transformed(lazy: Corrupted) -> Tensor:
+    plain = lazy.plain
+    return corrupt(
+        lazy.name, plain.pixels, lazy.severity, plain.sources, seed=lazy.seed, user=lazy.user, constants=lazy.constants
+    )

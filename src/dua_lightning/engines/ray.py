@@ -1,0 +1,157 @@
+"""Ray: workers on this machine, or on all machines of a running cluster."""
+
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from threading import current_thread, main_thread
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from dua_lightning.engines.base import AHEAD, Job, Pending, Worker, computed, killed, once, workers_or_all
+from dua_lightning.errors import InputError
+from dua_lightning.tensorfile import Tensors
+
+PROBE_SECONDS = 5.0
+"""For a cluster's address to answer; Ray itself would try for minutes."""
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray reports nothing, and what it starts here listens on the loopback address alone."""
+
+
+class Ray(Pending):
+    """Workers of `threads` threads: `workers` on this machine, or as many as the cluster at `address` has cores for.
+
+    `address`: `HOST:PORT`, or `auto` for the cluster that this machine belongs to. Shared tensors are put into Ray's
+    object store once and read there without a copy. An item whose worker is killed is computed again, up to `retries`
+    times. Raises `InputError` where Ray is not installed or no cluster answers.
+    """
+
+    by_path = False
+
+    def __init__(
+        self, workers: int | None = None, threads: int = 1, address: str | None = None, retries: int = 3
+    ) -> None:
+        super().__init__()
+        if find_spec("ray") is None:
+            raise InputError("engine=ray needs the package ray; pip install 'dua_lightning[ray]', or use engine=joblib")
+        if retries < 0:
+            raise InputError(f"engine.retries={retries} cannot be used: it is at least 0")
+        if address is not None and workers is not None:
+            raise InputError(
+                f"engine.workers={workers} is for workers that are started here, and engine.address={address} has its "
+                "own; leave one of them out"
+            )
+        self.workers = workers_or_all(workers, threads)
+        self.threads = threads
+        self.address = address
+        self.retries = retries
+        self.room = AHEAD * self.workers
+        self._ray: Any = None
+        self._compute: Any = None
+        self._shared: dict[str, Any] = {}
+        self._jobs: dict[str, Any] = {}
+        self._references: dict[Any, Any] = {}
+
+    def __enter__(self) -> Self:
+        if self.address not in (None, "auto"):
+            _probe(str(self.address))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ray is not None:
+            for future in self._pending:
+                self._ray.cancel(self._references[future], force=True)
+            self._ray.shutdown()
+        self._pending.clear()
+
+    def share(self, key: str, path: Path, tensors: Tensors) -> None:
+        if key not in self._shared:
+            self._start()
+            self._shared[key] = self._ray.put({name: tensor.numpy() for name, tensor in tensors.items()})
+
+    def submit(self, job: Job, place: int, item: Any, keys: Sequence[str]) -> None:
+        self._start()
+        if job.key not in self._jobs:
+            self._jobs[job.key] = self._ray.put(job.make)
+        shared = [self._shared[key] for key in keys]
+        reference = self._compute.remote(self.threads, job.key, self._jobs[job.key], item, list(keys), *shared)
+        future = reference.future()
+        self._pending[future] = place
+        self._references[future] = reference
+
+    def receive(self) -> tuple[int, Any]:
+        place, future = self._next()
+        del self._references[future]
+        errors = self._ray.exceptions
+        try:
+            return place, future.result()
+        except errors.RayTaskError as error:
+            raise (error.cause or error) from error
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError) as error:
+            raise killed("ray", error) from error
+
+    def _start(self) -> None:
+        if self._ray is not None:
+            return
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        place: dict[str, Any] = {"address": self.address}
+        if self.address is None:
+            cores = self.workers * self.threads
+            place = {"address": "local", "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
+        # Ray takes SIGTERM for itself, in the one thread that can.
+        taken = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
+        handlers = [(number, signal.getsignal(number)) for number in taken]
+        try:
+            ray.init(**place, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except ConnectionError as error:
+            raise _unanswered(str(self.address)) from error
+        finally:
+            for number, handler in handlers:
+                signal.signal(number, handler)
+        self._ray = ray
+        self._compute = ray.remote(num_cpus=self.threads, max_retries=self.retries)(_compute)
+        if self.address is not None:
+            self.room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // self.threads)
+
+
+def _probe(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unanswered(address) from error
+
+
+def _unanswered(address: str) -> InputError:
+    return InputError(
+        f"engine.address={address} is no running Ray cluster; start one by `ray start --head`, give HOST:PORT or auto, "
+        "or leave it out to start workers here"
+    )
+
+
+def _compute(
+    threads: int,
+    key: str,
+    make: Callable[[], Worker],
+    item: Any,
+    keys: Sequence[str],
+    *shared: dict[str, np.ndarray],
+) -> Any:
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        # The arrays cannot be written to, and tensors would not know; `computed` looks.
+        warnings.simplefilter("ignore", UserWarning)
+        tensors = [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in shared]
+    return computed(once(key, make), item, dict(zip(keys, tensors, strict=True)))
