@@ -132,6 +132,8 @@ def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) 
     assert len(list((tmp_path / "out").glob("*/training.csv"))) == 2
     assert "sweep of 8 jobs" in done.out
     assert "MAS-RACL minus MAS-IMM, paired" in done.out
+    command = json.loads((tmp_path / "out" / "5" / "environment.json").read_text())["command"]
+    assert {"method=imm", "importance=mas", "seed=2"} <= set(command)
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> None:

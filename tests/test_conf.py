@@ -161,3 +161,21 @@ def test_a_table_has_every_row_of_table_4_with_each_adaptation(table: str, adapt
     assert len(mergeless) == 8 * adaptations
     assert len({row[:2] for row in mergeless}) == 8
     assert (("task_experts", None, "finetune") in rows) == (table == "table4")
+
+
+def launcher(choice: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node: DictConfig = compose("config", [f"hydra/launcher={choice}", *overrides], return_hydra_config=True)
+        return node.hydra.launcher
+
+
+def test_the_launcher_for_processes_is_joblibs() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    assert launcher("processes").n_jobs == 2
+    assert launcher("processes", "hydra.launcher.n_jobs=3").n_jobs == 3
+
+
+def test_the_launcher_for_slurm_is_submitits_and_requeues() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    cfg = launcher("slurm", "hydra.launcher.qos=long", "hydra.launcher.gpus_per_node=1")
+    assert (cfg.max_num_timeout, cfg.additional_parameters.requeue, cfg.qos, cfg.gpus_per_node) == (4, True, "long", 1)
