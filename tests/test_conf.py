@@ -9,11 +9,13 @@ from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
+from dua_lightning.build import build
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Uniform
 from dua_lightning.merge import Each, Last, Mode
 from dua_lightning.methods import Anchor, Distil, Free
 from dua_lightning.rows import make
+from dua_lightning.training import Training
 
 
 def choices(group: str) -> list[str]:
@@ -144,6 +146,14 @@ def test_the_paper_trains_as_section_5_1_says() -> None:
     trainer = {key: cfg.trainer[key] for key in ("max_epochs", "lr", "momentum", "patience", "factor")}
     assert trainer == {"max_epochs": 10, "lr": 1e-3, "momentum": 0.9, "patience": 5, "factor": 0.1}
     assert (cfg.data.batch_size, cfg.data.per_task_and_domain, list(cfg.seed)) == (20, 10_000, [1, 2, 3])
+
+
+@pytest.mark.parametrize("trainer", choices("trainer"))
+def test_a_trainer_is_the_papers_on_another_device(trainer: str) -> None:
+    cfg = config("+experiment=transprior", f"trainer={trainer}")
+    expected = {"default": ("cpu", "32-true"), "gpu": ("gpu", "bf16-mixed")}[trainer]
+    training = build(cfg.trainer, "trainer", Training)
+    assert training == Training(max_epochs=30, accelerator=expected[0], precision=expected[1])
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
