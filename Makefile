@@ -9,10 +9,10 @@ RUN ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all faults lint format bench bench-users clean
+.PHONY: help run digits photos test test-all test-cluster faults lint format bench bench-users clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ test: $(READY)  ## the tests
 
 test-all: $(READY)  ## the tests, slow ones too
 	$(BIN)/python -m pytest -m ''
+
+test-cluster: $(READY)  ## sweeps in several processes and on a real SLURM of one node, installed where root may
+	bash tests/cluster/slurm.sh install
+	$(BIN)/python -m pytest -m '' tests/cluster
 
 faults: $(READY)  ## kill runs, fail their writes, and give them random settings and damaged files: is anything lost?
 	$(BIN)/python -m tests.faults

@@ -132,6 +132,8 @@ def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) 
     assert len(list((tmp_path / "out").glob("*/training.csv"))) == 2
     assert "sweep of 8 jobs" in done.out
     assert "MAS-RACL minus MAS-IMM, paired" in done.out
+    command = json.loads((tmp_path / "out" / "5" / "environment.json").read_text())["command"]
+    assert {"method=imm", "importance=mas", "seed=2"} <= set(command)
 
 
 def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> None:
@@ -165,7 +167,8 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
     (path,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
     found = wandb_records(path)
     (started,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
-    assert (started.run_group, started.project) == ("digits", "dua_lightning")
+    assert (started.run_group, started.project, started.job_type) == ("digits", "dua_lightning", "LwF")
+    assert {"LwF", "digits", "mlp", "paper", "none"} == set(started.tags)
     assert "seed" in {item.key for item in started.config.update}
     histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
     logged = {"/".join(item.nested_key) or item.key for history in histories for item in history.item}
@@ -175,8 +178,15 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
     (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
     assert float(summary["LwF/average_accuracy"]) == pytest.approx(row["average_accuracy"])
     assert float(summary["LwF/forgetting"]) == pytest.approx(row["forgetting"])
-    (table,) = (path.parent / "files" / "media" / "table").glob("records_*.table.json")
-    assert len(json.loads(table.read_text())["data"]) == len(read(tmp_path / "out" / "records.csv"))
+    assert float(summary["average_accuracy"]) == pytest.approx(row["average_accuracy"])
+    media = path.parent / "files" / "media"
+    lines = {}
+    for name in ("records", "users", "accuracy_matrix"):
+        (table,) = (media / "table").glob(f"{name}_*.table.json")
+        lines[name] = len(json.loads(table.read_text())["data"])
+    assert lines == {"records": len(read(tmp_path / "out" / "records.csv")), "users": 3, "accuracy_matrix": 3}
+    pictures = {path.name.partition("_")[0] for path in (media / "images").glob("*.png")}
+    assert pictures == {"domains", "accuracy", "matrices"}
 
 
 def test_help_shows_groups_choices_and_commands(dua: Run) -> None:

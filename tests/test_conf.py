@@ -9,11 +9,13 @@ from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
+from dua_lightning.build import build
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Uniform
 from dua_lightning.merge import Each, Last, Mode
 from dua_lightning.methods import Anchor, Distil, Free
 from dua_lightning.rows import make
+from dua_lightning.training import Training
 
 
 def choices(group: str) -> list[str]:
@@ -147,6 +149,14 @@ def test_the_paper_trains_as_section_5_1_says() -> None:
     assert (cfg.data.batch_size, cfg.data.per_task_and_domain, list(cfg.seed)) == (20, 10_000, [1, 2, 3])
 
 
+@pytest.mark.parametrize("trainer", choices("trainer"))
+def test_a_trainer_is_the_papers_on_another_device(trainer: str) -> None:
+    cfg = config("+experiment=transprior", f"trainer={trainer}")
+    expected = {"default": ("cpu", "32-true"), "gpu": ("gpu", "bf16-mixed")}[trainer]
+    training = build(cfg.trainer, "trainer", Training)
+    assert training == Training(max_epochs=30, accelerator=expected[0], precision=expected[1])
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_yaml_tells_its_story(path: Path) -> None:
     if path.parent.name == "paths":
@@ -162,3 +172,21 @@ def test_a_table_has_every_row_of_table_4_with_each_adaptation(table: str, adapt
     assert len(mergeless) == 8 * adaptations
     assert len({row[:2] for row in mergeless}) == 8
     assert (("task_experts", None, "finetune") in rows) == (table == "table4")
+
+
+def launcher(choice: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node: DictConfig = compose("config", [f"hydra/launcher={choice}", *overrides], return_hydra_config=True)
+        return node.hydra.launcher
+
+
+def test_the_launcher_for_processes_is_joblibs() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
+    assert launcher("processes").n_jobs == 2
+    assert launcher("processes", "hydra.launcher.n_jobs=3").n_jobs == 3
+
+
+def test_the_launcher_for_slurm_is_submitits_and_requeues() -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher is not installed")
+    cfg = launcher("slurm", "hydra.launcher.qos=long", "hydra.launcher.gpus_per_node=1")
+    assert (cfg.max_num_timeout, cfg.additional_parameters.requeue, cfg.qos, cfg.gpus_per_node) == (4, True, "long", 1)

@@ -3,17 +3,20 @@
 import json
 import shlex
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
-from dua_lightning import pipeline
+from dua_lightning import pipeline, stopping
 from dua_lightning.errors import InputError
 from dua_lightning.report.records import Record, read, write
-from dua_lightning.stopping import Stopped
+from dua_lightning.stopping import Stopped, continue_in
+from dua_lightning.sweep import one_line
 from tests.cli import Done, run
 
 SWEEP = ("-m", "method=racl,imm", "seed=1,2")
@@ -189,3 +192,25 @@ def test_a_note_has_what_is_needed(work: Work, dua: Callable[..., Done], tmp_pat
     note = json.loads((tmp_path / "out" / "3" / "failed.json").read_text())
     assert (note["reason"], note["bad_input"]) == ("no", True)
     assert f"paths.output_dir={tmp_path / 'out'} hydra.run.dir={tmp_path / 'out' / '3'}" in note["command"]
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_the_command_that_installs_it() -> None:
+    said = one_line(MissingConfigException("no", missing_cfg_file="hydra/launcher/submitit_slurm"))
+    assert said.startswith("hydra/launcher=submitit_slurm is a plugin that is not installed; ")
+    assert said.endswith("pip install 'dua_lightning[slurm]'")
+    assert "[joblib]" in one_line(MissingConfigException("no", missing_cfg_file="hydra/launcher/joblib"))
+    other = MissingConfigException("no", missing_cfg_file="hydra/launcher/x", options=["basic", "slurm"])
+    assert one_line(other) == "hydra/launcher=x is not a choice; hydra/launcher has basic, slurm"
+
+
+@pytest.mark.parametrize("name", ["UncompletedJobError", "FailedJobError", "TerminatedWorkerError"])
+def test_a_job_that_has_died_is_told_with_the_command_that_continues(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dua", "-m", "seed=1,2"])
+    monkeypatch.setattr(stopping, "_handler", stopping._Handler())
+    continue_in("out")
+    assert one_line(type(name, (RuntimeError,), {})("it was killed\nlong report")) == (
+        "a job of the sweep has died (it was killed); to continue: "
+        "python -m dua_lightning -m seed=1,2 paths.output_dir=out"
+    )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -681,3 +682,52 @@ def test_a_network_in_evaluation_mode_is_trained_in_train_mode():
 def test_training_that_diverges_is_an_input_error_and_nothing_is_kept():
     with pytest.raises(InputError, match="diverged"):
         fit(tiny.network(), tiny.benchmark().server[0], Free(), Training(max_epochs=30, lr=1e30))
+
+
+def test_a_gpu_that_is_not_there_is_an_input_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"trainer\.accelerator=gpu .* no GPU here; use trainer=default") as raised:
+        fit(tiny.network(), tiny.benchmark().server[0], Free(), Training(accelerator="gpu"))
+    assert "\n" not in str(raised.value)
+
+
+def test_with_bf16_passes_are_in_bfloat16_and_weights_in_float32():
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+    class Spy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x.flatten(1))
+            seen.add((out.dtype, self.weight.dtype))
+            return out
+
+    server = tiny.benchmark(1).server[0]
+    expert = fit(Spy(192, 2), server, Free(), Training(max_epochs=2, precision="bf16-mixed"))
+    assert seen == {(torch.bfloat16, torch.float32)}
+    assert {tensor.dtype for tensor in expert.state.values()} == {torch.float32}
+
+
+def test_within_a_job_of_slurm_lightning_does_not_take_over(monkeypatch: pytest.MonkeyPatch):
+    found = []
+
+    class Spy(Callback):
+        def on_train_start(self, trainer, pl_module):
+            found.append((trainer.is_global_zero, signal.getsignal(signal.SIGUSR1)))
+
+    before = signal.getsignal(signal.SIGUSR1)
+    for name, value in {"NTASKS": "4", "NTASKS_PER_NODE": "4", "JOB_NAME": "dua", "PROCID": "1", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    fit(tiny.network(), tiny.benchmark().server[0], Free(), SOON, [Spy()])
+    assert found == [(True, before)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fit_on_a_gpu_ends_near_that_on_the_processor_and_in_its_memory(precision: str, tmp_path: Path):
+    a, b = tiny.benchmark().server[:2]
+    for name, regulariser in {"free": Free(), "lwf": learnt("a", tiny.network(seed=3), a), "l2": anchor()}.items():
+        on_cpu = fit(tiny.network(), b, regulariser, SOON).state
+        net, training = tiny.network(), replace(SOON, accelerator="gpu", precision=precision, checkpoint_seconds=0)
+        on_gpu = fit(net, b, regulariser, training, checkpoint=tmp_path / name).state
+        assert {tensor.device.type for tensor in [*on_gpu.values(), *net.state_dict().values()]} == {"cpu"}
+        for weight, tensor in on_gpu.items():
+            torch.testing.assert_close(tensor, on_cpu[weight], rtol=0.1, atol=0.02)

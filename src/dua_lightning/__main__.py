@@ -24,7 +24,8 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 
 
-_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "false")
+# Under a second name, since `main` gives the first one to Hydra, and the processes of a launcher inherit both.
+_TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in ("0", "", "false")
 
 
 def _app(cfg: "DictConfig") -> None:
@@ -55,7 +56,7 @@ def main() -> None:
     # trains ten times slower where another program wants the cores too. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ |= {"HYDRA_FULL_ERROR": "1", "DUA_TRACEBACK": str(int(_TRACEBACK))}
     with stoppable():
         try:
             try:

@@ -50,13 +50,16 @@ class _Handler:
         os._exit(status)
 
     def say(self) -> None:
+        sys.stderr.write(f"\nstopped; to continue: {self.continuation()}\n")
+        sys.stderr.flush()
+
+    def continuation(self) -> str:
         arguments = sys.argv[1:]
         if self.folder is not None and not any(text.startswith("paths.output_dir=") for text in arguments):
             # The command line wants all settings in a row.
             place = max((i for i, text in enumerate(arguments, 1) if "=" in text), default=len(arguments))
             arguments.insert(place, f"paths.output_dir={self.folder}")
-        sys.stderr.write(f"\nstopped; to continue: {command(arguments)}\n")
-        sys.stderr.flush()
+        return command(arguments)
 
 
 _handler = _Handler()
@@ -65,6 +68,11 @@ _handler = _Handler()
 def continue_in(folder: str) -> None:
     """From now on the way to continue is the same command with `paths.output_dir` set to `folder`."""
     _handler.folder = folder
+
+
+def continuation() -> str:
+    """The command that continues what runs in this process."""
+    return _handler.continuation()
 
 
 def command(arguments: list[str]) -> str:

@@ -23,12 +23,16 @@ from omegaconf.errors import OmegaConfBaseException
 from dua_lightning import __version__
 from dua_lightning.errors import InputError
 from dua_lightning.files import write_text
-from dua_lightning.stopping import command, continue_in
+from dua_lightning.stopping import command, continuation, continue_in
 
 DONE, FAILED = "done.json", "failed.json"
 BAD_INPUT = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
 NO_MEMORY = "can't allocate memory"
 """What the user can mend: one line says what is wrong, and the exit status is 2. torch has no type for the last."""
+DEAD = ("UncompletedJobError", "FailedJobError", "TerminatedWorkerError")
+"""What submitit and joblib, which need not be installed, raise for a job whose process was killed."""
+PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm"}
+"""Launchers that are a plugin of Hydra's, and our extra that installs it."""
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +44,20 @@ def bad_input(error: Exception) -> bool:
 
 def one_line(error: Exception) -> str:
     """What `error` says, as one line; a choice that does not exist with those that do."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+        if group == "hydra/launcher" and choice in PLUGINS:
+            return f"{group}={choice} is a plugin that is not installed; pip install 'dua_lightning[{PLUGINS[choice]}]'"
+        if error.options:
+            return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
     if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
             "another folder by paths.output_dir=DIR"
         )
     text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
+    if type(error).__name__ in DEAD:
+        return f"a job of the sweep has died ({text.partition('; ')[0]}); to continue: {continuation()}"
     if isinstance(error, MemoryError) or NO_MEMORY in text:
         return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
     return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text

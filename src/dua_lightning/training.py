@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -46,6 +48,10 @@ class Training:
 
     A fit that can be resumed writes its checkpoint at most every `checkpoint_seconds`, 0 for every epoch; the expert
     does not depend on it.
+
+    `accelerator`: `gpu` trains on the first GPU that PyTorch sees. `precision`: `bf16-mixed` computes the passes of a
+    fit in bfloat16; weights, their gradients, momentum and penalties in closed form stay in float32, and so do
+    importances, which are measured outside of fits.
     """
 
     max_epochs: int = 10
@@ -56,6 +62,8 @@ class Training:
     stop_after: int = 5
     reset_batch_norm: bool = False
     checkpoint_seconds: float = 30.0
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience", "stop_after"):
@@ -96,6 +104,8 @@ class ExpertModule(LightningModule):
     `curve` has both of every epoch so far, with the learning rate.
     """
 
+    loss_sum: Tensor
+
     def __init__(self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -108,13 +118,15 @@ class ExpertModule(LightningModule):
         self.best_state = clone(net.state_dict())
         self.epochs_without_best = 0
         self.curve: list[dict[str, float]] = []
-        self.loss_sum = torch.zeros(())
+        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
         self.images_seen = 0
         self.accuracy = MeanMetric()
 
     def training_step(self, stretch: Stretch, _: int) -> None:
         for x, y in stretch:
             assert y is not None
+            # A stretch is read as it goes, and Lightning moves only what it sees.
+            x, y = x.to(self.device), y.to(self.device)
             logits = self.net(x)
             loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
             memory = self.regulariser.loss(self.net, x, logits)
@@ -283,6 +295,14 @@ def _key(net: nn.Module, data: ServerData, regulariser: Regulariser, training: T
     )
 
 
+def _device(training: Training) -> torch.device:
+    if training.accelerator == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=gpu cannot be used: PyTorch sees no GPU here; use trainer=default")
+    return torch.device("cuda", 0)
+
+
 def fit(
     net: nn.Module,
     data: ServerData,
@@ -300,11 +320,18 @@ def fit(
     the same bits as a fit that was never interrupted. The file stays: whoever keeps the expert removes it. It is bound
     to its fit by the weights at the start, the settings, the task and the regulariser's `repr`.
 
-    Raises `InputError` for training that diverges, and for a checkpoint that is damaged or of another fit.
+    A fit on a GPU begins and ends with `net` in the processor's memory, where the expert lies too; continued, it does
+    not give the same bits. Raises `InputError` for training that diverges, for a checkpoint that is damaged or of
+    another fit, and for a GPU that is not there.
     """
+    device = _device(training)
     net.train()
     if training.reset_batch_norm:
         reset_batch_norms(net)
+    key = _key(net, data, regulariser, training) if checkpoint is not None else ""
+    if device.type != "cpu":
+        net.to(device)
+        regulariser = regulariser.on(device)
     module = ExpertModule(net, data.task, regulariser, training)
     batches = data.train_dataloader()
     with (
@@ -315,15 +342,18 @@ def fit(
         torch.manual_seed(derive(data.seed, "dropout", data.task.name))
         own: list[Callback] = []
         if checkpoint is not None:
-            kept = Checkpoint(checkpoint, _key(net, data, regulariser, training), module, batches, velocities)
+            kept = Checkpoint(checkpoint, key, module, batches, velocities)
             if checkpoint.exists():
                 kept.restore()
             own.append(kept)
         # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
-            accelerator="cpu",
+            accelerator=device.type,
             devices=1,
+            precision=training.precision,
+            # In a job of SLURM's Lightning would requeue the job by itself, to a checkpoint that nobody reads.
+            plugins=[LightningEnvironment()],
             max_epochs=training.max_epochs,
             logger=False,
             enable_checkpointing=False,
@@ -335,5 +365,6 @@ def fit(
         done = len(module.curve)
         trainer.fit_loop.epoch_progress.current.load_state_dict({"processed": done, "completed": done})
         trainer.fit(module, Stretches(batches), data.val_dataloader())
-    net.load_state_dict(module.best_state)
-    return Expert(data.task, module.best_state)
+    state = {name: tensor.cpu() for name, tensor in module.best_state.items()}
+    net.cpu().load_state_dict(state)
+    return Expert(data.task, state)

@@ -223,3 +223,12 @@ def test_a_stiff_penalty_diverges_and_with_the_limit_of_one_step_it_does_not() -
             float((p.detach() - method.anchor[n]).abs().max()) for n, p in net.named_parameters() if n in method.anchor
         )
         assert (distance < 1e-3) == stays
+
+
+def test_what_it_holds_goes_to_another_device() -> None:
+    ((expert, x, y), *_) = learnt(MLP)
+    method = Anchor(MAS(), 1.0).consolidate(MLP.build(), expert, [(x, y)])
+    moved = method.on(torch.device("meta"))
+    assert {tensor.device.type for tensor in [*moved.anchor.values(), *moved.omega.values()]} == {"meta"}
+    assert (moved.learnt, moved.strength, set(moved.omega)) == (1, 1.0, set(method.omega))
+    assert {tensor.device.type for tensor in method.omega.values()} == {"cpu"}

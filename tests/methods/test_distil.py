@@ -139,3 +139,12 @@ def test_no_gradient_is_added_besides_the_losss() -> None:
 def test_a_strength_below_0_or_a_temperature_not_above_it_is_an_input_error(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         Distil(**wrong)
+
+
+def test_the_teacher_goes_to_another_device() -> None:
+    method, _ = consolidated(MLP, Distil(3.0))
+    moved = method.on(torch.device("meta"))
+    assert {p.device.type for p in moved.teacher.parameters()} == {"meta"}
+    assert (moved.strength, moved.tasks) == (3.0, method.tasks)
+    assert {p.device.type for p in method.teacher.parameters()} == {"cpu"}
+    assert Distil().on(torch.device("meta")) == Distil()

@@ -78,3 +78,7 @@ class Anchor:
         return replace(
             self, anchor=clone({name: expert.state[name] for name in omega}), omega=omega, learnt=self.learnt + 1
         )
+
+    def on(self, device: torch.device) -> "Anchor":
+        anchor, omega = ({name: t.to(device) for name, t in held.items()} for held in (self.anchor, self.omega))
+        return replace(self, anchor=anchor, omega=omega)

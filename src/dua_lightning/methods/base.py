@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from dua_lightning.tasks import Batch, Expert
@@ -25,3 +26,6 @@ class Regulariser(Protocol):
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Regulariser":
         """The regulariser of the next task; `data` are the training data of `expert.task`."""
+
+    def on(self, device: torch.device) -> "Regulariser":
+        """The same regulariser with what it holds on `device`."""

@@ -57,3 +57,6 @@ class Distil:
         teacher = copy.deepcopy(net).eval().requires_grad_(False)
         teacher.load_state_dict(expert.state)
         return replace(self, tasks=(*self.tasks, expert.task), teacher=teacher)
+
+    def on(self, device: torch.device) -> "Distil":
+        return replace(self, teacher=copy.deepcopy(self.teacher).to(device) if self.teacher is not None else None)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dua_lightning.tasks import Batch, Expert
@@ -19,4 +20,7 @@ class Free:
         return None
 
     def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Free":
+        return self
+
+    def on(self, device: torch.device) -> "Free":
         return self

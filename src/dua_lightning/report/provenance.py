@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning import __version__
@@ -18,9 +20,15 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend
 
 
 def write(cfg: DictConfig, folder: Path) -> None:
-    """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine."""
+    """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine.
+
+    The command of a sweep's cell is the one that runs this cell alone.
+    """
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    found = {"command": ["python", "-m", "dua_lightning", *sys.argv[1:]], **environment()}
+    hydra = HydraConfig.get()
+    # A launcher runs a cell of a sweep in a process with a command line of its own.
+    arguments = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
+    found = {"command": ["python", "-m", "dua_lightning", *arguments], **environment()}
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
 
 

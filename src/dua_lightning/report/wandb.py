@@ -1,20 +1,29 @@
-"""Weights & Biases: one run for each run of ours, grouped by experiment."""
+"""Weights & Biases: one run for each run of ours, or cell of a sweep.
+
+What tells runs apart is in the fields that dashboards sort by: the group is the experiment (`name=`), the job type the
+row, or `table` where there are several, and the tags are the names of data, model, fidelity, row and adaptation.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from dua_lightning.errors import InputError
 from dua_lightning.report.loggers import Epoch
+from dua_lightning.report.records import matrices
 from dua_lightning.report.tables import merits, rows
 
 
 class WandbLogger:
-    """Curves of every training, all records as the table `records`, one line for each user's model as the table
-    `merits`, the figures, and `NAME/average_accuracy` and `NAME/forgetting` of every row in the summary.
+    """Curves of every training, the figures, and three tables: all `records`; `users`, a line for each user's model;
+    `accuracy_matrix`, a line for each entry of each row's matrix, averaged over users, iterations and seeds.
+
+    The summary has `NAME/average_accuracy` and `NAME/forgetting` of every row, and, where there is one row alone,
+    `average_accuracy` and `forgetting`, which a W&B sweep can name.
     """
 
     def __init__(
@@ -24,6 +33,7 @@ class WandbLogger:
         name: str,
         project: str = "dua_lightning",
         mode: Literal["offline", "online"] = "offline",
+        tags: Sequence[str] = (),
     ) -> None:
         try:
             import wandb
@@ -33,10 +43,16 @@ class WandbLogger:
             ) from error
         self._wandb = wandb
         folder.mkdir(parents=True, exist_ok=True)
+        job = config["method"].get("label", "table")
+        # Several rows have an adaptation each.
+        axes = ("data", "model", "fidelity", *(["adapt"] if job != "table" else []))
+        names = [config[axis]["name"] for axis in axes]
         self._run = wandb.init(
             project=project,
             group=name,
-            job_type="run",
+            job_type=job,
+            name=f"{job}, seed {config['seed']}",
+            tags=list(dict.fromkeys([job, *names, *tags])),
             config=dict(config),
             dir=str(folder),
             mode=mode,
@@ -53,14 +69,28 @@ class WandbLogger:
         self._run.log(
             {
                 "records": self._wandb.Table(dataframe=records),
-                "merits": self._wandb.Table(dataframe=merits(records)),
+                "users": self._wandb.Table(dataframe=merits(records)),
+                "accuracy_matrix": self._wandb.Table(dataframe=mean_matrices(records)),
                 **{figure.stem: self._wandb.Image(str(figure)) for figure in figures},
             }
         )
-        for name, row in rows(records).items():
-            self._run.summary[f"{name}/average_accuracy"] = row.accuracy.mean
-            self._run.summary[f"{name}/forgetting"] = row.forgetting.mean
+        found = rows(records)
+        for name, row in found.items():
+            for prefix in (f"{name}/", "") if len(found) == 1 else (f"{name}/",):
+                self._run.summary[f"{prefix}average_accuracy"] = row.accuracy.mean
+                self._run.summary[f"{prefix}forgetting"] = row.forgetting.mean
 
     def close(self) -> None:
         """An exception on its way through the caller, a signal's too, marks the run as failed."""
         self._run.finish(exit_code=0 if sys.exc_info()[0] is None else 1)
+
+
+def mean_matrices(records: pd.DataFrame) -> pd.DataFrame:
+    """The entries of each row's accuracy matrix as lines: row, after, on (both from 1), mean accuracy in percent."""
+    entries = [
+        (row, int(t) + 1, int(j) + 1, R[t, j])
+        for row, (_, R) in zip(merits(records)["row"], matrices(records), strict=True)
+        for t, j in np.argwhere(~np.isnan(R))
+    ]
+    columns = ["row", "after", "on"]
+    return pd.DataFrame(entries, columns=[*columns, "accuracy"]).groupby(columns, sort=False).mean().reset_index()
