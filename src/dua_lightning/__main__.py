@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout has it at the top.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-
+COMMANDS = ("store", "report", "compare")
+"""Of the first word; everything else is a run."""
 
 _TRACEBACK = os.environ.get("HYDRA_FULL_ERROR", "0").lower() not in ("0", "", "false")
 
@@ -66,12 +67,11 @@ def main() -> None:
 
 
 def _run() -> None:
-    if sys.argv[1:2] == ["store"]:
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         from dua_lightning.errors import InputError
-        from dua_lightning.report import stored
 
         try:
-            sys.exit(stored.main(sys.argv[2:], CONF / "paths" / "default.yaml"))
+            sys.exit(_command(sys.argv[1], sys.argv[2:]))
         except InputError as error:
             _refuse(error)
 
@@ -89,6 +89,20 @@ def _run() -> None:
         if _TRACEBACK or _ours(error):
             raise
         _refuse(error)
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    if name == "store":
+        from dua_lightning.report import stored
+
+        return stored.main(arguments, CONF / "paths" / "default.yaml")
+    if name == "report":
+        from dua_lightning.report import reporting
+
+        return reporting.main(arguments)
+    from dua_lightning.report import contrast
+
+    return contrast.main(arguments)
 
 
 def _ours(error: Exception) -> bool:

@@ -85,10 +85,14 @@ def _check(frame: pd.DataFrame) -> None:
 
 
 def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record."""
+    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record.
+
+    N is the number of tasks of the row.
+    """
     keys = [name for name in COLUMNS if name not in ("after", "on", "accuracy")]
-    tasks = int(records["on"].max())
-    for values, group in records.groupby(keys, sort=False):
-        R = np.full((tasks, tasks), np.nan)
+    tasks = records.groupby(["data", "label"])["on"].transform("max")
+    for values, group in records.assign(tasks=tasks).groupby(keys, sort=False):
+        N = int(group["tasks"].iloc[0])
+        R = np.full((N, N), np.nan)
         R[group["after"] - 1, group["on"] - 1] = group["accuracy"]
         yield dict(zip(keys, values, strict=True)), R
