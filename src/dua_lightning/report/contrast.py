@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 NAMES = ("data", "model", "fidelity")
 """Columns that name a row where a run holds several of them."""
-OTHERWISE = ("paths.", "command", "method.rows")
+OTHERWISE = ("paths.", "command", "method.rows", "suggested.")
 """Settings that change no result, or are said otherwise."""
-OF_ROWS = ("method.", "importance.", "adapt.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,6 +48,8 @@ def settings(a: "Study", b: "Study") -> list[tuple[str, str, str]]:
 
     Settings of a method that only one side has go with its rows, and are left out.
     """
+    from dua_lightning.report.runs import OF_ROWS
+
     left, right = _values(a), _values(b)
     return [
         (name, left.get(name, ""), right.get(name, ""))

@@ -5,7 +5,7 @@ what to see.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def accuracies(records: pd.DataFrame, path: Path) -> Path:
         for text, colour, marker in dict.fromkeys(looks.values()):
             axes.scatter([], [], color=colour, marker=marker, label=text)
         axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over}")
-        axes.set_yticks(range(len(found)), list(found))
+        axes.set_yticks(range(len(found)), _names(found))
         axes.invert_yaxis()
         axes.set_xlabel("average accuracy after the last task (%)")
         axes.grid(axis="x")
@@ -110,7 +110,7 @@ def accuracy_matrices(records: pd.DataFrame, path: Path) -> Path:
             ticks = range(len(R))
             axes.set_xticks(ticks, [str(n + 1) for n in ticks])
             axes.set_yticks(ticks, [str(n + 1) for n in ticks])
-            axes.set_title(name)
+            axes.set_title(*_names([name], 22))
         figure.supxlabel("accuracy (%) on task: read each column downwards", fontsize=9)
         figure.supylabel("after learning task", fontsize=9)
         figure.colorbar(image, ax=grid, shrink=0.6)
@@ -132,7 +132,7 @@ def forgetting_curves(records: pd.DataFrame, path: Path) -> Path:
             for j in range(len(R)):
                 axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
                 axes.plot(after, R[:, j], **_look(j), label=f"task {j + 1}")
-            axes.set_title(name)
+            axes.set_title(*_names([name], 22))
             axes.set_xticks(after)
             axes.grid(axis="y")
         handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -159,9 +159,9 @@ def user_map(records: pd.DataFrame, path: Path) -> Path:
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         image = _squares(axes, values.to_numpy(), "viridis", low, high, ".0f" if named else "")
         axes.set_aspect("auto")
-        axes.set_yticks(range(len(values)), list(values.index))
+        axes.set_yticks(range(len(values)), _names(values.index))
         if named:
-            axes.set_xticks(range(values.shape[1]), list(values.columns), rotation=30, ha="right")
+            axes.set_xticks(range(values.shape[1]), _names(values.columns), rotation=30, ha="right")
         axes.set_xlabel("user" if named else f"{values.shape[1]:,} users, in the order of their mean")
         figure.colorbar(image, ax=axes, shrink=0.8, label="average accuracy (%)")
     return path
@@ -185,8 +185,8 @@ def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
         image = _squares(axes, values, "PuOr", -most, most, "+.1f" if len(names) <= ROWS_NUMBERED else "")
         for i, j in clear:
             axes.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, linewidth=1.4))
-        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), _names(names), rotation=40, ha="right")
+        axes.set_yticks(range(len(names)), _names(names))
         axes.set_xlabel("minus this row (framed: significant)")
         figure.colorbar(image, ax=axes, shrink=0.7, label="difference (points)")
     return path
@@ -207,7 +207,7 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
             for task, of_task in of_kind.groupby("task", sort=False):
                 curve = of_task.groupby("epoch")["val_accuracy"].mean()
                 axes.plot(curve.index, curve.to_numpy(), **_look(tasks.index(task)), markevery=5)
-            axes.set_title(kind)
+            axes.set_title(*_names([kind], 22))
             axes.grid(axis="y")
         handles = [Line2D([], [], **_look(n)) for n in range(len(tasks))]
         figure.legend(handles, [f"task {task}" for task in tasks], loc="outside right center")
@@ -285,6 +285,11 @@ def _look(n: int) -> dict[str, Any]:
 def _panels(count: int) -> tuple[int, int]:
     columns = min(PANELS_PER_LINE, count)
     return columns, -(-count // columns)
+
+
+def _names(texts: Iterable[object], width: int = 34) -> list[str]:
+    """Names for axes and panels, in up to two lines."""
+    return ["\n".join(textwrap.wrap(str(text), width, max_lines=2, placeholder=" ...")) for text in texts]
 
 
 def _wrapped(title: str, inches: float) -> str:

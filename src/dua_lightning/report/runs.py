@@ -26,6 +26,9 @@ TRAINED = re.compile(r": seed (\d+): (.+) experts trained in ([\d.]+) s,")
 KEYS = [name for name in records.COLUMNS if name != "accuracy"]
 ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "trainer.checkpoint_seconds", "suggested")
 """Settings that change no result, are a column of the records, or act through others."""
+ROWS = "method.rows"
+OF_ROWS = ("method.", "importance.", "adapt.")
+"""Groups of settings that a row is made of."""
 OF_TRAINING = ("data.", "model.", "trainer.", "method.regulariser.")
 """Groups of settings that an expert is made of."""
 
@@ -51,7 +54,7 @@ class Run:
         """What makes each row of each seed again, in a folder of its own, preceded by what makes all of them."""
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", command(kept)
-        rows: list[dict[str, str]] = self.settings.get("method.rows") or [{}]
+        rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
         asked = {_axis(text): text.partition("=")[2] for text in kept if _axis(text) in ("importance", "adapt")}
         rows = [row for row in rows if all(row.get(axis, choice) == choice for axis, choice in asked.items())]
         seed = self.settings.get("seed")
@@ -150,6 +153,8 @@ def differing(runs: Sequence[Run]) -> list[str]:
         if all(name in run.settings for run in runs)
         and len({repr(run.settings[name]) for run in runs}) > 1
         and not any(name == place or name.startswith(f"{place}.") for place in ELSEWHERE)
+        # A run of several rows names them itself, and its own choices stand for none of them.
+        and not (name.startswith(OF_ROWS) and any(ROWS in run.settings for run in runs))
     ]
     named = tuple(f"{name.rpartition('.')[0]}." for name in found if name.endswith(".name"))
     return [name for name in found if name.endswith(".name") or not name.startswith(named)]
@@ -170,9 +175,19 @@ def _with_settings(
         having = [place for place, table in enumerate(tables) if value in set(table[column])]
         names = [name for name in differing([runs[place] for place in having]) if name.startswith(groups)]
         for place in having:
-            settings = [f"{name}={runs[place].settings.get(name)}" for name in names]
+            settings = [f"{short}={runs[place].settings[name]}" for name, short in _short(names).items()]
             renamed[place][value] = ", ".join([value, *settings])
     return [table.assign(**{column: table[column].replace(new)}) for table, new in zip(tables, renamed, strict=True)]
+
+
+def _short(names: Sequence[str]) -> dict[str, str]:
+    """Settings by the last part of their names, a group by its own; whole where two would be the same.
+
+    >>> _short(["trainer.lr", "model.name"])
+    {'trainer.lr': 'lr', 'model.name': 'model'}
+    """
+    found = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
+    return found if len(set(found.values())) == len(found) else {name: name for name in names}
 
 
 def _read(folder: Path) -> Run:

@@ -9,7 +9,7 @@ import pandas as pd
 from dua_lightning.report import analysis, figures, headlines
 from dua_lightning.report.compare import compare, published
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
-from dua_lightning.report.runs import Study
+from dua_lightning.report.runs import ROWS, Study
 from dua_lightning.report.tables import cost_medians, mean_matrices, merits
 
 FOLDED = 20
@@ -210,7 +210,7 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
 
 
 def _settings(study: Study) -> Section:
-    names = dict.fromkeys(name for run in study.runs for name in run.settings if name != "method.rows")
+    names = dict.fromkeys(name for run in study.runs for name in run.settings if name != ROWS)
     lines = []
     for name in names:
         values = list(dict.fromkeys(str(run.settings[name]) for run in study.runs if name in run.settings))
