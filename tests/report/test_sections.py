@@ -135,6 +135,11 @@ def test_many_users_are_drawn_and_named_where_they_matter(tmp_path: Path) -> Non
     assert len(tables(found)["users"].frame) == 40
 
 
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    odd = [replace(r, user={"a": "$x^$", "bcd": "<&>"}[r.user]) for r in folders.of("imm", label="IMM $\\frac$")]
+    assert len(pictures(of(folders.run(tmp_path / "run", odd)))) == 5
+
+
 def test_the_same_run_draws_the_same_files(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
     first = {picture.path.name: picture.path.read_bytes() for picture in pictures(of(folder))}

@@ -43,11 +43,15 @@ STYLE: Any = {
     "grid.color": "0.88",
     "legend.frameon": False,
     "figure.titlesize": 11,
+    # A name with dollars is no formula.
+    "text.parse_math": False,
     "savefig.dpi": 130,
     # The same picture is the same file.
     "svg.hashsalt": "dua",
 }
 PANELS_PER_LINE = 5
+USERS_MARKED = 5
+"""More users than this are grey dots."""
 USERS_NAMED = 24
 """More users than this get no names on an axis."""
 ROWS_NUMBERED = 30
@@ -72,22 +76,20 @@ def accuracies(records: pd.DataFrame, path: Path) -> Path:
     )
     over = "" if axis is None else f", 95 % interval over {analysis.AXES[axis]}"
     users = list(dict.fromkeys(user for row in found.values() for user in row.users))
-    few = len(users) <= 5
-    looks = (
-        {user: (user, colour, marker) for user, colour, marker in zip(users, COLOURS, MARKERS, strict=False)}
-        if few
-        else dict.fromkeys(users, ("a user", "0.65", "o"))
-    )
+    few = len(users) <= USERS_MARKED
     with _saved(path, (8, 1.4 + 0.38 * len(found)), headlines.accuracy(each)) as (figure, grid):
         axes = grid.flat[0]
         for y, (name, row) in enumerate(found.items()):
             spread = np.nan_to_num(halves.get(name, 0.0))
             axes.errorbar(row.accuracy.mean, y, xerr=spread, fmt="|", color="black", capsize=4, markersize=14)
-            for user, accuracy in row.users.items():
-                axes.scatter(
-                    accuracy.mean, y, s=28 if few else 12, color=looks[user][1], marker=looks[user][2], zorder=3
-                )
-        for text, colour, marker in dict.fromkeys(looks.values()):
+            means = [row.users[user].mean if user in row.users else np.nan for user in users]
+            if few:
+                for mean, colour, marker in zip(means, COLOURS, MARKERS, strict=False):
+                    axes.scatter(mean, y, s=28, color=colour, marker=marker, zorder=3)
+            else:
+                # As pixels: thousands of shapes would make a vector drawing of megabytes.
+                axes.scatter(means, np.full(len(means), y), s=12, color="0.65", rasterized=True)
+        for text, colour, marker in zip(users, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
             axes.scatter([], [], color=colour, marker=marker, label=text)
         axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over}")
         axes.set_yticks(range(len(found)), _names(found))

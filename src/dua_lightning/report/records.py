@@ -90,9 +90,11 @@ def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndar
     N is the number of tasks of the row.
     """
     keys = [name for name in COLUMNS if name not in ("after", "on", "accuracy")]
-    tasks = records.groupby(["data", "label"])["on"].transform("max")
-    for values, group in records.assign(tasks=tasks).groupby(keys, sort=False):
-        N = int(group["tasks"].iloc[0])
-        R = np.full((N, N), np.nan)
-        R[group["after"] - 1, group["on"] - 1] = group["accuracy"]
-        yield dict(zip(keys, values, strict=True)), R
+    of = records.groupby(keys, sort=False).ngroup().to_numpy()
+    N = records.groupby(["data", "label"])["on"].transform("max").to_numpy()
+    stack = np.full((of.max() + 1, N.max(), N.max()), np.nan)
+    stack[of, records["after"] - 1, records["on"] - 1] = records["accuracy"]
+    _, first = np.unique(of, return_index=True)
+    # All at once: a table of many users has a matrix for each of them.
+    for values, R, n in zip(records[keys].iloc[first].to_dict("records"), stack, N[first], strict=True):
+        yield {str(name): value for name, value in values.items()}, R[:n, :n]

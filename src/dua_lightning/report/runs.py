@@ -101,7 +101,7 @@ def study(folders: Sequence[Path]) -> Study:
     )
     return Study(
         runs=tuple(runs),
-        missing=(*(failure for folder in folders for failure in _failures(folder)), *_unfinished(runs)),
+        missing=tuple(dict.fromkeys([*(f for folder in folders for f in _failures(folder)), *_unfinished(runs)])),
         records=found,
         costs=_joined([run.costs for run in runs]),
         epochs=curves,

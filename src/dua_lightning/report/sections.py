@@ -9,7 +9,7 @@ import pandas as pd
 from dua_lightning.report import analysis, figures, headlines
 from dua_lightning.report.compare import compare, published
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
-from dua_lightning.report.runs import ROWS, Study
+from dua_lightning.report.runs import ROWS, Study, flat
 from dua_lightning.report.tables import cost_medians, mean_matrices, merits
 
 FOLDED = 20
@@ -51,13 +51,13 @@ def lead(study: Study) -> str:
         _count(int(frame["on"].max()), "task"),
         f"{'seeds' if len(seeds) > 1 else 'seed'} {_and(seeds)}",
     ]
-    environment = study.runs[0].environment
+    environment = flat(study.runs[0].environment)
     commits = sorted({str(run.environment.get("git_commit") or "unknown")[:12] for run in study.runs})
     modified = " with changes" if any(run.environment.get("git_modified") for run in study.runs) else ""
     made = [
         f"dua_lightning {environment.get('dua_lightning', '')}",
         f"commit {_and(commits)}{modified}",
-        f"torch {environment.get('packages', {}).get('torch', '')}",
+        f"torch {environment.get('packages.torch', '')}",
         f"on {environment.get('platform', 'an unknown machine')}",
     ]
     text = (
@@ -144,7 +144,7 @@ def _differences(study: Study, drawn: _Drawn) -> Section | None:
         note = (
             "First minus second, average accuracy in points, paired by seed, user and draw; ± is half the 95 % t "
             f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected for {len(pairs)} pairs by "
-            "Holm. No p where all differences are alike."
+            "Holm. No p where all differences are alike, nor of fewer than three values."
         )
         name = drawn.name("differences", data)
         title = headlines.differences(pairs)
