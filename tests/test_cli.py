@@ -200,7 +200,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     )
     for text in shown:
         assert text in done.out
-    assert done.out.count("python -m dua_lightning") == 4
+    assert done.out.count("python -m dua_lightning") == 6
 
 
 BAD = {

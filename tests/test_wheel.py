@@ -22,6 +22,8 @@ def test_a_wheel_runs_from_any_directory(tmp_path: Path) -> None:
         packed = {name for name in archive.namelist() if name.startswith("dua_lightning/conf/")}
         archive.extractall(tmp_path / "site")
     assert packed == {f"dua_lightning/conf/{p.relative_to(CONF)}" for p in CONF.rglob("*.yaml")}
+    assert (tmp_path / "site" / "dua_lightning" / "report" / "page.css").exists()
+    assert len(list((tmp_path / "site" / "dua_lightning" / "published").glob("*.csv"))) == 3
     (tmp_path / "work").mkdir()
     # The unpacked wheel comes before the checkout on the path.
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dua_lightning.__main__ import *; print(CONF); main()"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries conf/ inside the package; a checkout has it at the top.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-
+COMMANDS = ("store", "report", "compare")
+"""Of the first word; everything else is a run."""
 
 # Under a second name, since `main` gives the first one to Hydra, and the processes of a launcher inherit both.
 _TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in ("0", "", "false")
@@ -68,11 +69,9 @@ def main() -> None:
 
 
 def _run() -> None:
-    if sys.argv[1:2] == ["store"]:
-        from dua_lightning.report import stored
-
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         try:
-            sys.exit(stored.main(sys.argv[2:], CONF / "paths" / "default.yaml"))
+            sys.exit(_command(sys.argv[1], sys.argv[2:]))
         except InputError as error:
             _refuse(error)
 
@@ -90,6 +89,20 @@ def _run() -> None:
         if _TRACEBACK or _ours(error) or isinstance(error, BrokenPipeError):
             raise
         _refuse(error)
+
+
+def _command(name: str, arguments: list[str]) -> int:
+    if name == "store":
+        from dua_lightning.report import stored
+
+        return stored.main(arguments, CONF / "paths" / "default.yaml")
+    if name == "report":
+        from dua_lightning.report import reporting
+
+        return reporting.main(arguments)
+    from dua_lightning.report import contrast
+
+    return contrast.main(arguments)
 
 
 def _ours(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dua_lightning.report import records
-from dua_lightning.report.compare import compare, main
+from dua_lightning.report.compare import compare, main, published
 from tests.report.test_tables import made, value
 
 TABLES = sorted((Path(__file__).parents[2] / "experiments").glob("table*/expected.csv"))
@@ -46,6 +46,12 @@ def test_the_published_tables_can_be_read(path: Path) -> None:
     table = pd.read_csv(path)
     assert table["accuracy"].between(0, 100).all()
     assert not table.duplicated(["data", "model", "method", "adapt"]).any()
+
+
+def test_what_is_published_is_known_without_being_given() -> None:
+    known = published()
+    assert len(known) == sum(len(pd.read_csv(path)) for path in TABLES)
+    assert set(known["table"]) == {"2", "3", "4"}
 
 
 def test_there_is_a_published_table_for_each_of_the_papers() -> None:

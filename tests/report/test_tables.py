@@ -115,6 +115,17 @@ def test_matrices_hold_the_records_and_nothing_else(frame: pd.DataFrame) -> None
     assert not np.isnan(R[np.tril_indices(3)]).any()
 
 
+def test_a_row_has_as_many_tasks_as_it_was_run_on(frame: pd.DataFrame) -> None:
+    fewer = frame[(frame["on"] < 3) & (frame["after"] < 3)].assign(data="numbers")
+    found = tables.mean_matrices(pd.concat([frame, fewer]))
+    assert {name: R.shape for name, R in found.items() if "RACL" in name} == {
+        "digits / MAS-RACL": (3, 3),
+        "numbers / MAS-RACL": (2, 2),
+    }
+    each = [R for keys, R in records.matrices(frame) if keys["label"] == "MAS-RACL"]
+    assert found["digits / MAS-RACL"][2, 0] == pytest.approx(sum(R[2, 0] for R in each) / len(each))
+
+
 def test_figures_are_pictures_for_one_row_and_for_several(frame: pd.DataFrame, tmp_path: Path) -> None:
     one = frame[(frame["label"] == "Joint") & (frame["seed"] == 1)]
     for name, part in (("all", frame), ("one", one)):

@@ -19,6 +19,12 @@ from dua_lightning.evaluation import forgetting_released
 from dua_lightning.report.records import matrices, read
 from dua_lightning.report.tables import merits
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the paper's tables inside the package; a checkout has them beside what measures them.
+PUBLISHED = sorted((_PACKAGE / "published").glob("*.csv")) or sorted(
+    _PACKAGE.parents[1].glob("experiments/table*/expected.csv")
+)
+
 KEYS = ["data", "model", "method", "adapt"]
 FIGURES = ["accuracy", "forgetting"]
 
@@ -37,6 +43,11 @@ def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
         means.rename(columns={"average_accuracy": "measured", "forgetting": "measured_forgetting"}), on=KEYS, how="left"
     )
     return joined.assign(gap=joined["measured"] - joined["accuracy"])
+
+
+def published() -> pd.DataFrame:
+    """The paper's tables 2 to 4, with the column `table` besides those of `EXPECTED.csv`."""
+    return pd.concat(map(_published, PUBLISHED), ignore_index=True)
 
 
 def tables(compared: pd.DataFrame) -> Iterator[Table]:

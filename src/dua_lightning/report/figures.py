@@ -1,6 +1,14 @@
-"""The pictures of a run. Readable in black and white: users differ by marker as well as by colour."""
+"""The pictures of runs and reports, in one style.
 
+They can be read in black and white: what differs in colour differs in marker, line or number as well. Each title says
+what to see.
+"""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,108 +17,283 @@ import pandas as pd
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import Images
 from dua_lightning.files import replacing
-from dua_lightning.report.records import matrices
-from dua_lightning.report.tables import merits, rows
+from dua_lightning.report import analysis, headlines
+from dua_lightning.report.statistics import LEVEL
+from dua_lightning.report.tables import mean_matrices, merits, rows
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-"""Of Okabe and Ito's palette, told apart by colour-blind readers."""
-MARKERS = ("o", "s", "^", "D", "v")
-MATRICES_PER_LINE = 5
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+"""Okabe and Ito's palette, told apart by colour-blind readers; light yellow is left out."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":")
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "0.88",
+    "legend.frameon": False,
+    "figure.titlesize": 11,
+    # A name with dollars is no formula.
+    "text.parse_math": False,
+    "savefig.dpi": 130,
+    # The same picture is the same file.
+    "svg.hashsalt": "dua",
+}
+PANELS_PER_LINE = 5
+USERS_MARKED = 5
+"""More users than this are grey dots."""
+USERS_NAMED = 24
+"""More users than this get no names on an axis."""
+ROWS_NUMBERED = 30
+"""More rows than this get no numbers in the squares of their differences."""
 
 
 def draw_all(records: pd.DataFrame, folder: Path) -> list[Path]:
-    """Save every figure that the records alone can make; returns the files."""
+    """Save every figure that a run keeps of its records; returns the files."""
     return [accuracies(records, folder / "accuracy.png"), accuracy_matrices(records, folder / "matrices.png")]
 
 
 def accuracies(records: pd.DataFrame, path: Path) -> Path:
-    """Average accuracy of each row: the mean with its spread over seeds, and each user's mean.
+    """Average accuracy of each row: its mean and each user's.
 
-    Up to five users have a marker each; more are grey dots.
+    With the 95 % interval over seeds; over users, or iterations, where there is one seed. Up to five users have each a
+    marker; more are grey dots.
     """
-    found = rows(records)
-    users = list(dict.fromkeys(user for row in found.values() for user in row.users))
-    few = len(users) <= len(COLOURS)
-    looks = (
-        {user: (f"user {user}", colour, marker) for user, colour, marker in zip(users, COLOURS, MARKERS, strict=False)}
-        if few
-        else dict.fromkeys(users, ("a user", "0.65", "o"))
+    found, each = rows(records), merits(records)
+    axis = next(iter(analysis.repeated(each)), None)
+    halves = (
+        {} if axis is None else {row: analysis.over(g, "average_accuracy", axis).half for row, g in each.groupby("row")}
     )
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.38 * len(found)), layout="constrained")
-    for y, row in enumerate(found.values()):
-        axes.errorbar(
-            row.accuracy.mean, y, xerr=np.nan_to_num(row.accuracy.std), fmt="|", color="black", capsize=4, markersize=14
-        )
-        for user, accuracy in row.users.items():
-            axes.scatter(accuracy.mean, y, s=28 if few else 12, color=looks[user][1], marker=looks[user][2], zorder=3)
-    for text, colour, marker in dict.fromkeys(looks.values()):
-        axes.scatter([], [], color=colour, marker=marker, label=text)
-    axes.errorbar([], [], xerr=[], fmt="|", color="black", label="all users, ± std over seeds")
-    axes.set_yticks(range(len(found)), list(found))
-    axes.invert_yaxis()
-    axes.set_xlabel("average accuracy after the last task (%)")
-    axes.set_title("How well each method serves each user", loc="left")
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    return _save(figure, path)
+    over = "" if axis is None else f", 95 % interval over {analysis.AXES[axis]}"
+    users = list(dict.fromkeys(user for row in found.values() for user in row.users))
+    few = len(users) <= USERS_MARKED
+    with _saved(path, (8, 1.4 + 0.38 * len(found)), headlines.accuracy(each)) as (figure, grid):
+        axes = grid.flat[0]
+        for y, (name, row) in enumerate(found.items()):
+            spread = np.nan_to_num(halves.get(name, 0.0))
+            axes.errorbar(row.accuracy.mean, y, xerr=spread, fmt="|", color="black", capsize=4, markersize=14)
+            means = [row.users[user].mean if user in row.users else np.nan for user in users]
+            if few:
+                for mean, colour, marker in zip(means, COLOURS, MARKERS, strict=False):
+                    axes.scatter(mean, y, s=28, color=colour, marker=marker, zorder=3)
+            else:
+                # As pixels: thousands of shapes would make a vector drawing of megabytes.
+                axes.scatter(means, np.full(len(means), y), s=12, color="0.65", rasterized=True)
+        for text, colour, marker in zip(users, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
+            axes.scatter([], [], color=colour, marker=marker, label=text)
+        axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over}")
+        axes.set_yticks(range(len(found)), _names(found))
+        axes.invert_yaxis()
+        axes.set_xlabel("average accuracy after the last task (%)")
+        axes.grid(axis="x")
+        figure.legend(loc="outside lower center", ncols=4)
+    return path
 
 
 def accuracy_matrices(records: pd.DataFrame, path: Path) -> Path:
     """The accuracy matrix R of each row, averaged over users, iterations and seeds."""
-    frame = merits(records)
-    stacks: dict[str, list[np.ndarray]] = {}
-    for name, (_, R) in zip(frame["row"], matrices(records), strict=True):
-        stacks.setdefault(name, []).append(R)
-    columns = min(MATRICES_PER_LINE, len(stacks))
-    lines = -(-len(stacks) // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(2.3 * columns + 0.8, 2.4 * lines + 0.7), layout="constrained", squeeze=False
-    )
-    for axes in grid.flat[len(stacks) :]:
-        axes.set_axis_off()
-    low = float(min(np.nanmin(np.mean(stack, axis=0)) for stack in stacks.values()))
-    for axes, (name, stack) in zip(grid.flat, stacks.items(), strict=False):
-        R = np.mean(stack, axis=0)
-        image = axes.imshow(R, vmin=low, vmax=100, cmap="viridis")
-        for t, j in np.argwhere(~np.isnan(R)):
-            shade = "black" if R[t, j] > (low + 100) / 2 else "white"
-            axes.text(j, t, f"{R[t, j]:.0f}", ha="center", va="center", color=shade, fontsize=8)
-        ticks = range(len(R))
-        axes.set_xticks(ticks, [str(n + 1) for n in ticks])
-        axes.set_yticks(ticks, [str(n + 1) for n in ticks])
-        axes.set_title(name, fontsize=9)
-    figure.supxlabel("accuracy (%) on task", fontsize=9)
-    figure.supylabel("after learning task", fontsize=9)
-    figure.colorbar(image, ax=grid, shrink=0.6)
-    figure.suptitle("What is kept while tasks are learnt: read each column downwards", x=0.02, ha="left", fontsize=11)
-    return _save(figure, path)
+    found = mean_matrices(records)
+    columns, lines = _panels(len(found))
+    size = (2.3 * columns + 0.8, 2.4 * lines + 0.7)
+    with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
+        low = float(min(np.nanmin(R) for R in found.values()))
+        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+            image = _squares(axes, R, "viridis", low, 100, ".0f")
+            ticks = range(len(R))
+            axes.set_xticks(ticks, [str(n + 1) for n in ticks])
+            axes.set_yticks(ticks, [str(n + 1) for n in ticks])
+            axes.set_title(*_names([name], 22))
+        figure.supxlabel("accuracy (%) on task: read each column downwards", fontsize=9)
+        figure.supylabel("after learning task", fontsize=9)
+        figure.colorbar(image, ax=grid, shrink=0.6)
+    return path
+
+
+def forgetting_curves(records: pd.DataFrame, path: Path) -> Path:
+    """Accuracy on each task after it and each later one was learnt, averaged over users, iterations and seeds.
+
+    A panel for each row; behind it, in grey, the mean of all rows.
+    """
+    found = mean_matrices(records)
+    columns, lines = _panels(len(found))
+    size = (2.2 * columns + 0.8, 2.0 * lines + 0.9)
+    common = _common(list(found.values()))
+    with _saved(path, size, headlines.lost(found), lines, columns, sharex=True, sharey=True) as (figure, grid):
+        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+            after = np.arange(1, len(R) + 1)
+            for j in range(len(R)):
+                axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
+                axes.plot(after, R[:, j], **_look(j), label=f"task {j + 1}")
+            axes.set_title(*_names([name], 22))
+            axes.set_xticks(after)
+            axes.grid(axis="y")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
+        figure.supxlabel("after learning task", fontsize=9)
+        figure.supylabel("accuracy (%)", fontsize=9)
+    return path
+
+
+def user_map(records: pd.DataFrame, path: Path) -> Path:
+    """Average accuracy of each row (downwards) for each user (across), averaged over iterations and seeds.
+
+    More than a couple of dozen users have no names, and are in the order of their mean.
+    """
+    found = merits(records)
+    values = found.pivot_table(index="row", columns="user", values="average_accuracy", sort=False)
+    values = values.reindex(index=found["row"].unique(), columns=found["user"].unique())
+    named = values.shape[1] <= USERS_NAMED
+    if not named:
+        values = values[values.mean().sort_values().index]
+    width = 2.4 + max(4.6, 0.55 * values.shape[1]) if named else 9
+    with _saved(path, (width, 1.5 + 0.32 * len(values)), headlines.users(found)) as (figure, grid):
+        axes = grid.flat[0]
+        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+        image = _squares(axes, values.to_numpy(), "viridis", low, high, ".0f" if named else "")
+        axes.set_aspect("auto")
+        axes.set_yticks(range(len(values)), _names(values.index))
+        if named:
+            axes.set_xticks(range(values.shape[1]), _names(values.columns), rotation=30, ha="right")
+        axes.set_xlabel("user" if named else f"{values.shape[1]:,} users, in the order of their mean")
+        figure.colorbar(image, ax=axes, shrink=0.8, label="average accuracy (%)")
+    return path
+
+
+def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
+    """Each row minus each other one, in points; a frame around those that the corrected test calls significant."""
+    names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    values, clear = np.full((len(names), len(names)), np.nan), []
+    for pair in pairs.to_dict("records"):
+        i, j = names.index(pair["first"]), names.index(pair["second"])
+        values[i, j], values[j, i] = pair["difference"], -pair["difference"]
+        if pair["p (Holm)"] < 1 - LEVEL:
+            clear += [(i, j), (j, i)]
+    # What is rounded to zero has no sign then.
+    values = values.round(1) + 0.0
+    side = 2.4 + 0.45 * len(names)
+    with _saved(path, (max(6.5, side + 0.8), side), headlines.differences(pairs)) as (figure, grid):
+        axes = grid.flat[0]
+        most = float(np.nanmax(np.abs(values))) or 1.0
+        image = _squares(axes, values, "PuOr", -most, most, "+.1f" if len(names) <= ROWS_NUMBERED else "")
+        for i, j in clear:
+            axes.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, linewidth=1.4))
+        axes.set_xticks(range(len(names)), _names(names), rotation=40, ha="right")
+        axes.set_yticks(range(len(names)), _names(names))
+        axes.set_xlabel("minus this row (framed: significant)")
+        figure.colorbar(image, ax=axes, shrink=0.7, label="difference (points)")
+    return path
+
+
+def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
+    """Validation accuracy of each training, epoch by epoch: a panel for each kind of experts, a line for each task.
+
+    Averaged over seeds, as far as each was trained.
+    """
+    kinds = list(dict.fromkeys(epochs["experts"]))
+    tasks = list(dict.fromkeys(epochs["task"]))
+    columns, lines = _panels(len(kinds))
+    size = (2.4 * columns + 0.8, 2.0 * lines + 0.9)
+    with _saved(path, size, headlines.training(epochs), lines, columns, sharey=True) as (figure, grid):
+        for axes, kind in zip(grid.flat, kinds, strict=False):
+            of_kind = epochs[epochs["experts"] == kind]
+            for task, of_task in of_kind.groupby("task", sort=False):
+                curve = of_task.groupby("epoch")["val_accuracy"].mean()
+                axes.plot(curve.index, curve.to_numpy(), **_look(tasks.index(task)), markevery=5)
+            axes.set_title(*_names([kind], 22))
+            axes.grid(axis="y")
+        handles = [Line2D([], [], **_look(n)) for n in range(len(tasks))]
+        figure.legend(handles, [f"task {task}" for task in tasks], loc="outside right center")
+        figure.supxlabel("epoch", fontsize=9)
+        figure.supylabel("validation accuracy (%)", fontsize=9)
+    return path
 
 
 def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
     """What the server trains on and what each user's device sees: some images of every task, spread evenly."""
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
     sides |= {f"user {user.user}": Images.cat(user.validation) for user in benchmark.users}
-    figure, lines = plt.subplots(
-        len(sides), 1, figsize=(9, 0.95 * len(sides) + 0.4), layout="constrained", squeeze=False
-    )
-    for axes, (name, images) in zip(lines.flat, sides.items(), strict=True):
-        chosen = images.pixels[np.linspace(0, len(images) - 1, shown).astype(int)]
-        axes.imshow(np.concatenate(chosen.permute(0, 2, 3, 1).numpy(), axis=1))
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.suptitle("The domains of the server and of the users", x=0.02, ha="left", fontsize=11)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    plt.close(figure)
+    size = (9, 0.95 * len(sides) + 0.4)
+    with _saved(path, size, "The domains of the server and of the users", len(sides)) as (_, grid):
+        for axes, (name, images) in zip(grid.flat, sides.items(), strict=True):
+            chosen = images.pixels[np.linspace(0, len(images) - 1, shown).astype(int)]
+            axes.imshow(np.concatenate(chosen.permute(0, 2, 3, 1).numpy(), axis=1))
+            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(True)
     return path
+
+
+@contextmanager
+def _saved(
+    path: Path, size: tuple[float, float], title: str, lines: int = 1, columns: int = 1, **shared: Any
+) -> Iterator[tuple[Figure, np.ndarray]]:
+    """A figure and its `(lines, columns)` axes to draw on; those without a drawing are taken away when it is saved."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+        try:
+            yield figure, grid
+            for axes in grid.flat:
+                if not axes.has_data():
+                    axes.set_axis_off()
+            figure.suptitle(_wrapped(title, size[0]), x=0.01, ha="left")
+            with replacing(path) as temporary:
+                figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
+        finally:
+            plt.close(figure)
+
+
+def _squares(axes: Axes, values: np.ndarray, colours: str, low: float, high: float, number: str) -> AxesImage:
+    """A square for each value that is one, with its number in black or white, whichever can be read."""
+    image = axes.imshow(values, vmin=low, vmax=high, cmap=colours)
+    axes.spines[:].set_visible(False)
+    if number:
+        for i, j in np.argwhere(~np.isnan(values)):
+            *colour, _ = image.to_rgba(values[i, j])
+            shade = "black" if np.dot(colour, (0.3, 0.59, 0.11)) > 0.5 else "white"
+            axes.text(j, i, format(values[i, j], number), ha="center", va="center", color=shade, fontsize=8)
+    return image
+
+
+def _common(matrices: list[np.ndarray]) -> np.ndarray:
+    """The mean of accuracy matrices, each entry over those that have it; NaN where none has."""
+    N = max(map(len, matrices))
+    stack = np.array([np.pad(R, (0, N - len(R)), constant_values=np.nan) for R in matrices])
+    known = (~np.isnan(stack)).sum(axis=0)
+    return np.where(known, np.nansum(stack, axis=0) / np.maximum(known, 1), np.nan)
+
+
+def _look(n: int) -> dict[str, Any]:
+    """Colour, marker and line of the n-th of several curves."""
+    return {
+        "color": COLOURS[n % len(COLOURS)],
+        "marker": MARKERS[n % len(MARKERS)],
+        "linestyle": LINES[n % len(LINES)],
+        "markersize": 4,
+        "linewidth": 1.2,
+    }
+
+
+def _panels(count: int) -> tuple[int, int]:
+    columns = min(PANELS_PER_LINE, count)
+    return columns, -(-count // columns)
+
+
+def _names(texts: Iterable[object], width: int = 34) -> list[str]:
+    """Names for axes and panels, in up to two lines."""
+    return ["\n".join(textwrap.wrap(str(text), width, max_lines=2, placeholder=" ...")) for text in texts]
+
+
+def _wrapped(title: str, inches: float) -> str:
+    """Broken into lines that a figure of this width has room for, at the size of titles."""
+    return "\n".join(textwrap.wrap(title, max(30, int(inches * 11.5))))

@@ -85,10 +85,16 @@ def _check(frame: pd.DataFrame) -> None:
 
 
 def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record."""
+    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record.
+
+    N is the number of tasks of the row.
+    """
     keys = [name for name in COLUMNS if name not in ("after", "on", "accuracy")]
-    tasks = int(records["on"].max())
-    for values, group in records.groupby(keys, sort=False):
-        R = np.full((tasks, tasks), np.nan)
-        R[group["after"] - 1, group["on"] - 1] = group["accuracy"]
-        yield dict(zip(keys, values, strict=True)), R
+    of = records.groupby(keys, sort=False).ngroup().to_numpy()
+    N = records.groupby(["data", "label"])["on"].transform("max").to_numpy()
+    stack = np.full((of.max() + 1, N.max(), N.max()), np.nan)
+    stack[of, records["after"] - 1, records["on"] - 1] = records["accuracy"]
+    _, first = np.unique(of, return_index=True)
+    # All at once: a table of many users has a matrix for each of them.
+    for values, R, n in zip(records[keys].iloc[first].to_dict("records"), stack, N[first], strict=True):
+        yield {str(name): value for name, value in values.items()}, R[:n, :n]

@@ -88,6 +88,14 @@ def rows(records: pd.DataFrame) -> dict[str, Row]:
     return found
 
 
+def mean_matrices(records: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Each row's accuracy matrix R `(N, N)` in percent, averaged over users, iterations and seeds."""
+    stacks: dict[str, list[np.ndarray]] = {}
+    for name, (_, R) in zip(merits(records)["row"], matrices(records), strict=True):
+        stacks.setdefault(name, []).append(R)
+    return {name: np.mean(stack, axis=0) for name, stack in stacks.items()}
+
+
 def paired(records: pd.DataFrame, first: str, second: str) -> Figure:
     """Average accuracy of row `first` minus row `second`, in points, paired by seed, user and iteration."""
     frame = merits(records)
@@ -141,20 +149,28 @@ def table(records: pd.DataFrame, title: str) -> Table:
 
 def costs(records: pd.DataFrame) -> Table:
     """What adapting one task's state costs a device: medians over rows, users and tasks."""
+    middle = cost_medians(records)
     result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
-    result.add_column("adaptation", no_wrap=True)
-    for column in ("trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"):
-        result.add_column(column, justify="right")
-    for name, group in records.groupby("adapt", sort=False):
-        middle = group[["trainable", "bytes", "seconds", "peak_bytes"]].median()
-        result.add_row(
-            str(name),
-            f"{middle['trainable']:,.0f}",
-            f"{middle['bytes'] / 2**10:,.1f}",
-            f"{middle['seconds']:.3f}",
-            f"{middle['peak_bytes'] / 2**20:,.1f}",
-        )
+    for column in map(str, middle):
+        result.add_column(column, justify="left" if column == "adaptation" else "right", no_wrap=column == "adaptation")
+    for name, trainable, kept, seconds, peak in middle.itertuples(index=False):
+        result.add_row(str(name), f"{trainable:,.0f}", f"{kept:,.1f}", f"{seconds:.3f}", f"{peak:,.1f}")
     return result
+
+
+def cost_medians(records: pd.DataFrame) -> pd.DataFrame:
+    """What each adaptation of one task's state costs a device: medians over rows, users and tasks."""
+    middle = records.groupby("adapt", sort=False)[["trainable", "bytes", "seconds", "peak_bytes"]].median()
+    kibibytes, mebibytes = middle["bytes"] / 2**10, middle["peak_bytes"] / 2**20
+    return pd.DataFrame(
+        {
+            "adaptation": middle.index,
+            "trained parameters": middle["trainable"].to_numpy(),
+            "kept (KiB)": kibibytes.to_numpy(),
+            "seconds": middle["seconds"].to_numpy(),
+            "peak memory (MiB)": mebibytes.to_numpy(),
+        }
+    )
 
 
 def _over_seeds(frame: pd.DataFrame, column: str) -> Figure:

@@ -1,0 +1,96 @@
+"""What figures show, said in their titles from the data."""
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from dua_lightning.report.statistics import LEVEL
+
+SAME = 0.05
+"""Percent, or points, that titles do not show."""
+
+
+def accuracy(merits: pd.DataFrame) -> str:
+    """Of the average accuracy of each row."""
+    means = merits.groupby("row", sort=False)["average_accuracy"].mean()
+    if len(means) == 1:
+        return f"{means.index[0]} is right on {means.iloc[0]:.1f} % of the images, averaged over users"
+    if means.max() - means.min() < SAME:
+        return f"All {len(means)} rows serve users alike ({means.max():.1f} %)"
+    return f"{means.idxmax()} serves users best ({means.max():.1f} %), {means.idxmin()} worst ({means.min():.1f} %)"
+
+
+def users(merits: pd.DataFrame) -> str:
+    """Of the average accuracy of each user."""
+    means = merits.groupby("user", sort=False)["average_accuracy"].mean()
+    if len(means) == 1:
+        return f"How each method serves the one user, {means.index[0]}"
+    if means.max() - means.min() < SAME:
+        return f"All {len(means)} users are served alike ({means.max():.1f} %)"
+    return (
+        f"User {means.idxmin()} is served worst ({means.min():.1f} % over all methods), {means.idxmax()} best "
+        f"({means.max():.1f} %)"
+    )
+
+
+def kept(R: Mapping[str, np.ndarray]) -> str:
+    """Of each row's accuracy matrix: how much of what was learnt is there at the end."""
+    found = {name: _kept(matrix) for name, matrix in R.items()}
+    known = {name: value for name, value in found.items() if not math.isnan(value)}
+    if not known:
+        return "Accuracy on each task after the last one"
+    best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
+    if best == worst:
+        return f"{best} keeps {known[best]:.0f} % of the accuracy that it had on earlier tasks"
+    return f"Of the accuracy on earlier tasks {best} keeps {known[best]:.0f} %, {worst} {known[worst]:.0f} %"
+
+
+def lost(R: Mapping[str, np.ndarray]) -> str:
+    """Of the accuracy on the first task, from when it was learnt to the end."""
+    found = {name: float(matrix[0, 0] - matrix[-1, 0]) for name, matrix in R.items()}
+    known = {name: value for name, value in found.items() if not math.isnan(value)}
+    if not known or len(next(iter(R.values()))) == 1:
+        return "Accuracy on each task while others are learnt"
+    worst, best = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
+    text = f"While other tasks are learnt, accuracy on task 1 {_moved(known[worst])} under {worst}"
+    return text if best == worst else f"{text}, and {_moved(known[best])} under {best}"
+
+
+def differences(pairs: pd.DataFrame) -> str:
+    """Of the paired differences between rows."""
+    if pairs["difference"].abs().max() < SAME:
+        return f"None of the {len(pairs)} differences between rows is as large as {SAME} points"
+    if pairs["p"].isna().all():
+        return "How much each row serves users better or worse than each other one; too few repetitions for a test"
+    clear = pairs[pairs["p (Holm)"] < 1 - LEVEL]
+    if clear.empty:
+        return f"None of the {len(pairs)} differences is larger than chance explains"
+    largest = clear.iloc[clear["difference"].abs().to_numpy().argmax()]
+    return (
+        f"{len(clear)} of {len(pairs)} differences are larger than chance explains: {largest['first']} minus "
+        f"{largest['second']} is {largest['difference']:+.1f} points"
+    )
+
+
+def training(epochs: pd.DataFrame) -> str:
+    """Of the epochs of each expert."""
+    counts = epochs.groupby(["seed", "experts", "task"])["epoch"].max()
+    if counts.nunique() == 1:
+        return f"Each expert is trained for {counts.iloc[0]} epochs"
+    return f"An expert is trained for {counts.min()} to {counts.max()} epochs, until its accuracy stays"
+
+
+def _kept(R: np.ndarray) -> float:
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        shares = R[-1, :-1] / np.diagonal(R)[:-1]
+        return float(100 * np.mean(shares[np.isfinite(shares)]))
+
+
+def _moved(points: float) -> str:
+    if abs(points) < SAME:
+        return "stays"
+    return f"falls by {points:.1f} points" if points > 0 else f"rises by {-points:.1f} points"

@@ -1,0 +1,242 @@
+"""The sections of a report: which tables and figures stand where, and what is said of them."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from dua_lightning.report import analysis, figures, headlines
+from dua_lightning.report.compare import compare, published
+from dua_lightning.report.document import Commands, Document, Picture, Section, Table
+from dua_lightning.report.runs import ROWS, Study, flat
+from dua_lightning.report.tables import cost_medians, mean_matrices, merits
+
+FOLDED = 20
+"""Longer tables of pairs are folded."""
+ROWS_NAMED = 4
+"""In the title."""
+VALUES_NAMED = 6
+"""Of a setting that several runs differ in."""
+PAPERS_IMAGES = "mit_indoor"
+
+
+def document(study: Study, folder: Path) -> Document:
+    """Everything that the runs say; its figures are drawn into `folder`."""
+    found = merits(study.records)
+    drawn = _Drawn(folder, several=study.records["data"].nunique() > 1)
+    sections = [
+        _accuracy(study, found, drawn),
+        _published(study),
+        _differences(study, drawn),
+        _users(study, found, drawn),
+        _matrices(study, drawn),
+        _costs(study, drawn),
+        _settings(study),
+        _again(study),
+    ]
+    labels = study.records["label"].unique()
+    what = _count(len(labels), "row") if len(labels) > ROWS_NAMED else _and(labels)
+    title = f"{what} on {_and(study.records['data'].unique())}"
+    return Document(title, lead(study), tuple(section for section in sections if section is not None))
+
+
+def lead(study: Study) -> str:
+    """What was run, by what, and what is missing, in a few sentences."""
+    frame = study.records
+    seeds = sorted(frame["seed"].unique())
+    sizes = [
+        _count(frame["user"].nunique(), "user"),
+        f"{_count(frame['iteration'].nunique(), 'draw')} of each",
+        _count(int(frame["on"].max()), "task"),
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {_and(seeds)}",
+    ]
+    environment = flat(study.runs[0].environment)
+    commits = sorted({str(run.environment.get("git_commit") or "unknown")[:12] for run in study.runs})
+    modified = " with changes" if any(run.environment.get("git_modified") for run in study.runs) else ""
+    made = [
+        f"dua_lightning {environment.get('dua_lightning', '')}",
+        f"commit {_and(commits)}{modified}",
+        f"torch {environment.get('packages.torch', '')}",
+        f"on {environment.get('platform', 'an unknown machine')}",
+    ]
+    text = (
+        f"{_count(frame['label'].nunique(), 'row')} on {_and(frame['data'].unique())} with "
+        f"{_and(frame['model'].unique())}: {', '.join(sizes)}. "
+        f"From {_count(len(study.runs), 'run')} by {', '.join(made)}."
+    )
+    return text + (f" Missing: {'; '.join(study.missing)}." if study.missing else "")
+
+
+class _Drawn:
+    """Draws figures into a folder, for each benchmark one."""
+
+    def __init__(self, folder: Path, several: bool) -> None:
+        self.folder = folder
+        self.several = several
+
+    def each(
+        self,
+        name: str,
+        frame: pd.DataFrame,
+        draw: Callable[[pd.DataFrame, Path], Path],
+        say: Callable[[pd.DataFrame], str],
+    ) -> Iterator[Picture]:
+        for data, part in frame.groupby("data", sort=False):
+            yield Picture(draw(part, self.folder / f"{self.name(name, data)}.svg"), say(part))
+
+    def name(self, name: str, data: object) -> str:
+        """Of the file for one benchmark, whatever that is called."""
+        return name + "-" + re.sub(r"[^-.\w]", "_", str(data)) if self.several else name
+
+
+def _accuracy(study: Study, found: pd.DataFrame, drawn: _Drawn) -> Section:
+    axes = [analysis.AXES[axis] for axis in analysis.repeated(found)]
+    note = "Average accuracy in percent, forgetting in points (lower is better; empty where it is not defined). " + (
+        f"± is half the 95 % t interval over {_and(axes)}, of the means over the rest."
+        if axes
+        else "One seed, user and draw: no interval."
+    )
+    pictures = drawn.each("accuracy", study.records, figures.accuracies, lambda part: headlines.accuracy(merits(part)))
+    return Section(
+        "Accuracy and forgetting",
+        "",
+        (Table("rows", analysis.rows(found), note), *pictures),
+    )
+
+
+def _published(study: Study) -> Section | None:
+    lines = compare(study.records, published()).dropna(subset="measured")
+    if lines.empty:
+        return None
+    names = {str(run.settings.get("data.images.name", PAPERS_IMAGES)) for run in study.runs} - {PAPERS_IMAGES}
+    stand_in = (
+        f" Measured on {_and(sorted(names))}, a stand-in for the paper's images: not to be compared." if names else ""
+    )
+    frame = pd.DataFrame(
+        {
+            "row": lines["method"].where(
+                lines["adapt"].isin(("none", "finetune")), lines["method"] + " + " + lines["adapt"]
+            ),
+            "table": lines["table"].astype(int),
+            "data": lines["data"],
+            "model": lines["model"],
+            "published": lines["accuracy"],
+            "measured": lines["measured"],
+            "gap": lines["gap"],
+            "published forgetting": lines["forgetting"],
+            "measured forgetting": lines["measured_forgetting"],
+        }
+    )
+    note = "Average accuracy in percent; forgetting in points, divided by the number of tasks as published."
+    return Section(
+        "Measured beside published", f"De Lange et al., CVPR 2020.{stand_in}", (Table("published", frame, note),)
+    )
+
+
+def _differences(study: Study, drawn: _Drawn) -> Section | None:
+    parts: list[Table | Picture] = []
+    for data, part in study.records.groupby("data", sort=False):
+        pairs = analysis.differences(merits(part))
+        if pairs.empty:
+            continue
+        axis = next(name for name in map(str, pairs) if name.startswith("± "))
+        note = (
+            "First minus second, average accuracy in points, paired by seed, user and draw; ± is half the 95 % t "
+            f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected for {len(pairs)} pairs by "
+            "Holm. No p where all differences are alike, nor of fewer than three values."
+        )
+        name = drawn.name("differences", data)
+        title = headlines.differences(pairs)
+        parts.append(Picture(figures.difference_map(pairs, drawn.folder / f"{name}.svg"), title))
+        ranked = pairs.sort_values("difference", key=lambda values: -values.abs(), kind="stable")
+        parts.append(
+            Table(name, ranked, note, {"difference": "+.2f", "p": ".2g", "p (Holm)": ".2g"}, len(pairs) > FOLDED)
+        )
+    return Section("Paired differences", "", tuple(parts)) if parts else None
+
+
+def _users(study: Study, found: pd.DataFrame, drawn: _Drawn) -> Section:
+    pictures = drawn.each("users", study.records, figures.user_map, lambda part: headlines.users(merits(part)))
+    extremes = "Average accuracy in percent, the mean over seeds and draws."
+    each = analysis.users(found)
+    return Section(
+        "Users",
+        "",
+        (
+            *pictures,
+            Table("extremes", analysis.extremes(found), extremes),
+            Table("users", each, "Average accuracy of each row for each user, in percent.", folded=True),
+        ),
+    )
+
+
+def _matrices(study: Study, drawn: _Drawn) -> Section:
+    def kept(part: pd.DataFrame) -> str:
+        return headlines.kept(mean_matrices(part))
+
+    def lost(part: pd.DataFrame) -> str:
+        return headlines.lost(mean_matrices(part))
+
+    return Section(
+        "What is kept while tasks are learnt",
+        "Accuracy on each task (across) after each task (downwards), averaged over users, draws and seeds; then "
+        "each task as a curve, before the mean of all rows in grey.",
+        (
+            *drawn.each("matrices", study.records, figures.accuracy_matrices, kept),
+            *drawn.each("forgetting", study.records, figures.forgetting_curves, lost),
+        ),
+    )
+
+
+def _costs(study: Study, drawn: _Drawn) -> Section | None:
+    parts: list[Table | Picture] = []
+    if len(study.epochs):
+        note = (
+            "Trainings of these runs, the seconds from their logs; what came from the store took none and is not here."
+        )
+        parts += [
+            Picture(
+                figures.training_curves(study.epochs, drawn.folder / "training.svg"), headlines.training(study.epochs)
+            ),
+            Table("training", study.trainings, note, {"seconds": ".1f"}),
+        ]
+    if len(study.costs):
+        note = "One task on a user's device, medians over rows, users and tasks."
+        formats = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
+        parts.append(Table("adaptation", cost_medians(study.costs), note, formats))
+    text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
+    return Section("Cost", text, tuple(parts)) if parts else None
+
+
+def _settings(study: Study) -> Section:
+    names = dict.fromkeys(name for run in study.runs for name in run.settings if name != ROWS)
+    lines = []
+    for name in names:
+        values = list(dict.fromkeys(str(run.settings[name]) for run in study.runs if name in run.settings))
+        more = ["..."] if len(values) > VALUES_NAMED else []
+        lines.append((name, " | ".join([*values[:VALUES_NAMED], *more])))
+    frame = pd.DataFrame(lines, columns=["setting", "value"])
+    note = "Resolved; | between the values of several runs. Rows that one run asks for together have their own methods."
+    return Section("Settings", "", (Table("settings", frame, note, folded=True),))
+
+
+def _again(study: Study) -> Section:
+    parts = []
+    for run in study.runs:
+        lines = dict(run.commands())
+        parts.append(Commands(str(run.folder), lines, folded=len(lines) > 1))
+    text = "Each command writes to a folder of its own; what the store has is not computed again."
+    return Section("How to run each cell again", text, tuple(parts))
+
+
+def _and(values: Iterable[object]) -> str:
+    """Words in a row; of many the first, and how many more."""
+    words = list(map(str, values))
+    if len(words) > VALUES_NAMED:
+        words = [*words[: VALUES_NAMED - 1], f"{len(words) - VALUES_NAMED + 1} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
