@@ -130,6 +130,13 @@ def test_a_cell_with_other_settings_or_other_records_runs_again(
     assert work.ran == [*ALL, *ALL, ALL[0], ALL[2]]
 
 
+def test_a_cell_of_other_code_runs_again(work: Work, dua: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    dua(*SWEEP)
+    monkeypatch.setattr(code, "version", lambda parts: "other")
+    dua(*SWEEP)
+    assert work.ran == 2 * ALL
+
+
 def test_a_run_alone_is_never_skipped(work: Work, dua: Callable[..., Done]) -> None:
     for _ in range(2):
         assert dua("seed=1").status == 0

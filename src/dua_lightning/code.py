@@ -22,6 +22,9 @@ RESULTS = (*PRIORS, "evaluation.py", "merge", "adapt")
 CORRUPTIONS = ("data/corruptions.py", "data/corrupted.py", "streams.py")
 """What transforms users' pictures."""
 
+EVERYTHING = (".",)
+"""The package."""
+
 
 @cache
 def version(parts: tuple[str, ...]) -> str:

@@ -20,7 +20,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dua_lightning import __version__
 from dua_lightning.errors import InputError
 from dua_lightning.files import write_text
 from dua_lightning.stopping import command, continuation, continue_in
@@ -161,13 +160,16 @@ def _notes(config: DictConfig) -> list[Path]:
 
 
 def _digest(cfg: DictConfig) -> str:
-    """Of the version and of every setting that the results of a cell depend on."""
+    """Of the code and of every setting that the results of a cell depend on."""
+    # Not for help, which does without torch.
+    from dua_lightning import code
+
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     # Where results lie, how often an unfinished training is kept, and tracebacks change nothing in them.
     settings["paths"] = settings["paths"]["data_dir"]
     settings["trainer"].pop("checkpoint_seconds", None)
     settings.pop("debug")
-    text = json.dumps([__version__, settings], sort_keys=True)
+    text = json.dumps([code.version(code.EVERYTHING), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
