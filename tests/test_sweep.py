@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
-from dua_lightning import pipeline, stopping
+from dua_lightning import code, pipeline, stopping
 from dua_lightning.errors import InputError
 from dua_lightning.report.records import Record, read, write
 from dua_lightning.stopping import Stopped, continue_in
