@@ -10,7 +10,7 @@ pay for what is loaded and checked once. Writes `users.csv`, `users.json` and `u
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,8 +61,9 @@ def run(users: int, seed: int, store: str, folder: str) -> dict[str, float]:
                 began, used = time.perf_counter(), time.process_time()
         spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
     report(Path(folder), "users", [], None, console)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"users": users, **{name: value / users for name, value in spent.items()}, "peak_mib": peak}
+    # Of this program alone; what `getrusage` says begins with the memory of the process that started it.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return {"users": users, **{name: value / users for name, value in spent.items()}, "peak_mib": int(peak) / 1024}
 
 
 def measured(users: int, seed: int, experts: Path) -> dict[str, float]:
