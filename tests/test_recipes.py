@@ -25,7 +25,8 @@ BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
 TO_EXPERTS = (
     *("seed=2", "data.tasks=3", "data.server_per_class=7", "data.batch_size=7", "data=numbers", "model.width=9"),
     *("trainer.max_epochs=2", "trainer.lr=0.002", "trainer.momentum=0.8", "trainer.patience=4", "trainer.factor=0.2"),
-    *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "+model.hidden=2"),
+    *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "trainer.accelerator=gpu"),
+    *("trainer.precision=bf16-mixed", "+model.hidden=2"),
     *("method.regulariser.strength=0.5", "method.regulariser.accumulate=true", "method.regulariser.first_task=3"),
     *("method.regulariser.pull_head=true", "method.regulariser.importance._target_=dua_lightning.importance.MAS"),
     *("method.training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
