@@ -23,15 +23,17 @@ def test_who_serves_best_and_who_is_served_best(found: pd.DataFrame) -> None:
     assert headlines.accuracy(found).startswith("Joint serves users best (")
     assert "MAS-IMM worst" in headlines.accuracy(found)
     assert headlines.accuracy(found[found["row"] == "Joint"]).startswith("Joint is right on ")
-    assert headlines.accuracy(found.assign(average_accuracy=50.0)) == "All 3 rows serve users alike (50.0 %)"
+    assert headlines.accuracy(found.assign(average_accuracy=50.0)) == "The 3 rows serve users alike (50.0 %)"
     assert headlines.users(found).startswith("User a is served worst (")
     assert headlines.users(found[found["user"] == "a"]) == "How each method serves the one user, a"
-    assert headlines.users(found.assign(average_accuracy=50.0)) == "All 2 users are served alike (50.0 %)"
+    assert headlines.users(found.assign(average_accuracy=50.0)) == "The 2 users are served alike (50.0 %)"
 
 
 def test_what_is_kept_and_lost() -> None:
     assert headlines.kept({"a": KEEPS, "b": GAINS}) == "Of the accuracy on earlier tasks b keeps 101 %, a 88 %"
     assert headlines.kept({"a": KEEPS, "j": JOINT}) == "a keeps 88 % of the accuracy that it had on earlier tasks"
+    both = {"a": KEEPS, "b": KEEPS + 1e-3}
+    assert headlines.kept(both) == "Every row keeps 88 % of the accuracy that it had on earlier tasks"
     assert headlines.kept({"j": JOINT}) == "Accuracy on each task after the last one"
     assert headlines.kept({"z": np.zeros((2, 2))}) == "Accuracy on each task after the last one"
     lost = "While other tasks are learnt, accuracy on task 1 falls by 20.0 points under a"
@@ -48,10 +50,13 @@ def test_which_differences_are_clear() -> None:
     )
     text = headlines.differences(pairs.assign(**{"p (Holm)": [0.03, 0.5, 0.03]}))
     assert text == "2 of 3 differences are larger than chance explains: a minus b is -3.0 points"
-    assert headlines.differences(pairs.assign(**{"p (Holm)": 0.5})).startswith("None of the 3 differences is larger")
+    assert (
+        headlines.differences(pairs.assign(**{"p (Holm)": 0.5}))
+        == "No difference between rows is larger than chance explains"
+    )
     assert "too few repetitions" in headlines.differences(pairs.assign(p=NAN, **{"p (Holm)": NAN}))
     alike = pairs.assign(difference=0.01, p=NAN, **{"p (Holm)": NAN})
-    assert headlines.differences(alike) == "None of the 3 differences between rows is as large as 0.05 points"
+    assert headlines.differences(alike) == "No difference between rows is as large as 0.05 points"
 
 
 def test_how_long_experts_are_trained() -> None:

@@ -49,7 +49,10 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
     found = tables(document)
     assert list(found) == ["rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
     assert "interval over seeds, users and iterations" in found["rows"].note
-    assert "interval over seeds, p of the t test over them, corrected for 3 pairs by Holm" in found["differences"].note
+    assert (
+        "interval over seeds, p of the t test over them, corrected by Holm for all pairs (3)"
+        in found["differences"].note
+    )
     assert all(table.note for table in found.values())
 
 

@@ -19,7 +19,7 @@ def accuracy(merits: pd.DataFrame) -> str:
     if len(means) == 1:
         return f"{means.index[0]} is right on {means.iloc[0]:.1f} % of the images, averaged over users"
     if means.max() - means.min() < SAME:
-        return f"All {len(means)} rows serve users alike ({means.max():.1f} %)"
+        return f"The {len(means)} rows serve users alike ({means.max():.1f} %)"
     return f"{means.idxmax()} serves users best ({means.max():.1f} %), {means.idxmin()} worst ({means.min():.1f} %)"
 
 
@@ -29,7 +29,7 @@ def users(merits: pd.DataFrame) -> str:
     if len(means) == 1:
         return f"How each method serves the one user, {means.index[0]}"
     if means.max() - means.min() < SAME:
-        return f"All {len(means)} users are served alike ({means.max():.1f} %)"
+        return f"The {len(means)} users are served alike ({means.max():.1f} %)"
     return (
         f"User {means.idxmin()} is served worst ({means.min():.1f} % over all methods), {means.idxmax()} best "
         f"({means.max():.1f} %)"
@@ -45,6 +45,8 @@ def kept(R: Mapping[str, np.ndarray]) -> str:
     best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
     if best == worst:
         return f"{best} keeps {known[best]:.0f} % of the accuracy that it had on earlier tasks"
+    if known[best] - known[worst] < SAME:
+        return f"Every row keeps {known[best]:.0f} % of the accuracy that it had on earlier tasks"
     return f"Of the accuracy on earlier tasks {best} keeps {known[best]:.0f} %, {worst} {known[worst]:.0f} %"
 
 
@@ -62,12 +64,12 @@ def lost(R: Mapping[str, np.ndarray]) -> str:
 def differences(pairs: pd.DataFrame) -> str:
     """Of the paired differences between rows."""
     if pairs["difference"].abs().max() < SAME:
-        return f"None of the {len(pairs)} differences between rows is as large as {SAME} points"
+        return f"No difference between rows is as large as {SAME} points"
     if pairs["p"].isna().all():
         return "How much each row serves users better or worse than each other one; too few repetitions for a test"
     clear = pairs[pairs["p (Holm)"] < 1 - LEVEL]
     if clear.empty:
-        return f"None of the {len(pairs)} differences is larger than chance explains"
+        return "No difference between rows is larger than chance explains"
     largest = clear.iloc[clear["difference"].abs().to_numpy().argmax()]
     return (
         f"{len(clear)} of {len(pairs)} differences are larger than chance explains: {largest['first']} minus "

@@ -143,8 +143,8 @@ def _differences(study: Study, drawn: _Drawn) -> Section | None:
         axis = next(name for name in map(str, pairs) if name.startswith("± "))
         note = (
             "First minus second, average accuracy in points, paired by seed, user and draw; ± is half the 95 % t "
-            f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected for {len(pairs)} pairs by "
-            "Holm. No p where all differences are alike, nor of fewer than three values."
+            f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected by Holm for all pairs "
+            f"({len(pairs)}). No p where all differences are alike, nor of fewer than three values."
         )
         name = drawn.name("differences", data)
         title = headlines.differences(pairs)
