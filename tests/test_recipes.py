@@ -39,7 +39,7 @@ TO_RESULTS = (
     *("data.user_batch_size=5", "data.users_labelled=false", "fidelity.fim_floor=0.5", "fidelity.zero_importance=zero"),
 )
 TO_NOTHING = (
-    *("name=another", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb"),
+    *("name=another", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb", "engine=joblib"),
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
     *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.experts=x", "method.adapt=x"),
     *("importance.name=x", "importance.label=x", "adapt.name=x", "adapt.label=x", "fidelity.name=x"),
