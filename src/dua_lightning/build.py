@@ -22,7 +22,7 @@ def build(node: Any, path: str, kind: type = object, **given: Any) -> Any:
     """
     if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
         raise InputError(f"{path}={_shown(node)} cannot be used: it is a group of settings with a _target_")
-    target, parameters = _target(node._target_, path)
+    made, parameters = target(node._target_, f"{path}._target_")
     settings: dict[str, Any] = {}
     for key, value in ((str(key), value) for key, value in node.items()):
         if key == "_target_" or (key in DISPLAY and key not in parameters):
@@ -41,18 +41,19 @@ def build(node: Any, path: str, kind: type = object, **given: Any) -> Any:
             raise InputError(f"{path}.{name} is missing, and {node._target_} needs it; give {path}.{name}=VALUE")
     if unknown := given.keys() - parameters.keys():
         raise InputError(f"{path}._target_={node._target_} cannot be used there: it takes no {sorted(unknown)[0]}")
-    built = target(**settings, **given)
+    built = made(**settings, **given)
     if not isinstance(built, kind):
         raise InputError(f"{path}._target_={node._target_} cannot be used there: it does not make a {kind.__name__}")
     return built
 
 
-def _target(name: str, path: str) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+    """What a `_target_` names, and its parameters. Raises `InputError` where there is nothing that can be called."""
     try:
-        target = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
-        return target, inspect.signature(target).parameters
+        found = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
+        return found, inspect.signature(found).parameters
     except (ValidationError, ValueError, TypeError) as error:
-        raise InputError(f"{path}._target_={name} is nothing that can be made; take it from a file of conf") from error
+        raise InputError(f"{place}={name} is nothing that can be made; take it from a file of conf") from error
 
 
 def _shown(value: Any) -> Any:

@@ -81,7 +81,7 @@ class Draws:
         root = Path(str(cfg.paths.store_dir))
         self.store = Store(root) if say is None else Store(root, say)
         self.recipes = Recipes(cfg, self.start, self.benchmark)
-        self.keep_priors = check(cfg.store.priors, bool, "store.priors")
+        self.keep_priors = check(OmegaConf.select(cfg, "store.priors"), bool, "store.priors")
         self._seed = seed
 
     def job(self) -> Job:

@@ -3,11 +3,10 @@
 import inspect
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from dua_lightning import code
-from dua_lightning.build import plain
+from dua_lightning.build import plain, target
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
@@ -76,11 +75,19 @@ def _with_code(parts: tuple[str, ...], **values: Any) -> dict[str, Any]:
     """The values, the version of our code that uses them, and that of anybody else's that they name."""
     ours = {"code": code.version(parts)} if parts else {}
     theirs = {
-        target: digest(inspect.getsource(inspect.getmodule(get_object(target)) or object))
-        for target in sorted(_targets(values))
-        if not target.startswith("dua_lightning.")
+        name: digest(_source(target(name)[0]))
+        for name in sorted(_targets(values))
+        if not name.startswith("dua_lightning.")
     }
     return {**ours, **values, **({"their_code": theirs} if theirs else {})}
+
+
+def _source(made: Any) -> str:
+    """Of the module that has it; nothing for what is compiled."""
+    try:
+        return inspect.getsource(inspect.getmodule(made) or object)
+    except (OSError, TypeError):
+        return ""
 
 
 def _targets(value: Any) -> set[str]:
