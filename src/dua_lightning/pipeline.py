@@ -130,22 +130,10 @@ def report(
 
 def draw_records(config: DictConfig, row: Row, seed: int, user: str, iteration: int, R: np.ndarray) -> list[Record]:
     """One record for each accuracy that the row has for this draw."""
+    whose = _whose(config, row, seed, user, iteration)
+    own = {"method": row.method, "importance": row.importance, "fidelity": config.fidelity.name}
     return [
-        Record(
-            data=config.data.name,
-            model=config.model.name,
-            method=row.method,
-            importance=row.importance,
-            adapt=row.adapt,
-            label=row.label,
-            fidelity=config.fidelity.name,
-            user=user,
-            iteration=iteration,
-            seed=seed,
-            after=int(t) + 1,
-            on=int(j) + 1,
-            accuracy=float(R[t, j]),
-        )
+        Record(**whose, **own, after=int(t) + 1, on=int(j) + 1, accuracy=float(R[t, j]))
         for t, j in np.argwhere(~np.isnan(R))
     ]
 
@@ -153,19 +141,18 @@ def draw_records(config: DictConfig, row: Row, seed: int, user: str, iteration: 
 def _costs(
     config: DictConfig, row: Row, seed: int, user: str, iteration: int, spent: list[tuple[Task, Cost]]
 ) -> list[CostRecord]:
-    if row.adapt == "none":
-        return []
-    return [
-        CostRecord(
-            data=config.data.name,
-            model=config.model.name,
-            adapt=row.adapt,
-            label=row.label,
-            user=user,
-            iteration=iteration,
-            seed=seed,
-            task=task.name,
-            **asdict(cost),
-        )
-        for task, cost in spent
-    ]
+    whose = _whose(config, row, seed, user, iteration)
+    return [CostRecord(**whose, task=task.name, **asdict(cost)) for task, cost in spent]
+
+
+def _whose(config: DictConfig, row: Row, seed: int, user: str, iteration: int) -> dict[str, Any]:
+    """What both kinds of records say of a row and a draw."""
+    return {
+        "data": config.data.name,
+        "model": config.model.name,
+        "adapt": row.adapt,
+        "label": row.label,
+        "user": user,
+        "iteration": iteration,
+        "seed": seed,
+    }

@@ -38,8 +38,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     console = Console(soft_wrap=True)
     console.print(f"A {given.A}\nB {given.B}", highlight=False)
-    for table in (settings_table(settings(a, b)), results_table(found)):
-        console.print(table)
+    differing = settings(a, b)
+    console.print(settings_table(differing) if differing else "no setting differs")
+    console.print(results_table(found))
     return 0
 
 
@@ -109,7 +110,7 @@ def results(a: "Study", b: "Study") -> "pd.DataFrame":
 
 def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
     """For the terminal."""
-    table = Table(title="settings that differ" if lines else "no setting differs", title_justify="left")
+    table = Table(title="settings that differ", title_justify="left")
     for name in ("setting", "A", "B"):
         table.add_column(name, overflow="fold")
     for line in lines:
