@@ -14,7 +14,7 @@ ROOT = Path(dua_lightning.__file__).parent
 
 # From the ground up; a room imports only from rooms before it in this list.
 STAIRS = (
-    *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping", "tensorfile"),
+    *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping", "tensorfile", "compiled"),
     *("nets", "data", "store", "engines"),
     *("importance", "merge", "methods", "adapt"),
     *("training",),

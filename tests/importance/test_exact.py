@@ -1,11 +1,12 @@
 """The engine against one backward pass for each image, on random networks."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dua_lightning.importance import MAS, Fisher
+from dua_lightning.importance import MAS, Fisher, rules
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import Power
 from dua_lightning.params import Params
@@ -33,11 +34,16 @@ def wave(logits: Tensor, _: Tensor) -> Tensor:
     return logits.sin().sum(-1)
 
 
+COMPILED_FROM = st.sampled_from([1, rules.COMPILED_FROM])
+"""With 1 the compiled loop serves every convolution that it can; the networks here are too small for it."""
+
+
 @law
-@given(cases(), st.integers(1, 3), st.integers(1, 3))
-def test_it_is_the_loop_over_images(case: Case, n: int, size: int) -> None:
+@given(cases(), st.integers(1, 3), st.integers(1, 3), COMPILED_FROM)
+def test_it_is_the_loop_over_images(case: Case, n: int, size: int, compiled_from: int) -> None:
     net, expert, x, y = case.build(), case.expert(), case.images(n), labels(n)
-    with fallbacks() as lines:
+    with fallbacks() as lines, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "COMPILED_FROM", compiled_from)
         omegas = [importance(net, expert, batches(x, y, size)) for importance in (MAS(), Fisher())]
     assert not lines
     near(omegas[0], mas(net, expert, x), 1e-10)
@@ -45,12 +51,15 @@ def test_it_is_the_loop_over_images(case: Case, n: int, size: int) -> None:
 
 
 @law
-@given(cases(smooth=True), st.integers(1, 3), st.sampled_from([1, 2]))
-def test_float32_is_the_loop_in_float64_up_to_its_rounding(case: Case, n: int, power: Power) -> None:
+@given(cases(smooth=True), st.integers(1, 3), st.sampled_from([1, 2]), COMPILED_FROM)
+def test_float32_is_the_loop_in_float64_up_to_its_rounding(
+    case: Case, n: int, power: Power, compiled_from: int
+) -> None:
     """Where no kink and no pooled maximum chooses a side by it."""
     net, x, state = case.build().float(), case.images(n).float(), case.expert().state
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    with fallbacks() as lines:
+    with fallbacks() as lines, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "COMPILED_FROM", compiled_from)
         omega = mean_over_samples(net, Expert(TASK, single), [(x, None)], wave, power)
     assert not lines
     assert all(o.dtype == torch.float32 for o in omega.values())

@@ -58,8 +58,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 EACH = pytest.mark.parametrize("name", LAYERS)
 MAPS = [
-    pytest.param({"SMALL_MAP": 0}, id="the library's gradient"),
-    pytest.param({"SMALL_MAP": 10**9}, id="unfolded"),
+    pytest.param({"COMPILED_FROM": 10**9}, id="the library's gradient"),
+    pytest.param({"COMPILED_FROM": 1}, id="the compiled loop"),
 ]
 SETTINGS = [
     *MAPS,

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,18 +120,6 @@ def test_a_large_network_takes_the_loop_and_a_small_one_never_loads_it() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
-
-
-def test_where_nothing_can_be_kept_the_loop_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = kernel.njit
-
-    def homeless(function: Callable[..., object], *, cache: bool = False, **options: object) -> object:
-        if cache:
-            raise RuntimeError("cannot cache function")
-        return njit(function, **options)
-
-    monkeypatch.setattr(kernel, "njit", homeless)
-    assert kernel._compiled(lambda x: x + 1)(1) == 2
 
 
 def anonymous() -> int:

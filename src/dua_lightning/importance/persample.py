@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dua_lightning.errors import InputError
 from dua_lightning.importance.functional import Scalar, Vmapped
 from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
-from dua_lightning.params import Params, State, body_names, eval_mode, task_logits
+from dua_lightning.params import Layout, Params, State, eval_mode, layout, modules_of, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,9 @@ def mean_over_samples(
     Raises `InputError` where there is no sample or no weight, for batch normalisation without running statistics, and
     for a layer's input that is changed in place afterwards.
     """
-    names = body_names(net)
+    modules = modules_of(net)
+    places = layout(net, modules)
+    names = places.body
     if not names:
         raise InputError(f"this {type(net).__name__} has no weights outside its head, so none can be important")
     state = {name: tensor.detach() for name, tensor in expert.state.items()}
@@ -69,9 +71,7 @@ def mean_over_samples(
         for name in dict.fromkeys(names.values())
     }
     device = next(iter(totals.values())).device
-    job = _Job(
-        net, dict(net.named_modules()), names, Expert(expert.task, state), scalar, power, totals, precision, memory
-    )
+    job = _Job(net, modules, places, Expert(expert.task, state), scalar, power, totals, precision, memory)
     count = 0
     with eval_mode(net), torch.no_grad():
         engine = None
@@ -92,11 +92,11 @@ def mean_over_samples(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked for: of the network's `modules` and body weights (`names` as of `body_names`), sums in `totals`."""
+    """What is asked for: of the network with these `modules`, laid out as `places` says, sums in `totals`."""
 
     net: nn.Module
-    modules: dict[str, nn.Module]
-    names: dict[str, str]
+    modules: list[nn.Module]
+    places: Layout
     expert: Expert
     scalar: Scalar
     power: Power
@@ -109,7 +109,8 @@ class _Job:
 class _Plan:
     """What the first use of a network found out: whether the rules fit it, and what a pass holds for each sample."""
 
-    signature: tuple[Any, ...]
+    places: Layout
+    inputs: tuple[Any, ...]
     fits: bool
     sample_bytes: int
 
@@ -119,11 +120,10 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
     """The engine for a network, compared with plain autograd first if it has not been yet."""
-    kinds = [(name, type(module)) for name, module in job.modules.items()]
-    signature = (kinds, x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype)
+    inputs = (x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype)
     plan = _plans.get(job.net)
-    if plan is None or plan.signature != signature:
-        _refuse_batch_statistics(job.modules)
+    if plan is None or plan.places is not job.places or plan.inputs != inputs:
+        _refuse_batch_statistics(job)
         try:
             fits, size = _compare(job, x)
             reason = "the layers' rules and plain autograd differ on it"
@@ -133,7 +133,7 @@ def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
             total.zero_()
         if not fits:
             log.warning("%s: importances by torch.func, which is slower; %s", type(job.net).__name__, reason)
-        plan = _plans[job.net] = _Plan(signature, fits, size)
+        plan = _plans[job.net] = _Plan(job.places, inputs, fits, size)
     if not plan.fits:
         return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals)
     return _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
@@ -196,8 +196,8 @@ def _size(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, 1))
 
 
-def _refuse_batch_statistics(modules: dict[str, nn.Module]) -> None:
-    for name, layer in modules.items():
+def _refuse_batch_statistics(job: _Job) -> None:
+    for name, layer in zip(job.places.prefixes, job.modules, strict=True):
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:
             raise InputError(
                 f"{name} normalises by the batch's own statistics, so no image has a gradient of its own; build it "
@@ -241,14 +241,12 @@ class _Engine:
         self.bytes_per_number = bytes_per_number
         self.root = next(iter(job.totals.values())).new_zeros((), requires_grad=True)
         self.weights: dict[nn.Module, dict[str, str]] = {}
-        for prefix, module in job.modules.items():
-            full = {own: f"{prefix}.{own}" if prefix else own for own in module._parameters}
-            own = {own: job.names[name] for own, name in full.items() if name in job.names}
+        for module, own in zip(job.modules, job.places.weights, strict=True):
             if own:
+                self.weights[module] = own
                 if type(module) not in RULES:
                     kind = type(module).__name__
-                    raise _UnfitError(f"{prefix or 'the network itself'} is a {kind}, which has no rule")
-                self.weights[module] = own
+                    raise _UnfitError(f"{self._name(module) or 'the network itself'} is a {kind}, which has no rule")
         self.images = 0
         self.uses: list[_Use] = []
         self.shared: set[str] = set()
@@ -352,4 +350,4 @@ class _Engine:
         self.waiting.clear()
 
     def _name(self, layer: nn.Module) -> str:
-        return next(name for name, module in self.job.modules.items() if module is layer)
+        return self.job.places.prefixes[self.job.modules.index(layer)]

@@ -7,6 +7,7 @@ the engine a layer of your own, write a `Rule` and register it: `RULES[MyLayer] 
 import math
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,10 +22,13 @@ Power = Literal[1, 2]
 
 BLOCK_BYTES = 2 * 2**20
 """Of a temporary that stays in a core's cache between its making and its use."""
-INPUT_BYTES = 8 * 2**20
+INPUT_BYTES = 4 * 2**20
 """Of a block of a linear layer's inputs: a matrix product of fewer rows is slower, and its inputs come from memory."""
-SMALL_MAP = 64
-"""Output positions up to which a convolution's gradient is one matrix product with the unfolded input; measured."""
+COMPILED_FROM = 1 << 27
+"""Multiplications of a convolution's gradients from which they go through the compiled loop."""
+LARGEST_MAP = 256
+"""Output positions up to which that loop is faster than the library's gradient of one sample; measured."""
+COMPILED_TYPES = (torch.float32, torch.float64)
 
 
 def add_power_(total: Tensor, gradient: Tensor, power: Power) -> None:
@@ -81,10 +85,9 @@ class LinearRule(Rule):
 
 
 class ConvRule(Rule):
-    """Each sample's gradient goes into memory that stays in the cache, and is added to the total at once.
+    """Each sample's gradient is added to the total while it is in the cache or, by a compiled loop, in the registers.
 
-    Where the output has few positions the library's own weight gradient is slow for a single sample; there it is a
-    product with the unfolded input, in blocks of rows.
+    The library's own weight gradient of a single sample is slow where its output has few positions.
     """
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
@@ -98,28 +101,12 @@ class ConvRule(Rule):
             totals["bias"] += _power(d.flatten(2).sum(2, dtype=totals["bias"].dtype), power).sum(0)
         if "weight" not in totals:
             return
-        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and d[0, 0].numel() <= SMALL_MAP:
-            self._add_unfolded_(totals["weight"], layer, a, d, power)
+        total = totals["weight"]
+        if total.is_cpu and total.dtype in COMPILED_TYPES and _compiles(layer, total, d):
+            _add_compiled_(total, layer, a.to(total.dtype), d.to(total.dtype), power)
             return
         for a_i, d_i in zip(a.split(1), d.split(1), strict=True):
-            add_power_(totals["weight"], _weight_gradient(layer, a_i, d_i), power)
-
-    def _add_unfolded_(self, total: Tensor, layer: nn.Conv2d, a: Tensor, d: Tensor, power: Power) -> None:
-        a, padding = _padded(layer, a)
-        inputs, outputs = total[0].numel(), len(total)
-        # Columns of the weight as rows, so that a block of them is contiguous.
-        sums = total.new_zeros(inputs, outputs)
-        rows = max(1, BLOCK_BYTES // (outputs * d.element_size()))
-        product = _scratch(d, min(rows, inputs), outputs)
-        positions = d[0, 0].numel()
-        at_once = max(1, 2 * BLOCK_BYTES // (inputs * positions * d.element_size()))
-        for a_s, d_s in zip(a.split(at_once), d.flatten(2).mT.split(at_once), strict=True):
-            unfolded = nn.functional.unfold(a_s.to(d.dtype), layer.kernel_size, layer.dilation, padding, layer.stride)
-            for r in range(0, inputs, rows):
-                block = sums[r : r + rows]
-                for u, d_i in zip(unfolded[:, r : r + rows], d_s, strict=True):
-                    add_power_(block, torch.mm(u, d_i, out=product[: len(block)]), power)
-        total += sums.mT.reshape(total.shape)
+            add_power_(total, _weight_gradient(layer, a_i, d_i), power)
 
 
 class NormRule(Rule):
@@ -189,8 +176,8 @@ def _over_positions(x: Tensor) -> Tensor:
 
 def _block(a: Tensor, size: int = BLOCK_BYTES) -> int:
     """Samples whose inputs have at most `size` bytes; those of the default fit the cache."""
-    n = len(a)
-    return max(1, min(n, size * n // max(1, a.nbytes)))
+    blocks = -(-a.nbytes // size)
+    return max(1, -(-len(a) // max(1, blocks)))
 
 
 _memory = threading.local()
@@ -210,9 +197,40 @@ def _scratch(like: Tensor, *shape: int) -> Tensor:
     return found
 
 
+def _compiles(layer: _ConvNd, total: Tensor, d: Tensor) -> bool:
+    """Whether the compiled loop is faster, and by more than loading it costs."""
+    positions = d[0, 0].numel()
+    multiplications = total.numel() * len(d) * positions
+    return layer.groups == 1 and positions <= LARGEST_MAP and multiplications >= COMPILED_FROM
+
+
+def _add_compiled_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: Power) -> None:
+    # Not for those who measure small networks only.
+    from dua_lightning.importance.kernel import add_
+
+    a = _padded(layer, a).contiguous()
+    channel, *steps = a[0].stride()
+    dilated = [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)]
+    inputs = _grid((layer.in_channels, *layer.kernel_size), (channel, *dilated))
+    positions = _grid(d.shape[2:], [stride * step for stride, step in zip(layer.stride, steps, strict=True)])
+    add_(total.view(len(total), -1), a.flatten(1), inputs, positions, d.flatten(2), power)
+
+
+def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """Where the entries of a grid lie, the last dimension running fastest."""
+    places = torch.zeros((), dtype=torch.int64)
+    for size, step in zip(sizes, steps, strict=True):
+        places = places[..., None] + step * torch.arange(size)
+    return places.flatten()
+
+
 def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     """Of one sample, `(1, ...)`; by the library's own backward pass."""
-    a, padding = _padded(layer, a)
+    padding: tuple[int | str, ...] = (0,) * len(layer.stride)
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        padding = layer.padding
+    else:
+        a = _padded(layer, a)
     weight = d.new_empty(()).expand(layer.weight.shape)
     arguments: list[Any] = [d, a.to(d.dtype), weight, None, layer.stride, padding, layer.dilation, False]
     gradient: Tensor = torch.ops.aten.convolution_backward(
@@ -221,18 +239,7 @@ def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     return gradient
 
 
-def _padded(layer: _ConvNd, a: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The input with the padding that the convolution itself cannot add, and the padding that it can."""
-    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        return a, layer.padding
-    if layer.padding == "valid":
-        return a, (0,) * len(layer.stride)
-    if layer.padding == "same":
-        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        sides = [(t // 2, t - t // 2) for t in total]
-    else:
-        sides = [(int(p), int(p)) for p in layer.padding]
-    # The last dimension comes first.
-    flat = [width for side in reversed(sides) for width in side]
+def _padded(layer: _ConvNd, a: Tensor) -> Tensor:
+    """The input as the layer's kernel sees it."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return nn.functional.pad(a, flat, mode=mode), (0,) * len(layer.stride)
+    return nn.functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)

@@ -1,20 +1,21 @@
 """Eq. (1) as one compiled loop: every weight and every importance is read once, every result is written once.
 
-`mode` imports this where it pays: importing numba takes long, and so does compiling, the first time on a machine.
+`mode` imports this where it pays.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
+
+from dua_lightning.compiled import compiled, in_threads, pointer
 
 BLOCK = 128
 """Entries merged at a time: those of some experts fit into the first-level cache, with those that come next."""
@@ -52,27 +53,9 @@ def merge(
     def chunk(start: int) -> int:
         return int(_merge(*tables, start, start + CHUNK, zero, real, raw))
 
-    # Threads of numba's own would end the process in a fork of it, and on some systems with two merges at a time.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        largest = max(pool.map(chunk, range(0, sum(row[0].numel() for row in thetas), CHUNK)), default=0)
+    largest = max(in_threads(chunk, range(0, sum(row[0].numel() for row in thetas), CHUNK)), default=0)
     limit = torch.tensor([torch.finfo(weight).max / (2 * len(thetas[0]))], dtype=importance)
     return largest <= int(limit.view(torch.uint8).numpy().view(raw)[0])
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Kept on disk where there is a place for it. Without fast maths: the same bits on every processor."""
-    try:
-        compiled: Callable[..., Any] = njit(function, nogil=True, cache=True, error_model="numpy")
-    except RuntimeError:
-        compiled = njit(function, nogil=True, error_model="numpy")
-    return compiled
-
-
-def _to_pointer(_: Any, address: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), code
 
 
 def _to_prefetch(_: Any, pointer: Any) -> Any:
@@ -87,32 +70,31 @@ def _to_prefetch(_: Any, pointer: Any) -> Any:
     return types.void(types.voidptr), code
 
 
-_pointer: Callable[..., Any] = intrinsic(_to_pointer)
 _prefetch: Callable[..., Any] = intrinsic(_to_prefetch)
 
 
-@_compiled
+@compiled
 def _at(address: int, start: int, size: int, dtype: Any) -> NDArray[Any]:
     """The entries `start` to `start + size` of the tensor at `address`; the next block of it is sent for.
 
     A processor foresees what one long loop reads, not 2 N + 1 tensors in turns of a block each. Sending for addresses
     past the end does nothing.
     """
-    entries: NDArray[Any] = carray(_pointer(address), (start + size,), dtype)[start:]
+    entries: NDArray[Any] = carray(pointer(address), (start + size,), dtype)[start:]
     coming = address + (start + BLOCK) * entries.itemsize
     for line in range(0, BLOCK * entries.itemsize, 64):
-        _prefetch(_pointer(coming + line))
+        _prefetch(pointer(coming + line))
     return entries
 
 
-@_compiled
+@compiled
 def _first(mean: NDArray[Any], total: NDArray[Any], theta: NDArray[Any], omega: NDArray[Any]) -> None:
     for i in range(len(mean)):
         mean[i] = theta[i]
         total[i] = omega[i]
 
 
-@_compiled
+@compiled
 def _next(mean: NDArray[Any], total: NDArray[Any], theta: NDArray[Any], omega: NDArray[Any], k: int) -> None:
     """Expert `k`, counted from 1, joins the running mean; `mode._weighted_mean` explains it."""
     real = mean.dtype.type
@@ -125,7 +107,7 @@ def _next(mean: NDArray[Any], total: NDArray[Any], theta: NDArray[Any], omega: N
         mean[i] = (mean[i] if small else theta[i]) + (step if small else step - real(1)) * way
 
 
-@_compiled
+@compiled
 def _largest(bits: NDArray[Any]) -> int:
     """Read as unsigned integers, non-negative floats are in their order, and infinity, NaN and negative ones above."""
     largest: int = bits.dtype.type(0)
@@ -134,7 +116,7 @@ def _largest(bits: NDArray[Any]) -> int:
     return largest
 
 
-@_compiled
+@compiled
 def _merge(
     thetas: Addresses,
     omegas: Addresses,
