@@ -25,7 +25,7 @@ from dua_lightning.ranks import Ranks, synchronised
 from dua_lightning.report.records import read
 from dua_lightning.tasks import Expert
 from dua_lightning.tensorfile import load, save
-from dua_lightning.training import Training, fit
+from dua_lightning.training import Training, _compact, fit
 from tests import tiny
 from tests.cli import TINY, spawn
 from tests.nets import BATCH_NORM
@@ -52,7 +52,7 @@ def test_every_row_has_its_rank_and_shares_are_as_equal_as_can_be(count: int):
 def case(name: str) -> tuple[Regulariser, ServerData]:
     """In each, batches have four images, of which three ranks have unequal shares, and the last has two."""
     if name == "joint":
-        data = union(tiny.benchmark(per_class=11, noise=0.9).server)
+        data = union(tiny.benchmark(per_class=11, noise=0.7).server)
         return Free(), ServerData(data.task, data.train, data.validation[:11], data.batch_size, data.seed)
     net, first = tiny.network(seed=9), tiny.benchmark().server[0]
     expert = Expert(first.task, clone(net.state_dict()))
@@ -143,6 +143,16 @@ def test_a_rank_that_is_killed_ends_the_fit_in_one_line_and_the_checkpoint_stays
     assert len(load(path)[1]["curve"]) == 1
     # And another one can begin.
     assert fit(tiny.network(), data, Free(), replace(TWO, max_epochs=1)).task == data.task
+
+
+def test_the_others_get_the_pictures_of_the_task_alone():
+    data = tiny.benchmark().server[1]
+    copied = _compact(data)
+    for ours, theirs in ((copied.train, data.train), (copied.validation, data.validation)):
+        assert tiny.equal(ours, theirs)
+        assert len(ours.store) == len(ours) < len(theirs.store)
+    ours, theirs = ([x for x, _ in of.train_dataloader()] for of in (copied, data))
+    assert all(torch.equal(x, z) for x, z in zip(ours, theirs, strict=True))
 
 
 class Faulty(nn.Module):
@@ -316,14 +326,48 @@ def other_rank(process: subprocess.Popen[str]) -> int:
     return pid
 
 
-def test_a_run_whose_rank_is_killed_ends_in_one_line_and_continues(tmp_path: Path):
+def test_a_run_whose_rank_is_killed_ends_in_one_line(tmp_path: Path):
     out, store = tmp_path / "out", Path(os.environ["DUA_STORE_DIR"])
     run = (*TINY, *FOREVER, *DDP, "trainer.checkpoint_seconds=0", f"paths.output_dir={out}")
     process = start("-m", "dua_lightning", *run, cwd=tmp_path, start_new_session=True)
     wait_for(stored(store, "experts/.*.partial.safetensors"), process)
-    os.kill(other_rank(process), signal.SIGKILL)
+    # Which are the caller's to heed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        os.kill(other_rank(process), number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, len(err.splitlines())) == (2, 1), err
     assert err.startswith("error: process 2 of 2 of the training was killed (SIGKILL)")
     (checkpoint,) = store.glob("experts/.*.partial.safetensors")
     load(checkpoint)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+@pytest.mark.parametrize("name", ["joint", "ewc", "lwf"])
+def test_a_fit_on_two_gpus_ends_near_that_on_the_processor_and_in_its_memory(name: str):
+    regulariser, data = case(name)
+    on_cpu = fit(tiny.network(), data, regulariser, replace(TWO, devices=1)).state
+    net = tiny.network()
+    on_gpus = fit(net, data, regulariser, replace(TWO, accelerator="gpu")).state
+    assert {tensor.device.type for tensor in [*on_gpus.values(), *net.state_dict().values()]} == {"cpu"}
+    torch.testing.assert_close(on_gpus, on_cpu, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+def test_batch_norms_of_two_gpus_see_whole_batches():
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 6))
+
+    _, data = case("ewc")
+    start, states = net().state_dict(), {}
+    for devices in (1, 2):
+        trained = net()
+        trained.load_state_dict(start)
+        states[devices] = fit(trained, data, Free(), replace(TWO, accelerator="gpu", devices=devices)).state
+    assert states[1].keys() == states[2].keys() == start.keys()
+    torch.testing.assert_close(states[2], states[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two GPUs")
+def test_a_rank_that_is_killed_ends_a_fit_on_gpus_too():
+    with pytest.raises(InputError, match=r"process 2 of 2 of the training was killed \(SIGKILL\)"):
+        fit(tiny.network(), tiny.benchmark().server[0], Free(), replace(TWO, accelerator="gpu"), [Murder()])

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -155,6 +156,8 @@ class _Other:
         self.process = spawn.Process(target=_serve, args=arguments, daemon=True)
 
     def start(self) -> None:
+        # Python starts it with the first process, and then unblocks what is blocked below.
+        resource_tracker.ensure_running()
         # Ctrl-C and the end of a job's time reach every process; the caller ends the others. What is blocked here stays
         # blocked there, from the first moment on.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
