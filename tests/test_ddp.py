@@ -21,7 +21,7 @@ from dua_lightning.importance import Fisher
 from dua_lightning.methods import Anchor, Distil, Free, Regulariser
 from dua_lightning.nets import mlp
 from dua_lightning.params import clone
-from dua_lightning.ranks import Ranks, synchronised
+from dua_lightning.ranks import HEEDED, Ranks, synchronised
 from dua_lightning.report.records import read
 from dua_lightning.tasks import Expert
 from dua_lightning.tensorfile import load, save
@@ -271,7 +271,11 @@ def test_batch_norms_are_synchronised_for_several_ranks_only_and_are_the_network
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "threads=1")
 
 
-def test_a_run_with_two_processes_has_the_table_of_one(tmp_path: Path):
+def test_a_run_with_two_processes_has_the_table_of_one_within_a_job_of_slurm_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {"NTASKS": "4", "NTASKS_PER_NODE": "4", "JOB_NAME": "dua", "PROCID": "1", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     frames = []
     for name, settings in {"one": (), "two": DDP}.items():
         done = spawn(*TINY, "method=lwf", *settings, f"paths.output_dir={tmp_path / name}", cwd=tmp_path)
@@ -293,7 +297,12 @@ def processes(group: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.kill, signal.SIGKILL)]
+    ("send", "number"),
+    [
+        (os.killpg, signal.SIGINT),
+        pytest.param(os.kill, signal.SIGTERM, marks=pytest.mark.slow),
+        (os.kill, signal.SIGKILL),
+    ],
 )
 def test_a_run_that_is_stopped_leaves_no_process_and_its_checkpoint(
     send: Callable[[int, int], None], number: signal.Signals, tmp_path: Path
@@ -331,8 +340,8 @@ def test_a_run_whose_rank_is_killed_ends_in_one_line(tmp_path: Path):
     run = (*TINY, *FOREVER, *DDP, "trainer.checkpoint_seconds=0", f"paths.output_dir={out}")
     process = start("-m", "dua_lightning", *run, cwd=tmp_path, start_new_session=True)
     wait_for(stored(store, "experts/.*.partial.safetensors"), process)
-    # Which are the caller's to heed.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+    # All but the last are the caller's to heed.
+    for number in (*HEEDED, signal.SIGKILL):
         os.kill(other_rank(process), number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, len(err.splitlines())) == (2, 1), err

@@ -28,6 +28,10 @@ BUCKET_BYTES = 4 * 2**20
 """Gradients are summed together from this size on: a message costs a small weight more than its bytes do, while a large
 one travels alone as the backward pass goes on."""
 
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals of a terminal and of a cluster, which reach every process of a group: the caller heeds them, and ends the
+other ranks."""
+
 GRACE = 2.0
 """Seconds in which the end of another rank is looked for where a failure here may follow from it."""
 
@@ -158,9 +162,8 @@ class _Other:
     def start(self) -> None:
         # Python starts it with the first process, and then unblocks what is blocked below.
         resource_tracker.ensure_running()
-        # Ctrl-C and the end of a job's time reach every process; the caller ends the others. What is blocked here stays
-        # blocked there, from the first moment on.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        # What is blocked here stays blocked there, from the first moment on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
         try:
             self.process.start()
         finally:
