@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
+from dua_lightning import ranks
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Fisher
@@ -230,14 +232,45 @@ def test_fewer_validation_images_than_devices_are_refused():
         fit(tiny.network(), few, Free(), TWO)
 
 
-def test_a_group_of_torch_distributed_is_left_alone(tmp_path: Path):
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        with pytest.raises(InputError, match=r"trainer\.devices=2 .*group of torch\.distributed"):
-            fit(tiny.network(), tiny.benchmark().server[0], Free(), TWO)
-        assert torch.distributed.is_initialized()
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_group_of_torch_distributed_is_left_alone():
+    with pytest.raises(InputError, match=r"trainer\.devices=2 .*group of torch\.distributed"):
+        fit(tiny.network(), tiny.benchmark().server[0], Free(), TWO)
+    assert torch.distributed.is_initialized()
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize(("size", "messages"), [(1, [6, 20, 6]), (100, [26, 6]), (10**6, [32])])
+def test_small_gradients_travel_together_and_come_back_to_their_places(
+    size: int, messages: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """Also one that lies in another memory layout; sums over a group of one are what they were."""
+    sent: list[int] = []
+
+    def doubled(flat: Tensor, async_op: bool) -> object:
+        sent.append(flat.numel())
+        return all_reduce(flat.mul_(2), async_op=async_op)
+
+    all_reduce = torch.distributed.all_reduce
+    monkeypatch.setattr(torch.distributed, "all_reduce", doubled)
+    monkeypatch.setattr(ranks, "BUCKET_BYTES", size)
+    gradients = [torch.randn(6), torch.randn(5, 4).T, torch.randn(2, 3)]
+    expected = [2 * gradient for gradient in gradients]
+    strides, order, pair = [gradient.stride() for gradient in gradients], [], Ranks(0, 2)
+    for place, gradient in enumerate(gradients):
+        pair.add(gradient, partial(order.append, place))
+    assert order == []
+    pair.settle()
+    assert (order, sent) == ([0, 1, 2], messages)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    assert [gradient.stride() for gradient in gradients] == strides
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,8 @@ class Training:
 
     `accelerator`: `gpu` trains on the first GPUs that PyTorch sees, `devices` of them, or all of them with `None`. Each
     has a process, which takes its share of every batch; with `cpu` as many processes take their shares on processors.
-    `precision`: `bf16-mixed` computes the passes of a
-    fit in bfloat16; weights, their gradients, momentum and penalties in closed form stay in float32, and so do
-    importances, which are measured outside of fits.
+    `precision`: `bf16-mixed` computes the passes of a fit in bfloat16; weights, their gradients, momentum and penalties
+    in closed form stay in float32, and so do importances, which are measured outside of fits.
     """
 
     max_epochs: int = 10
@@ -106,8 +105,9 @@ class ExpertModule(LightningModule):
     """Cross-entropy over the task's columns, plus what the regulariser adds; remembers the best validation weights.
 
     A training step of Lightning's is a `Stretch` of SGD steps, so its own count of steps means nothing; each is taken
-    in the backward pass, see `descending`. Its DDP strategy, which averages the gradients of one pass a step after it,
-    would know neither; of several `ranks` each runs a Trainer for one device, and the sums over them are made here.
+    in the backward pass, see `descending`. Lightning's DDP strategy is not used, since it averages gradients after the
+    one pass that it expects of a training step: each of several `ranks` has a Trainer for one device, and sums are made
+    here.
 
     Of every batch a rank takes its rows. Their loss, the regulariser's part too, counts by their share of the batch, so
     that the ranks' gradients add up to that of the batch; a rank without rows takes part with a gradient of 0.
