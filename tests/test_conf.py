@@ -152,9 +152,9 @@ def test_the_paper_trains_as_section_5_1_says() -> None:
 @pytest.mark.parametrize("trainer", choices("trainer"))
 def test_a_trainer_is_the_papers_on_another_device(trainer: str) -> None:
     cfg = config("+experiment=transprior", f"trainer={trainer}")
-    expected = {"default": ("cpu", "32-true"), "gpu": ("gpu", "bf16-mixed")}[trainer]
-    training = build(cfg.trainer, "trainer", Training)
-    assert training == Training(max_epochs=30, accelerator=expected[0], precision=expected[1])
+    gpu = {"accelerator": "gpu", "precision": "bf16-mixed"}
+    expected = {"default": {}, "gpu": gpu, "ddp": {**gpu, "devices": None}}[trainer]
+    assert build(cfg.trainer, "trainer", Training) == Training(max_epochs=30, **expected)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")

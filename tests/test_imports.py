@@ -17,7 +17,7 @@ STAIRS = (
     *("errors", "streams", "params", "tasks", "files", "logfile", "code", "stopping", "tensorfile", "compiled"),
     *("nets", "data", "store", "engines"),
     *("importance", "merge", "methods", "adapt"),
-    *("training",),
+    *("ranks", "training"),
     *("evaluation", "server", "user"),
     *("build", "rows", "recipes", "draws", "report", "cells", "pipeline", "sweep", "__main__"),
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ TO_EXPERTS = (
     *("seed=2", "data.tasks=3", "data.server_per_class=7", "data.batch_size=7", "data=numbers", "model.width=9"),
     *("trainer.max_epochs=2", "trainer.lr=0.002", "trainer.momentum=0.8", "trainer.patience=4", "trainer.factor=0.2"),
     *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "trainer.accelerator=gpu"),
-    *("trainer.precision=bf16-mixed", "+model.hidden=2"),
+    *("trainer.precision=bf16-mixed", "trainer.devices=2", "+model.hidden=2"),
     *("method.regulariser.strength=0.5", "method.regulariser.accumulate=true", "method.regulariser.first_task=3"),
     *("method.regulariser.pull_head=true", "method.regulariser.importance._target_=dua_lightning.importance.MAS"),
     *("method.training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
@@ -100,6 +101,11 @@ def effect(*changes: str) -> int:
 @pytest.mark.parametrize("change", CLASSES)
 def test_a_setting_reaches_what_it_matters_to(change: str) -> None:
     assert effect(change) == CLASSES[change]
+
+
+def test_all_gpus_are_so_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert keys("trainer=ddp") == keys("trainer=gpu", "trainer.devices=3") != keys("trainer=gpu")
 
 
 numbers = {

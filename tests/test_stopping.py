@@ -19,9 +19,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FOREVER = ("trainer.max_epochs=1000000", "trainer.patience=1000000", "data.iterations=1000000")
 
 
-def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*command: str, cwd: Path, **how: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
     )
 
 

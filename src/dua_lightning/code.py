@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 import torch
 
 EXPERTS = (
-    *("training.py", "server.py", "params.py", "compiled.py", "streams.py", "tasks.py"),
+    *("training.py", "ranks.py", "server.py", "params.py", "compiled.py", "streams.py", "tasks.py"),
     *("nets", "methods", "importance", "data/server.py", "data/images.py"),
 )
 """What trains an expert. How images are made is not in it: an expert stands under the digest of the images."""

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from dua_lightning import code
@@ -30,6 +31,9 @@ class Recipes:
             node: {key: value for key, value in plain(cfg[node]).items() if key not in names}
             for node, names in IRRELEVANT.items()
         }
+        if settings["trainer"].get("devices", 1) is None:
+            # All GPUs: how many they are is in the bits.
+            settings["trainer"]["devices"] = torch.cuda.device_count()
         self._common = {"code": code.version(code.EXPERTS), "start": fingerprint(start), **settings}
         self._data = [data.recipe() for data in benchmark.server]
 

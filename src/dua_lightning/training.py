@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from dua_lightning import __version__
-from dua_lightning.data.images import Batches
+from dua_lightning.data.images import Batches, Images
 from dua_lightning.data.server import ServerData
 from dua_lightning.errors import InputError
 from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import State, clone, reset_batch_norms
+from dua_lightning.ranks import ALONE, Ranks, batch_norms, started, synchronised
 from dua_lightning.store import digest
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Expert, Task
@@ -49,9 +50,10 @@ class Training:
     A fit that can be resumed writes its checkpoint at most every `checkpoint_seconds`, 0 for every epoch; the expert
     does not depend on it.
 
-    `accelerator`: `gpu` trains on the first GPU that PyTorch sees. `precision`: `bf16-mixed` computes the passes of a
-    fit in bfloat16; weights, their gradients, momentum and penalties in closed form stay in float32, and so do
-    importances, which are measured outside of fits.
+    `accelerator`: `gpu` trains on the first GPUs that PyTorch sees, `devices` of them, or all of them with `None`. Each
+    has a process, which takes its share of every batch; with `cpu` as many processes take their shares on processors.
+    `precision`: `bf16-mixed` computes the passes of a fit in bfloat16; weights, their gradients, momentum and penalties
+    in closed form stay in float32, and so do importances, which are measured outside of fits.
     """
 
     max_epochs: int = 10
@@ -63,6 +65,7 @@ class Training:
     reset_batch_norm: bool = False
     checkpoint_seconds: float = 30.0
     accelerator: Literal["cpu", "gpu"] = "cpu"
+    devices: int | None = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
@@ -77,6 +80,10 @@ class Training:
             raise InputError(f"trainer.factor is between 0 and 1, got {self.factor}")
         if not self.checkpoint_seconds >= 0:
             raise InputError(f"trainer.checkpoint_seconds is at least 0, got {self.checkpoint_seconds}")
+        if self.devices is not None and self.devices < 1:
+            raise InputError(f"trainer.devices is at least 1, got {self.devices}")
+        if self.devices is None and self.accelerator == "cpu":
+            raise InputError("trainer.devices=null is all GPUs; with trainer.accelerator=cpu give a number")
 
 
 class Stretches:
@@ -98,7 +105,12 @@ class ExpertModule(LightningModule):
     """Cross-entropy over the task's columns, plus what the regulariser adds; remembers the best validation weights.
 
     A training step of Lightning's is a `Stretch` of SGD steps, so its own count of steps means nothing; each is taken
-    in the backward pass, see `descending`.
+    in the backward pass, see `descending`. Lightning's DDP strategy is not used, since it averages gradients after the
+    one pass that it expects of a training step: each of several `ranks` has a Trainer for one device, and sums are made
+    here.
+
+    Of every batch a rank takes its rows. Their loss, the regulariser's part too, counts by their share of the batch, so
+    that the ranks' gradients add up to that of the batch; a rank without rows takes part with a gradient of 0.
 
     Logs `train_loss` (mean over the epoch's images, penalties through autograd included), `val_accuracy` (percent);
     `curve` has both of every epoch so far, with the learning rate.
@@ -106,13 +118,16 @@ class ExpertModule(LightningModule):
 
     loss_sum: Tensor
 
-    def __init__(self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training) -> None:
+    def __init__(
+        self, net: nn.Module, task: Task, regulariser: Regulariser, training: Training, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.net = net
         self.task = task
         self.regulariser = regulariser
         self.training_settings = training
+        self.ranks = ranks
         self.optimizer = torch.optim.SGD(net.parameters(), lr=training.lr, momentum=training.momentum)
         self.best_accuracy = -1.0
         self.best_state = clone(net.state_dict())
@@ -125,16 +140,20 @@ class ExpertModule(LightningModule):
     def training_step(self, stretch: Stretch, _: int) -> None:
         for x, y in stretch:
             assert y is not None
+            total, rows = len(y), self.ranks.rows(len(y))
             # A stretch is read as it goes, and Lightning moves only what it sees.
-            x, y = x.to(self.device), y.to(self.device)
+            x, y = x[rows].to(self.device), y[rows].to(self.device)
             logits = self.net(x)
             loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
             memory = self.regulariser.loss(self.net, x, logits)
             if memory is not None:
                 loss = loss + memory
-            loss.backward()
-            self.loss_sum.add_(loss.detach() * len(y))
-            self.images_seen += len(y)
+            (loss if len(y) == total else loss * (len(y) / total)).backward()
+            self.ranks.settle()
+            # The mean over no rows is not a number; its gradient is 0.
+            if len(y):
+                self.loss_sum.add_(loss.detach() * len(y))
+            self.images_seen += total
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         x, y = batch
@@ -142,9 +161,11 @@ class ExpertModule(LightningModule):
         self.accuracy.update(100.0 * correct)
 
     def on_validation_epoch_end(self) -> None:
+        # Computed over the images of all ranks, as torchmetrics does in a group.
         accuracy = float(self.accuracy.compute())
         self.accuracy.reset()
         self.log("val_accuracy", accuracy)
+        self.ranks.sum_(self.loss_sum)
         loss = self.loss_sum / self.images_seen
         if not loss.isfinite():
             raise InputError(
@@ -176,7 +197,9 @@ class ExpertModule(LightningModule):
 
 
 @contextmanager
-def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulariser) -> Iterator[dict[str, Tensor]]:
+def descending(
+    net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulariser, ranks: Ranks = ALONE
+) -> Iterator[dict[str, Tensor]]:
     """While the block runs, every backward pass is a step of SGD as well.
 
     A weight is pulled by the regulariser and moved, at the learning rate and momentum of `optimizer`, as soon as its
@@ -184,13 +207,19 @@ def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulari
     used while it is in the processor's cache, and is gone before the next one takes its place in memory. PyTorch
     refuses a pass that still needs the old value of a weight that has moved. Yields the velocity of each weight, under
     its name, as momentum makes them.
+
+    Of several ranks each begins to sum a gradient as soon as it is there, while the pass goes on, and all move the
+    weight in `ranks.settle()`, which the caller calls after the pass.
     """
     (settings,) = optimizer.param_groups
     velocities: dict[str, Tensor] = {}
 
-    def step(name: str, p: Tensor) -> None:
+    def arrived(name: str, p: Tensor) -> None:
         assert p.grad is not None
-        velocity, p.grad = p.grad, None
+        gradient, p.grad = p.grad, None
+        ranks.add(gradient, partial(step, name, p, gradient))
+
+    def step(name: str, p: Tensor, velocity: Tensor) -> None:
         regulariser.add_gradient_(name, p, velocity)
         if settings["momentum"]:
             if name in velocities:
@@ -200,7 +229,7 @@ def descending(net: nn.Module, optimizer: torch.optim.SGD, regulariser: Regulari
 
     net.zero_grad()
     weights = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    hooks = [p.register_post_accumulate_grad_hook(partial(step, name)) for name, p in weights]
+    hooks = [p.register_post_accumulate_grad_hook(partial(arrived, name)) for name, p in weights]
     try:
         yield velocities
     finally:
@@ -295,12 +324,37 @@ def _key(net: nn.Module, data: ServerData, regulariser: Regulariser, training: T
     )
 
 
-def _device(training: Training) -> torch.device:
+def _devices(net: nn.Module, data: ServerData, training: Training) -> list[torch.device]:
+    """One for each rank. Raises `InputError` where the fit cannot be shared among them."""
     if training.accelerator == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError("trainer.accelerator=gpu cannot be used: PyTorch sees no GPU here; use trainer=default")
-    return torch.device("cuda", 0)
+        devices = [torch.device("cpu")] * (training.devices or 1)
+    else:
+        if not torch.cuda.is_available():
+            raise InputError("trainer.accelerator=gpu cannot be used: PyTorch sees no GPU here; use trainer=default")
+        there = torch.cuda.device_count()
+        devices = [torch.device("cuda", index) for index in range(training.devices or there)]
+        if len(devices) > there:
+            raise InputError(f"trainer.devices={len(devices)} cannot be used: PyTorch sees {there} GPUs here")
+    refused = f"trainer.devices={len(devices)} cannot be used"
+    for name, count in (("batches", data.batch_size), ("a validation set", len(data.validation))):
+        if 1 < len(devices) > count:
+            raise InputError(f"{refused} with {name} of {count} images: there is at least one for each device")
+    if len(devices) > 1 and training.accelerator == "cpu" and batch_norms(net):
+        raise InputError(
+            f"{refused} on processors for a network with batch normalisation, which PyTorch can share among GPUs only; "
+            "use trainer.devices=1"
+        )
+    return devices
+
+
+class OwnStream(Callback):
+    """Dropout of a further rank draws from a stream of its own, a new one each epoch: no checkpoint need hold it."""
+
+    def __init__(self, seed: int, task: Task, rank: int) -> None:
+        self.key = (seed, "dropout", task.name, rank)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.manual_seed(derive(*self.key, trainer.current_epoch))
 
 
 def fit(
@@ -321,10 +375,50 @@ def fit(
     to its fit by the weights at the start, the settings, the task and the regulariser's `repr`.
 
     A fit on a GPU begins and ends with `net` in the processor's memory, where the expert lies too; continued, it does
-    not give the same bits. Raises `InputError` for training that diverges, for a checkpoint that is damaged or of
-    another fit, and for a GPU that is not there.
+    not give the same bits.
+
+    With several devices the caller is the first of as many ranks: it alone has the callbacks and writes the checkpoint.
+    `net`, `data` and `regulariser` are copied to the others, whose processes end with the fit. The expert is that of
+    one device up to rounding, except for dropout, which draws from a stream of its own in each rank. A script that
+    calls this does so under `if __name__ == "__main__":`, since a new process imports it.
+
+    Raises `InputError` for training that diverges, for a checkpoint that is damaged or of another fit, for GPUs that
+    are not there, for what cannot be shared among devices, and where a rank is killed.
     """
-    device = _device(training)
+    devices = _devices(net, data, training)
+    training = replace(training, devices=len(devices))
+    if len(devices) == 1:
+        return _fit(net, data, regulariser, training, callbacks, checkpoint, devices, ALONE)
+    kept = checkpoint if checkpoint is not None and checkpoint.exists() else None
+    # Loggers and bars belong to the caller, and so does the file.
+    work = partial(_fit, net, _compact(data), regulariser, training, (), kept, devices)
+    with started(work, devices) as ranks:
+        return _fit(net, data, regulariser, training, callbacks, checkpoint, devices, ranks)
+
+
+def _compact(data: ServerData) -> ServerData:
+    """The same data in a store of their own, without the pictures of other tasks and users."""
+
+    def own(images: Images) -> Images:
+        return replace(images, store=images.pixels, rows=torch.arange(len(images)))
+
+    return ServerData(
+        data.task, own(data.train), own(data.validation), data.batch_size, data.seed, augment=data.augment
+    )
+
+
+def _fit(
+    net: nn.Module,
+    data: ServerData,
+    regulariser: Regulariser,
+    training: Training,
+    callbacks: Callbacks,
+    checkpoint: Path | None,
+    devices: Sequence[torch.device],
+    ranks: Ranks,
+) -> Expert:
+    """The fit as one of its ranks runs it."""
+    device = devices[ranks.rank]
     net.train()
     if training.reset_batch_norm:
         reset_batch_norms(net)
@@ -332,12 +426,13 @@ def fit(
     if device.type != "cpu":
         net.to(device)
         regulariser = regulariser.on(device)
-    module = ExpertModule(net, data.task, regulariser, training)
+    module = ExpertModule(net, data.task, regulariser, training, ranks)
     batches = data.train_dataloader()
     with (
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=[]),
-        descending(net, module.optimizer, regulariser) as velocities,
+        synchronised(net, ranks),
+        descending(net, module.optimizer, regulariser, ranks) as velocities,
     ):
         torch.manual_seed(derive(data.seed, "dropout", data.task.name))
         own: list[Callback] = []
@@ -345,12 +440,15 @@ def fit(
             kept = Checkpoint(checkpoint, key, module, batches, velocities)
             if checkpoint.exists():
                 kept.restore()
-            own.append(kept)
+            if ranks.rank == 0:
+                own.append(kept)
+        if ranks.rank > 0:
+            own.append(OwnStream(data.seed, data.task, ranks.rank))
         # Lightning advises worker processes, which batches sliced from memory do not need, and warns of its own code.
         warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
             accelerator=device.type,
-            devices=1,
+            devices=1 if device.index is None else [device.index],
             precision=training.precision,
             # In a job of SLURM's Lightning would requeue the job by itself, to a checkpoint that nobody reads.
             plugins=[LightningEnvironment()],
@@ -364,7 +462,7 @@ def fit(
         )
         done = len(module.curve)
         trainer.fit_loop.epoch_progress.current.load_state_dict({"processed": done, "completed": done})
-        trainer.fit(module, Stretches(batches), data.val_dataloader())
+        trainer.fit(module, Stretches(batches), data.val_dataloader(ranks.rows(len(data.validation))))
     state = {name: tensor.cpu() for name, tensor in module.best_state.items()}
     net.cpu().load_state_dict(state)
     return Expert(data.task, state)

@@ -38,8 +38,9 @@ class ServerData:
     def train_dataloader(self) -> Batches:
         return Batches(self.train, self.batch_size, (self.seed, "server", self.task.name), augment=self.augment)
 
-    def val_dataloader(self) -> Batches:
-        return Batches(self.validation, EVALUATION_BATCH)
+    def val_dataloader(self, rows: slice = slice(None)) -> Batches:
+        """The validation images, or some of them."""
+        return Batches(self.validation[rows], EVALUATION_BATCH)
 
     def predict_dataloader(self) -> Batches:
         """The training images in a fixed order, not augmented: what a regulariser measures."""
