@@ -1,10 +1,11 @@
 """What a user costs as users become many: time for each, and peak memory of the run. `make bench-users`.
 
-    python benchmarks/users.py [--most 10000] [--out outputs/bench]
+    python benchmarks/users.py [--fewest 10] [--most 10000] [--out outputs/bench] [engine=joblib engine.workers=2 ..]
 
 Every run is a process of its own: a population on digits, a small MLP, MAS-RACL; everything from a user's pictures to
 the stored result, and the table at the end. The experts are trained before. The clock starts after `WARM_UP` users, who
-pay for what is loaded and checked once. Writes `users.csv`, `users.json` and `users.png`.
+pay for what is loaded and checked once. Processor and memory are those of the run's own process, without an engine's
+workers. Writes `users.csv`, `users.json` and `users.png`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -33,15 +35,16 @@ SETTINGS = (
 )
 
 
-def run(users: int, seed: int, store: str, folder: str) -> dict[str, float]:
-    """One run, in this process."""
+def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str]) -> dict[str, float]:
+    """One run, its parent in this process."""
     import torch
     from hydra import compose, initialize_config_dir
     from rich.console import Console
 
     from dua_lightning.__main__ import CONF
+    from dua_lightning.build import build
     from dua_lightning.cells import Cells
-    from dua_lightning.engines import Serial
+    from dua_lightning.engines import Engine
     from dua_lightning.pipeline import draw_records, report
     from dua_lightning.report.display import Display
     from dua_lightning.report.loggers import NoLogger
@@ -49,11 +52,11 @@ def run(users: int, seed: int, store: str, folder: str) -> dict[str, float]:
 
     places = [f"paths.store_dir={store}", f"paths.output_dir={folder}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*SETTINGS, *places, f"data.users={WARM_UP + users}"])
-    torch.set_num_threads(1)
+        cfg = compose("config", [*SETTINGS, *settings, *places, f"data.users={WARM_UP + users}"])
+    torch.set_num_threads(cfg.threads)
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     began = used = 0.0
-    with Serial() as engine, Stream(Path(folder) / "records.csv") as stream:
+    with build(cfg.engine, "engine", Engine) as engine, Stream(Path(folder) / "records.csv") as stream:
         cells = Cells([cfg], seed, Display(console), NoLogger(Path(folder), {}, ""), engine)
         for place, (user, iteration, (result,)) in enumerate(cells.results()):
             stream.write(draw_records(cfg, cells.rows[0], seed, user, iteration, result.R))
@@ -66,14 +69,14 @@ def run(users: int, seed: int, store: str, folder: str) -> dict[str, float]:
     return {"users": users, **{name: value / users for name, value in spent.items()}, "peak_mib": int(peak) / 1024}
 
 
-def measured(users: int, seed: int, experts: Path) -> dict[str, float]:
+def measured(users: int, seed: int, experts: Path, settings: Sequence[str]) -> dict[str, float]:
     """One run as a process of its own, with a store that has the experts alone."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         store.mkdir()
         (store / "experts").symlink_to(experts)
         command = [sys.executable, __file__, "--child", str(users), str(seed), "--store", str(store)]
-        done = subprocess.run([*command, "--out", folder], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([*command, "--out", folder, *settings], check=True, stdout=subprocess.PIPE, text=True)
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return found
 
@@ -100,23 +103,26 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fewest", type=int, default=min(RUNS), help="the smallest number of users")
     parser.add_argument("--most", type=int, default=max(RUNS), help="the largest number of users")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("settings", nargs="*", help="of the runs, such as engine=joblib")
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child is not None:
-        print(json.dumps(run(*given.child, given.store, str(given.out))))
+        print(json.dumps(run(*given.child, given.store, str(given.out), given.settings)))
         return
     found = []
+    chosen = {users: runs for users, runs in RUNS.items() if given.fewest <= users <= given.most}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(1, max(RUNS.values()) + 1):
-            run(1, seed, f"{folder}/store", folder)
+        for seed in range(1, max(chosen.values()) + 1):
+            run(1, seed, f"{folder}/store", folder, ())
         experts = Path(folder) / "store" / "experts"
-        for users, runs in RUNS.items():
-            if users <= given.most:
-                found.append(pd.DataFrame([measured(users, seed + 1, experts) for seed in range(runs)]).mean())
-                print(", ".join(f"{name} {value:.5g}" for name, value in found[-1].items()), flush=True)
+        for users, runs in chosen.items():
+            lines = [measured(users, seed + 1, experts, given.settings) for seed in range(runs)]
+            found.append(pd.DataFrame(lines).mean())
+            print(", ".join(f"{name} {value:.5g}" for name, value in found[-1].items()), flush=True)
     frame = pd.DataFrame(found).astype({"users": int})
     with replacing(given.out / "users.csv") as temporary:
         frame.to_csv(temporary, index=False)

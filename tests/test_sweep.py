@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 
 from dua_lightning import code, pipeline, stopping
 from dua_lightning.errors import InputError
+from dua_lightning.report import provenance, tables
 from dua_lightning.report.records import Record, read, write
+from dua_lightning.report.runs import read_runs
 from dua_lightning.stopping import Stopped, continue_in
 from dua_lightning.sweep import one_line
 from tests.cli import Done, run
@@ -35,6 +37,7 @@ class Work:
         if cell in self.fails:
             raise self.fails[cell]
         folder = Path(pipeline.HydraConfig.get().runtime.output_dir)
+        provenance.write(cfg, folder)
         accuracy = 50.0 + cfg.seed + cfg.trainer.max_epochs
         key = ("digits", "mlp", cfg.method.name, "mas", "none", f"MAS-{cfg.method.name}", "paper", "u", 1, cfg.seed)
         write([Record(*key, after=1, on=1, accuracy=accuracy)], folder / "records.csv")
@@ -97,6 +100,22 @@ def test_an_unforeseen_failure_is_reported_too_and_gives_status_1(
     ]
     assert "Traceback" in (tmp_path / "out" / "0" / "dua.log").read_text()
     assert table(tmp_path) == [ALL[1], ALL[3]]
+
+
+def test_the_table_of_all_has_the_digits_of_the_cells(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
+    assert dua(*SWEEP).status == 0
+    frames = [pd.read_csv(tmp_path / "out" / str(cell) / "records.csv", dtype=str) for cell in range(4)]
+    assert (tmp_path / "out" / "records.csv").read_text() == pd.concat(frames).to_csv(index=False)
+
+
+def test_rows_of_one_name_are_told_apart_by_their_settings(
+    work: Work, dua: Callable[..., Done], tmp_path: Path
+) -> None:
+    assert dua(*SWEEP, "trainer.max_epochs=1,2").status == 0
+    found = tables.rows(read(tmp_path / "out" / "records.csv"))
+    means = {name: row.accuracy.mean for name, row in found.items()}
+    assert means == {f"MAS-{m}, max_epochs={n}": 51.5 + n for m in ("racl", "imm") for n in (1, 2)}
+    assert len(read_runs(tmp_path / "out")) == 8
 
 
 def test_when_every_cell_fails_there_is_no_table(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:

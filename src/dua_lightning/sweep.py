@@ -138,14 +138,12 @@ def _end(error: Exception) -> NoReturn:
 def _table(folder: Path, cells: list[Path]) -> None:
     if not cells:
         return
-    import pandas as pd
     from rich.console import Console
 
     from dua_lightning.pipeline import report
-    from dua_lightning.report.records import read
+    from dua_lightning.report.runs import join
 
-    frame = pd.concat([read(cell / "records.csv") for cell in cells])
-    write_text(folder / "records.csv", frame.to_csv(index=False))
+    join(cells, folder / "records.csv")
     report(folder, f"sweep of {len(cells)} jobs", [], None, Console(soft_wrap=True))
 
 

@@ -54,6 +54,15 @@ def load(path: Path) -> tuple[Tensors, Values]:
     return tensors, _parsed(path, about)
 
 
+def values(path: Path) -> Values:
+    """The plain values alone; the tensors stay unread, and nothing is compared with its digest. Raises as `load`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parsed(path, file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, " ".join(str(error).split())) from error
+
+
 def damaged(path: Path, reason: str) -> InputError:
     """The refusal of a file that is not what it should be."""
     return InputError(f"{path} cannot be used: {reason}; delete it to make it again")

@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from dua_lightning.errors import InputError
 from dua_lightning.report.records import read
 from tests.cli import TINY, spawn
 from tests.engines import toys
+
+# Before Ray is loaded: no test listens where others than this machine reach it.
+os.environ |= module.SETTINGS
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'ray>=2.55,<3'")
 
@@ -51,15 +56,50 @@ def test_a_cluster_that_does_not_answer_is_one_line(address: str) -> None:
         Ray(address=address).__enter__()
 
 
-@pytest.mark.usefixtures("installed")
-def test_a_closed_port_is_noticed_at_once() -> None:
+@pytest.fixture
+def closed() -> str:
+    """An address at which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_closed_port_is_noticed_at_once(closed: str) -> None:
     began = time.monotonic()
-    with pytest.raises(InputError, match=f"127.0.0.1:{port}"):
-        Ray(address=f"127.0.0.1:{port}").__enter__()
+    with pytest.raises(InputError, match=closed):
+        Ray(address=closed).__enter__()
     assert time.monotonic() - began < 10
+
+
+@needs_ray
+@pytest.mark.parametrize("said", ["by the environment", "by a cluster that is gone"])
+def test_auto_without_a_cluster_is_one_line_at_once(
+    said: str, closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if said == "by the environment":
+        monkeypatch.setenv("RAY_ADDRESS", closed)
+    else:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(closed)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"engine.address=auto, which is {closed}, is no running Ray cluster"):
+        Ray(address="auto").__enter__()
+    assert time.monotonic() - began < 10
+
+
+@needs_ray
+def test_what_answers_and_lets_nobody_in_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with Ray(address=address) as engine, pytest.raises(InputError, match=f"{address} answers .*RAY_AUTH_MODE"):
+            engine.share("a", Path(), {})
 
 
 @pytest.mark.slow
@@ -145,3 +185,62 @@ def test_a_run_attaches_to_a_running_cluster(tmp_path: Path) -> None:
     finally:
         cluster.stdin.close()
         cluster.wait(timeout=60)
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a cluster of two cores, which `auto` finds before others that may be on this machine."""
+    # Ray listens at sockets below it, whose names must be short.
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        # Whether a machine has a token or not.
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        options = ("--port=0", "--num-cpus=2", "--include-dashboard=false")
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
+        found, log = Path(folder) / "ray" / "ray_current_cluster", Path(folder) / "log"
+        with log.open("w") as file:
+            cluster = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            while not (found.exists() and found.read_text()):
+                assert cluster.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield found.read_text()
+        finally:
+            cluster.terminate()
+            cluster.wait(timeout=60)
+
+
+@pytest.mark.slow
+@needs_ray
+@pytest.mark.usefixtures("head")
+def test_auto_attaches_to_the_cluster_that_was_started_here(tmp_path: Path) -> None:
+    with Ray(address="auto") as engine:
+        toys.shared(engine, tmp_path / "store")
+        assert engine.room == 4
+        expected = [float(torch.arange(1000.0).sum()) + 3 + value for value in range(10)]
+        wishes = [("sum", value) for value in range(10)]
+        assert toys.results(engine, toys.job(tmp_path / "store"), wishes, ("a",)) == expected
+
+
+@pytest.mark.slow
+@needs_ray
+def test_more_threads_than_a_machine_has_are_refused_by_name(head: str, tmp_path: Path) -> None:
+    with Ray(address=head, threads=3) as engine, pytest.raises(InputError, match=r"engine.threads=3 .* cores \(2\)"):
+        toys.shared(engine, tmp_path / "store")
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_population_on_the_cluster_of_the_environment_gives_the_bits_of_one_process(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", head)
+    small = ("+experiment=population", "data.users=6", "model.width=8", "trainer.max_epochs=1", "threads=1")
+    for name, engine in (("serial", ["engine=serial"]), ("ray", ["engine=ray", "engine.address=auto"])):
+        folders = [f"paths.output_dir={tmp_path / name}", f"paths.store_dir={tmp_path / name / 'store'}"]
+        done = spawn(*small, *engine, "logger=none", *folders, cwd=tmp_path)
+        assert done.status == 0, done.err
+    a, b = (tmp_path / name / "records.csv" for name in ("serial", "ray"))
+    assert a.read_bytes() == b.read_bytes()
+    assert read(a)["user"].nunique() == 6

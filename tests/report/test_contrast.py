@@ -54,6 +54,13 @@ def test_settings_that_differ_are_named(a: Path, b: Path) -> None:
     assert contrast.settings(study([a]), study([a])) == []
 
 
+def test_a_commit_is_cut(a: Path, tmp_path: Path) -> None:
+    other = folders.run(tmp_path / "other")
+    text = (other / "environment.json").read_text()
+    (other / "environment.json").write_text(text.replace("abc", 10 * "abcd"))
+    assert contrast.settings(study([a]), study([other])) == [("git_commit", "abc", "abcdabcdabcd")]
+
+
 def test_rows_of_one_side_alone_are_named_without_their_settings(a: Path, tmp_path: Path) -> None:
     one = folders.run(tmp_path / "one", folders.of("imm"), {"method": {"name": "imm", "strength": 1}})
     assert contrast.settings(study([a]), study([one])) == [("rows", "MAS-RACL | MAS-IMM | Joint", "MAS-IMM")]

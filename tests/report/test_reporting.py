@@ -57,7 +57,9 @@ def test_the_report_is_one_page_one_text_and_a_table_for_each(dua: Dua, folder: 
     assert (done.status, done.err) == (0, "")
     out = folder / "report"
     assert done.out.split() == [str(out / "report.html"), str(out / "report.md")]
-    page = Page((out / "report.html").read_text())
+    text = (out / "report.html").read_text()
+    assert f"<summary>{folder}: 10 commands</summary>" in text
+    page = Page(text)
     assert page.open == []
     assert sum(text.startswith("data:image/svg+xml;base64,") for text in page.loaded) == 6
     assert all(text.startswith(("data:", "#")) for text in page.loaded), "the page needs nothing from elsewhere"

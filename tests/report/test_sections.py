@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dua_lightning.report import runs, sections
+from dua_lightning.report import figures, runs, sections
 from dua_lightning.report.document import Commands, Document, Picture, Table
 from tests.report import folders
 from tests.report.test_tables import made
@@ -62,6 +62,14 @@ def test_every_figure_is_an_svg_with_its_title(document: Document) -> None:
     for picture in pictures(document):
         assert picture.title
         assert "<svg" in picture.path.read_text()[:2000]
+
+
+def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
+    epochs = runs.study([folders.run(tmp_path / "run")]).epochs
+    curves = figures.training_curves(epochs[epochs["epoch"] < 3], tmp_path / "training.svg").read_text()
+    # Text is drawn as outlines, below what it says.
+    assert "<!-- 2 -->" in curves
+    assert "<!-- 1.50 -->" not in curves
 
 
 def test_the_tables_hold_the_run(document: Document) -> None:

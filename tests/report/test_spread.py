@@ -44,6 +44,15 @@ def test_the_numbers_are_those_of_the_whole_table(folder: Path) -> None:
         assert list(row.percentiles()) == ["p5", "p25", "p50", "p75", "p95"]
 
 
+def test_rows_of_several_networks_are_told_apart_as_in_the_table_of_few_users(folder: Path) -> None:
+    both = [replace(record, model=model) for model in ("mlp", "vgg11") for record in crowd(200)]
+    records.write(both, folder / "records.csv")
+    merits = tables.merits(records.read(folder / "records.csv"))
+    found = spread.read(folder)
+    assert list(found) == list(merits["row"].unique())
+    assert [len(row.accuracy) for row in found.values()] == [200] * 6
+
+
 def test_released_records_have_the_released_forgetting(folder: Path) -> None:
     paper = spread.read(folder)["MAS-RACL"].forgetting
     records.write([replace(record, fidelity="released") for record in crowd(200)], folder / "records.csv")

@@ -20,7 +20,7 @@ CASES = [
 @pytest.mark.parametrize("values", CASES, ids=len)
 def test_the_interval_holds_95_percent_of_students_density(values: list[float]) -> None:
     found = interval(values)
-    assert (found.mean, found.count) == (pytest.approx(sum(values) / len(values)), len(values))
+    assert found.mean == pytest.approx(sum(values) / len(values))
     assert found.half == pytest.approx(statistics_loops.half(values), rel=1e-5)
 
 
@@ -42,7 +42,6 @@ def test_what_is_not_defined_is_nan() -> None:
     assert interval([2.0, 2.0]).half == 0.0
     assert math.isnan(p_value([]))
     assert math.isnan(p_value([0.5, 0.5, 0.5 + 1e-12])), "differences that are all alike have no spread to test by"
-    assert (str(interval([])), str(interval([1.0])), str(interval([2.0, 2.0]))) == ("n/a", "1.00", "2.00 ± 0.00")
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

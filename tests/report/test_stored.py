@@ -24,7 +24,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("DUA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("COLUMNS", "120")
     store = Store(tmp_path / "store")
-    store.put(Recipe("experts", {"task": "bathroom"}), {"weight": torch.zeros(1000, 3)})
+    expert = {"training": "sequential", "data": [{"task": "kitchen"}, {"task": "bathroom"}]}
+    store.put(Recipe("experts", expert), {"weight": torch.zeros(1000, 3)})
     for n in (1, 2):
         store.put(Recipe("results", {"n": n}), {"R": torch.zeros(2, 2)})
         os.utime(store.path(Recipe("results", {"n": n})), (time.time() - 30 * DAY,) * 2)
@@ -45,8 +46,25 @@ def test_the_list_shows_kinds_digests_sizes_and_their_sum(dua: Dua, store: Store
     (expert,) = (line for line in done.out.splitlines() if "experts" in line)
     assert size(store.entries()[0].bytes) in expert
     assert time.strftime("%Y-%m-%d") in expert
+    assert "bathroom" in expert
+    assert "kitchen" not in expert
     (total,) = (line for line in done.out.splitlines() if "3 files" in line)
     assert "kB" in total
+
+
+@pytest.mark.parametrize(
+    ("made_of", "task"), [({"training": "joint", "data": [{"task": "kitchen"}]}, "joint"), ({"data": []}, "")]
+)
+def test_the_list_names_a_joint_model_and_leaves_out_what_is_not_known(
+    dua: Dua, store: Store, made_of: dict[str, object], task: str
+) -> None:
+    recipe = Recipe("experts", made_of)
+    store.put(recipe, {"weight": torch.zeros(1)})
+    store.path(Recipe("experts", {"n": 3})).write_text("no expert")
+    done = dua("list")
+    assert done.status == 0
+    (line,) = (line for line in done.out.splitlines() if recipe.key[:12] in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")][:2] == ["experts", task]
 
 
 def test_show_says_what_made_an_entry_and_what_is_in_it(dua: Dua, store: Store) -> None:

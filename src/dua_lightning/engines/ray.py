@@ -27,9 +27,10 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER":
 class Ray(Pending):
     """Workers of `threads` threads: `workers` on this machine, or as many as the cluster at `address` has cores for.
 
-    `address`: `HOST:PORT`, or `auto` for the cluster that this machine belongs to. Shared tensors are put into Ray's
-    object store once and read there without a copy. An item whose worker is killed is computed again, up to `retries`
-    times. Raises `InputError` where Ray is not installed or no cluster answers.
+    `address`: `HOST:PORT` of a cluster that this machine belongs to, or `auto`: that of RAY_ADDRESS, or else the one
+    that was started here. Shared tensors are put into Ray's object store once and read there without a copy. An item
+    whose worker is killed is computed again, up to `retries` times. Raises `InputError` where Ray is not installed, and
+    where the cluster does not answer or is too small.
     """
 
     by_path = False
@@ -50,6 +51,7 @@ class Ray(Pending):
         self.workers = workers_or_all(workers, threads)
         self.threads = threads
         self.address = address
+        self._found = ""
         self.retries = retries
         self.room = AHEAD * self.workers
         self._ray: Any = None
@@ -59,8 +61,8 @@ class Ray(Pending):
         self._references: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
-        if self.address not in (None, "auto"):
-            _probe(str(self.address))
+        if self.address is not None:
+            self._found = _answering(self.address)
         return self
 
     def __exit__(
@@ -101,43 +103,57 @@ class Ray(Pending):
     def _start(self) -> None:
         if self._ray is not None:
             return
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        import ray
-
         place: dict[str, Any] = {"address": self.address}
         if self.address is None:
+            for name, value in SETTINGS.items():
+                os.environ.setdefault(name, value)
             cores = self.workers * self.threads
             place = {"address": "local", "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
+        import ray
+
         # Ray takes SIGTERM for itself, in the one thread that can.
         taken = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
         handlers = [(number, signal.getsignal(number)) for number in taken]
         try:
             ray.init(**place, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
-            raise _unanswered(str(self.address)) from error
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise InputError(
+                f"engine.address={self.address} answers at {self._found}, but is no Ray cluster or wants its token; if "
+                "it is one, set RAY_AUTH_MODE=token and see that ~/.ray/auth_token is that of its head"
+            ) from error
         finally:
             for number, handler in handlers:
                 signal.signal(number, handler)
         self._ray = ray
         self._compute = ray.remote(num_cpus=self.threads, max_retries=self.retries)(_compute)
         if self.address is not None:
-            self.room = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // self.threads)
+            machines = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
+            self.room = AHEAD * sum(cores // self.threads for cores in machines)
+            if not self.room:
+                # Ray would wait for a larger machine.
+                raise InputError(
+                    f"engine.threads={self.threads} is more than any machine of the cluster at {self._found} has cores "
+                    f"({max(machines, default=0)}); give fewer, or add a machine by `ray start --address={self._found}`"
+                )
 
 
-def _probe(address: str) -> None:
-    host, _, port = address.rpartition(":")
+def _answering(address: str) -> str:
+    """`HOST:PORT` of the cluster, which answers; for `auto` what Ray finds."""
+    found = address
     try:
+        if address == "auto":
+            from ray._private.services import canonicalize_bootstrap_address
+
+            found = os.environ.get("RAY_ADDRESS") or str(canonicalize_bootstrap_address(address))
+        host, _, port = found.rpartition(":")
         socket.create_connection((host, int(port)), PROBE_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise _unanswered(address) from error
-
-
-def _unanswered(address: str) -> InputError:
-    return InputError(
-        f"engine.address={address} is no running Ray cluster; start one by `ray start --head`, give HOST:PORT or auto, "
-        "or leave it out to start workers here"
-    )
+        named = address if found == address else f"{address}, which is {found},"
+        raise InputError(
+            f"engine.address={named} is no running Ray cluster; start one by `ray start --head`, give HOST:PORT or "
+            "auto, or leave it out to start workers here"
+        ) from error
+    return found
 
 
 def _compute(

@@ -19,6 +19,8 @@ NAMES = ("data", "model", "fidelity")
 """Columns that name a row where a run holds several of them."""
 OTHERWISE = ("paths.", "command", "method.rows", "suggested.")
 """Settings that change no result, or are said otherwise."""
+COMMIT = 12
+"""Digits of a commit that tell it apart."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +68,8 @@ def _values(study: "Study") -> dict[str, str]:
 
     found: dict[str, dict[str, None]] = {"rows": dict.fromkeys(study.records["label"])}
     for run in study.runs:
-        for name, value in {**run.settings, **flat(run.environment)}.items():
+        commit = {"git_commit": str(run.environment.get("git_commit"))[:COMMIT]}
+        for name, value in {**run.settings, **flat(run.environment), **commit}.items():
             for one in value if isinstance(value, list) else [value]:
                 found.setdefault(name, {})[str(one)] = None
     return {name: " | ".join(values) for name, values in found.items()}

@@ -210,9 +210,10 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
                 curve = of_task.groupby("epoch")["val_accuracy"].mean()
                 axes.plot(curve.index, curve.to_numpy(), **_look(tasks.index(task)), markevery=5)
             axes.set_title(*_names([kind], 22))
+            axes.locator_params(axis="x", integer=True)
             axes.grid(axis="y")
         handles = [Line2D([], [], **_look(n)) for n in range(len(tasks))]
-        figure.legend(handles, [f"task {task}" for task in tasks], loc="outside right center")
+        figure.legend(handles, tasks, title="task", loc="outside right center")
         figure.supxlabel("epoch", fontsize=9)
         figure.supylabel("validation accuracy (%)", fontsize=9)
     return path

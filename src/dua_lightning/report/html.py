@@ -51,7 +51,8 @@ def _section(section: Section, number: int) -> Iterator[str]:
             )
         else:
             lines = _commands(part)
-            yield _folded(part.note, lines) if part.folded else f'<p class="note">{escape(part.note)}</p>{lines}'
+            title = f"{part.note}: {len(part.lines):,} commands"
+            yield _folded(title, lines) if part.folded else f'<p class="note">{escape(part.note)}</p>{lines}'
 
 
 def _table(table: Table) -> str:

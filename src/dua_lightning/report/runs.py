@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dua_lightning.errors import InputError
+from dua_lightning.files import replacing
 from dua_lightning.report import records
 from dua_lightning.report.records import CostRecord
 from dua_lightning.stopping import command
@@ -87,7 +88,8 @@ def study(folders: Sequence[Path]) -> Study:
     is neither a run's nor a sweep's, for files that are not theirs, and for two results of the same.
     """
     runs = [run for folder in folders for run in read_runs(folder)]
-    found = _joined(_with_settings([run.records for run in runs], "label", runs, _conflicts(runs)))
+    tables = [run.records for run in runs]
+    found = _joined(_with_settings(tables, "label", runs, _conflicts(map(_keyed, tables))))
     if found.duplicated(KEYS).any():
         first = found[found.duplicated(KEYS)].iloc[0]
         raise InputError(
@@ -118,14 +120,32 @@ def read_runs(folder: Path) -> list[Run]:
         return [_read(folder)]
     cells = sorted(folder.glob(f"*/{CONFIG}"), key=lambda path: (len(path.parent.name), path.parent.name))
     if (folder / "records.csv").exists():
-        table = set(records.read(folder / "records.csv").itertuples(index=False, name=None))
+        table = _lines(records.read(folder / "records.csv"))
         found = [_read(path.parent) for path in cells if (path.parent / "records.csv").exists()]
-        found = [run for run in found if table.issuperset(run.records.itertuples(index=False, name=None))]
+        found = [run for run in found if table >= _lines(run.records)]
     else:
         found = [_read(path.parent) for path in cells if (path.parent / "done.json").exists()]
     if not found:
         raise InputError(f"{folder} is not the folder of a run or of a sweep with results; name one that has {CONFIG}")
     return found
+
+
+def join(cells: Sequence[Path], path: Path) -> None:
+    """Write the records of the cells of a sweep to `path` as one table, with those of one cell in memory at a time.
+
+    Rows of one name that were run with several settings are told apart by these, as in a study. Raises `InputError`.
+    """
+    labels: list[set[str]] = []
+    keyed = []
+    for cell in cells:
+        frame = records.read(cell / "records.csv")
+        labels.append(set(frame["label"]))
+        keyed.append(_keyed(frame))
+    names = _told_apart(labels, [flat(_yaml(cell / CONFIG)) for cell in cells], _conflicts(keyed))
+    with replacing(path) as temporary:
+        for place, cell in enumerate(cells):
+            frame = records.read(cell / "records.csv").replace({"label": names[place]})
+            frame.to_csv(temporary, index=False, mode="a", header=place == 0)
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
@@ -141,43 +161,64 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The settings that all runs have and differ in; of a group with a name its name alone.
 
     Without those that change no result.
     """
-    names = runs[0].settings if runs else {}
     found = [
         name
-        for name in names
-        if all(name in run.settings for run in runs)
-        and len({repr(run.settings[name]) for run in runs}) > 1
+        for name in (settings[0] if settings else {})
+        if all(name in of_run for of_run in settings)
+        and len({repr(of_run[name]) for of_run in settings}) > 1
         and not any(name == place or name.startswith(f"{place}.") for place in ELSEWHERE)
         # A run of several rows names them itself, and its own choices stand for none of them.
-        and not (name.startswith(OF_ROWS) and any(ROWS in run.settings for run in runs))
+        and not (name.startswith(OF_ROWS) and any(ROWS in of_run for of_run in settings))
     ]
     named = tuple(f"{name.rpartition('.')[0]}." for name in found if name.endswith(".name"))
     return [name for name in found if name.endswith(".name") or not name.startswith(named)]
 
 
-def _conflicts(runs: Sequence[Run]) -> set[str]:
+def _lines(frame: pd.DataFrame) -> set[tuple[object, ...]]:
+    """The records without their labels, which the table of a sweep may have told apart."""
+    return set(frame.drop(columns="label").itertuples(index=False, name=None))
+
+
+def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each record its label, a hash of what identifies it, and its accuracy: a hundredth of its memory."""
+    keys = pd.util.hash_pandas_object(frame[KEYS], index=False)
+    return pd.DataFrame({"label": frame["label"].astype("category"), "key": keys, "accuracy": frame["accuracy"]})
+
+
+def _conflicts(keyed: Iterable[pd.DataFrame]) -> set[str]:
     """Labels that stand for several results of the same user, seed and draw."""
-    joined = pd.concat([run.records for run in runs]).drop_duplicates()
-    return set(joined[joined.duplicated(KEYS)]["label"])
+    joined = pd.concat(keyed).drop_duplicates()
+    return set(joined[joined.duplicated("key")]["label"])
 
 
 def _with_settings(
     tables: Sequence[pd.DataFrame], column: str, runs: Sequence[Run], values: set[str], groups: tuple[str, ...] = ("",)
 ) -> list[pd.DataFrame]:
-    """The runs' tables; behind `values` of a column stand the settings of `groups` in which runs with it differ."""
-    renamed: list[dict[str, str]] = [{} for _ in runs]
+    """The runs' tables, with those `values` of a column told apart that are in several."""
+    names = _told_apart([set(table[column]) for table in tables], [run.settings for run in runs], values, groups)
+    return [table.assign(**{column: table[column].replace(new)}) for table, new in zip(tables, names, strict=True)]
+
+
+def _told_apart(
+    having: Sequence[set[str]],
+    settings: Sequence[Mapping[str, Any]],
+    values: set[str],
+    groups: tuple[str, ...] = ("",),
+) -> list[dict[str, str]]:
+    """For each run the new names of the `values` it has, with the settings of `groups` in which runs with it differ."""
+    renamed: list[dict[str, str]] = [{} for _ in settings]
     for value in values:
-        having = [place for place, table in enumerate(tables) if value in set(table[column])]
-        names = [name for name in differing([runs[place] for place in having]) if name.startswith(groups)]
-        for place in having:
-            settings = [f"{short}={runs[place].settings[name]}" for name, short in _short(names).items()]
-            renamed[place][value] = ", ".join([value, *settings])
-    return [table.assign(**{column: table[column].replace(new)}) for table, new in zip(tables, renamed, strict=True)]
+        places = [place for place, of_run in enumerate(having) if value in of_run]
+        names = [name for name in differing([settings[place] for place in places]) if name.startswith(groups)]
+        for place in places:
+            told = [f"{short}={settings[place][name]}" for name, short in _short(names).items()]
+            renamed[place][value] = ", ".join([value, *told])
+    return renamed
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:

@@ -193,7 +193,8 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
     parts: list[Table | Picture] = []
     if len(study.epochs):
         note = (
-            "Trainings of these runs, the seconds from their logs; what came from the store took none and is not here."
+            "Trainings of these runs, the seconds from their logs; what came from the store took none and is not here. "
+            "Validation accuracy in percent: the best of each task, and their mean."
         )
         parts += [
             Picture(
@@ -202,7 +203,10 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
             Table("training", study.trainings, note, {"seconds": ".1f"}),
         ]
     if len(study.costs):
-        note = "One task on a user's device, medians over rows, users and tasks."
+        note = (
+            "One task on a user's device, medians over rows, users and tasks; peak memory above what the process had "
+            "before."
+        )
         formats = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
         parts.append(Table("adaptation", cost_medians(study.costs), note, formats))
     text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."

@@ -61,22 +61,27 @@ def many(path: Path) -> bool:
 
 
 def read(folder: Path) -> dict[str, Spread]:
-    """The rows of the records in `folder` by name, with what adaptation cost where `costs.csv` says it."""
-    found: dict[str, Spread] = {}
+    """The rows of the records in `folder` by name, with what adaptation cost where `costs.csv` says it.
+
+    The name is the label, preceded by data, model and fidelity where the records hold several of them.
+    """
+    found: dict[tuple[str, ...], Spread] = {}
     for key, lines in groupby(_lines(folder / "records.csv"), key=_draw):
         entries = [(int(line["after"]), int(line["on"]), float(line["accuracy"])) for line in lines]
         tasks = max(on for _, on, _ in entries)
         R = np.full((tasks, tasks), np.nan)
         for after, on, accuracy in entries:
             R[after - 1, on - 1] = accuracy
-        spread = found.setdefault(key[0], Spread())
+        spread = found.setdefault(key[:4], Spread())
         spread.accuracy.append(average_accuracy(R))
-        spread.forgetting.append((forgetting_released if key[1] == "released" else forgetting)(R))
+        spread.forgetting.append((forgetting_released if key[3] == "released" else forgetting)(R))
     if (folder / "costs.csv").exists():
+        of = {key[:3]: spread for key, spread in found.items()}
         for key, lines in groupby(_lines(folder / "costs.csv"), key=_draw):
-            if key[0] in found:
-                found[key[0]].adapting.append(sum(float(line["seconds"]) for line in lines))
-    return found
+            if key[:3] in of:
+                of[key[:3]].adapting.append(sum(float(line["seconds"]) for line in lines))
+    several = [place for place in (1, 2, 3) if len({key[place] for key in found}) > 1]
+    return {" / ".join([*(key[place] for place in several), key[0]]): spread for key, spread in found.items()}
 
 
 def _lines(path: Path) -> Iterator[Line]:
@@ -85,7 +90,8 @@ def _lines(path: Path) -> Iterator[Line]:
 
 
 def _draw(line: Line) -> tuple[str, ...]:
-    return line["label"], line.get("fidelity", ""), line["user"], line["iteration"], line["seed"]
+    row = line["label"], line["data"], line["model"], line.get("fidelity", "")
+    return *row, line["user"], line["iteration"], line["seed"]
 
 
 def write_summary(rows: dict[str, Spread], cost: Cost | None, path: Path) -> None:

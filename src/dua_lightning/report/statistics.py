@@ -22,32 +22,26 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, half the width of its interval, and of how many values; NaN where it is not defined."""
+    """A mean, and half the width of its interval; NaN where it is not defined."""
 
     mean: float
     half: float
-    count: int
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "n/a"
-        return f"{self.mean:.2f}" + ("" if math.isnan(self.half) else f" ± {self.half:.2f}")
 
 
 def interval(values: ArrayLike) -> Interval:
     """The t interval of the mean [Student1908] of the values that are numbers; one value alone has no width.
 
-    >>> str(interval([1.0, 2.0, 3.0]))
-    '2.00 ± 2.48'
+    >>> round(interval([1.0, 2.0, 3.0]).half, 2)
+    2.48
     """
     known = _known(values)
     if not len(known):
-        return Interval(math.nan, math.nan, 0)
+        return Interval(math.nan, math.nan)
     half = math.nan
     if len(known) > 1:
         error = known.std(ddof=1) / math.sqrt(len(known))
         half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1) * error)
-    return Interval(float(known.mean()), half, len(known))
+    return Interval(float(known.mean()), half)
 
 
 def p_value(differences: ArrayLike) -> float:

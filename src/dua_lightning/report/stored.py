@@ -53,7 +53,7 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
     of = {
         name: commands.add_parser(name, help=text, description=text)
         for name, text in {
-            "list": "every entry with its size and when it was last used",
+            "list": "every entry with its size and when it was last used, experts with their task",
             "show": "what made an entry, and what is in it",
             "verify": "read everything and compare it with its digests; exit status 1 if anything is damaged",
             "gc": "remove what has not been used for a while, and what killed processes left",
@@ -71,16 +71,30 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
 
 
 def table(entries: Sequence["Entry"], title: str) -> Table:
-    """Entries for the terminal, with their sizes and the sum of them."""
+    """Entries for the terminal, experts with their task, with their sizes and the sum of them."""
     found = Table(title=title, title_justify="left", show_footer=True)
     found.add_column("kind", f"{len(entries)} files")
+    found.add_column("task", overflow="fold")
     found.add_column("digest", no_wrap=True)
     found.add_column("size", size(sum(entry.bytes for entry in entries)), justify="right", no_wrap=True)
     found.add_column("last used", no_wrap=True)
     for entry in entries:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        found.add_row(entry.kind, entry.key.lstrip(".")[:DIGITS], size(entry.bytes), used)
+        found.add_row(entry.kind, _task(entry), entry.key.lstrip(".")[:DIGITS], size(entry.bytes), used)
     return found
+
+
+def _task(entry: "Entry") -> str:
+    """The last task that an expert was trained on, or `joint`; nothing of other entries, and of a file that is gone."""
+    from dua_lightning.tensorfile import values
+
+    if entry.kind != "experts":
+        return ""
+    try:
+        made_of = values(entry.path)["made_of"]
+        return str(made_of["data"][-1]["task"] if made_of["training"] == "sequential" else made_of["training"])
+    except (InputError, LookupError, TypeError):
+        return ""
 
 
 def show(store: "Store", prefix: str, console: Console) -> None:
