@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance.functional import Scalar
 from dua_lightning.importance.rules import Power, add_power_
+from dua_lightning.importance.scalars import Scalar
 from dua_lightning.params import Params, body_names, eval_mode, task_logits
 from dua_lightning.tasks import Batch, Expert
 

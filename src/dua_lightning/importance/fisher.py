@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.persample import Precision, mean_over_samples
+from dua_lightning.importance.job import Precision
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.scalars import log_likelihood, log_likelihood_sampled
 from dua_lightning.params import Params
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch, Expert
@@ -65,21 +67,9 @@ class Fisher:
                 )
             return expert.task.columns(y)
 
-        scalar, side = (_log_likelihood, columns) if self.labels == "true" else (_log_likelihood_sampled, uniforms)
+        scalar, side = (log_likelihood, columns) if self.labels == "true" else (log_likelihood_sampled, uniforms)
         if self.estimator == "batch_mean":
             omega = mean_over_batches(net, expert, data, scalar, power=2, side=side)
         else:
             omega = mean_over_samples(net, expert, data, scalar, power=2, side=side, precision=self.precision)
         return {name: o + self.floor for name, o in omega.items()} if self.floor else omega
-
-
-def _log_likelihood(logits: Tensor, column: Tensor) -> Tensor:
-    chosen: Tensor = logits.log_softmax(-1).gather(-1, column[..., None])[..., 0]
-    return chosen
-
-
-def _log_likelihood_sampled(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The column is drawn by inverting the cumulative distribution at `uniform`; no gradient flows through the draw."""
-    below = logits.detach().softmax(-1).cumsum(-1) <= uniform[..., None]
-    # A cumulative sum that rounds to less than 1 must not push the draw past the last column.
-    return _log_likelihood(logits, below.sum(-1).clamp(max=logits.shape[-1] - 1))

@@ -1,11 +1,10 @@
 """Per-sample gradients by `torch.func`, for any network: slow, and what the engine falls back to."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from dua_lightning.importance.rules import Power
+from dua_lightning.importance.scalars import Scalar
 from dua_lightning.params import Params, task_logits
 from dua_lightning.tasks import Expert
 
@@ -14,9 +13,6 @@ CHUNK_BYTES = 64 * 2**20
 
 ACTIVATIONS = 16
 """Bytes of activations for one of an image, a guess: what a network holds is not known here."""
-
-Scalar = Callable[[Tensor, Tensor], Tensor]
-"""Logits `(..., classes of the task)` and side values `(...)` to the numbers `(...)` that are differentiated."""
 
 
 class Vmapped:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.persample import Precision, mean_over_samples
+from dua_lightning.importance.job import Precision
+from dua_lightning.importance.persample import mean_over_samples
+from dua_lightning.importance.scalars import squared_norm
 from dua_lightning.params import Params
 from dua_lightning.tasks import Batch, Expert
 
@@ -33,9 +35,5 @@ class MAS:
 
     def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
         if self.estimator == "batch_mean":
-            return mean_over_batches(net, expert, data, _squared_norm, power=1)
-        return mean_over_samples(net, expert, data, _squared_norm, power=1, precision=self.precision)
-
-
-def _squared_norm(logits: Tensor, _: Tensor) -> Tensor:
-    return logits.square().sum(-1)
+            return mean_over_batches(net, expert, data, squared_norm, power=1)
+        return mean_over_samples(net, expert, data, squared_norm, power=1, precision=self.precision)

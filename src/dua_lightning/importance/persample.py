@@ -11,9 +11,10 @@ the layer's input what each sample adds, and both are let go.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,15 +22,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance.functional import Scalar, Vmapped
+from dua_lightning.importance.chain import Chain, chain_of
+from dua_lightning.importance.functional import Vmapped
+from dua_lightning.importance.job import Job, Precision
 from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
+from dua_lightning.importance.scalars import Scalar
 from dua_lightning.params import Layout, Params, State, eval_mode, layout, modules_of, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["full", "bf16"]
-"""Of the forward and backward pass: the weights' own, or bfloat16 where autocast takes it; sums are float32 in both."""
 MEMORY = 256 * 2**20
 """Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
 TOLERANCE = 1e-3
@@ -71,9 +73,11 @@ def mean_over_samples(
         for name in dict.fromkeys(names.values())
     }
     device = next(iter(totals.values())).device
-    job = _Job(net, modules, places, Expert(expert.task, state), scalar, power, totals, precision, memory)
+    job = Job(net, modules, places, Expert(expert.task, state), scalar, power, totals, precision, memory)
     count = 0
-    with eval_mode(net), torch.no_grad():
+    # An autocast around the call would compute in another precision than the one that is asked for.
+    outer = torch.is_autocast_enabled(device.type)
+    with eval_mode(net), torch.no_grad(), torch.autocast(device.type, enabled=False) if outer else nullcontext():
         engine = None
         for x, y in data:
             if not len(x):
@@ -91,21 +95,6 @@ def mean_over_samples(
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is asked for: of the network with these `modules`, laid out as `places` says, sums in `totals`."""
-
-    net: nn.Module
-    modules: list[nn.Module]
-    places: Layout
-    expert: Expert
-    scalar: Scalar
-    power: Power
-    totals: Params
-    precision: Precision
-    memory: int
-
-
-@dataclass(frozen=True)
 class _Plan:
     """What the first use of a network found out: whether the rules fit it, and what a pass holds for each sample."""
 
@@ -118,14 +107,15 @@ class _Plan:
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
-    """The engine for a network, compared with plain autograd first if it has not been yet."""
-    inputs = (x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype)
+def _choose(job: Job, x: Tensor) -> "Chain | _Engine | Vmapped":
+    """What serves a network, compared with plain autograd first if it has not been yet."""
+    chain = chain_of(job.net, x) if job.precision == "full" else None
+    inputs = (x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype, chain is None)
     plan = _plans.get(job.net)
     if plan is None or plan.places is not job.places or plan.inputs != inputs:
         _refuse_batch_statistics(job)
         try:
-            fits, size = _compare(job, x)
+            fits, size = _compare(job, x, chain)
             reason = "the layers' rules and plain autograd differ on it"
         except _UnfitError as unfit:
             fits, size, reason = False, 0, str(unfit)
@@ -136,10 +126,10 @@ def _choose(job: _Job, x: Tensor) -> "_Engine | Vmapped":
         plan = _plans[job.net] = _Plan(job.places, inputs, fits, size)
     if not plan.fits:
         return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals)
-    return _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
+    return Chain(job, chain) if chain else _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
 
 
-def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
+def _compare(job: Job, x: Tensor, chain: list[nn.Module] | None) -> tuple[bool, int]:
     """Whether the rules' sums of absolute gradients are those of plain autograd; bytes held per sample.
 
     For two noisy images, moved buffers, gains and biases, and a mixture of all logits: with the data's, the expert's
@@ -165,7 +155,8 @@ def _compare(job: _Job, x: Tensor) -> tuple[bool, int]:
     everything = Expert(Task("all", slice(None)), state)
     probe = replace(job, expert=everything, scalar=mixture, power=1, precision="full")
     try:
-        held = _Engine(probe, 0).measured_add(images.clone(), sides)
+        serving = Chain(probe, chain) if chain else _Engine(probe, 0)
+        held = serving.measured_add(images.clone(), sides)
     except InputError:
         raise
     except Exception as error:  # of a rule, which may be the user's own
@@ -196,7 +187,7 @@ def _size(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, 1))
 
 
-def _refuse_batch_statistics(job: _Job) -> None:
+def _refuse_batch_statistics(job: Job) -> None:
     for name, layer in zip(job.places.prefixes, job.modules, strict=True):
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:
             raise InputError(
@@ -236,7 +227,7 @@ class _Use:
 class _Engine:
     """Adds sums over samples of |gradient|^power to the job's totals; a pass holds `bytes_per_number` of the images."""
 
-    def __init__(self, job: _Job, bytes_per_number: float) -> None:
+    def __init__(self, job: Job, bytes_per_number: float) -> None:
         self.job = job
         self.bytes_per_number = bytes_per_number
         self.root = next(iter(job.totals.values())).new_zeros((), requires_grad=True)
