@@ -368,6 +368,7 @@ def other_rank(process: subprocess.Popen[str]) -> int:
     return pid
 
 
+@pytest.mark.slow
 def test_a_run_whose_rank_is_killed_ends_in_one_line(tmp_path: Path):
     out, store = tmp_path / "out", Path(os.environ["DUA_STORE_DIR"])
     run = (*TINY, *FOREVER, *DDP, "trainer.checkpoint_seconds=0", f"paths.output_dir={out}")
