@@ -30,7 +30,7 @@ ROWS = 6
 """Inputs in a tile."""
 TILES = 72
 """Tiles of inputs, with the same outputs, that a thread takes at a time: their total lies in the second-level cache."""
-PACKED_BYTES = 32 * 2**20
+PACKED_BYTES = 16 * 2**20
 """Of images with their gradients in the order of the tiles."""
 
 
