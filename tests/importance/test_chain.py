@@ -98,7 +98,7 @@ def plain() -> nn.Module:
 OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "another activation": (lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)), (2, 3)),
     "a layer of one's own": (lambda: nn.Sequential(Twice(3, 3)), (2, 3)),
-    "no layer": (nn.Sequential, (2, 3)),
+    "no layer": (nn.Sequential, (2, 4, 3)),
     "nothing after the rectifier": (lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU()), (2, 3)),
     "rows of rows": (plain, (2, 4, 3)),
     "part of the dimensions": (lambda: nn.Sequential(nn.Flatten(2), nn.Linear(6, 3)), (2, 4, 2, 3)),

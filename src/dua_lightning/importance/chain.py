@@ -30,11 +30,11 @@ def chain_of(net: nn.Module, x: Tensor) -> list[nn.Module] | None:
     layers = [part for part in parts if type(part) in (nn.Linear, nn.ReLU)]
     weights = [weight for layer in layers for weight in layer._parameters.values() if weight is not None]
     if (
-        any(type(part) not in PARTS for part in parts)
-        or any(module._forward_hooks or module._forward_pre_hooks for module in found)
-        or any(type(part) is nn.Flatten and (part.start_dim, part.end_dim) != (1, -1) for part in parts)
+        not (layers and type(layers[-1]) is nn.Linear and nn.Linear in RULES)
         or not (x.dim() == 2 or type(parts[0]) is nn.Flatten)
-        or not (layers and type(layers[-1]) is nn.Linear and nn.Linear in RULES)
+        or any(type(part) not in PARTS for part in parts)
+        or any(type(part) is nn.Flatten and (part.start_dim, part.end_dim) != (1, -1) for part in parts)
+        or any(module._forward_hooks or module._forward_pre_hooks for module in found)
         or len({id(weight) for weight in weights}) < len(weights)
     ):
         return None
@@ -104,10 +104,10 @@ class Chain:
             inputs.append(y)
             y = nn.functional.linear(y, link.weight, link.bias)
         d = self._of_logits(y, sides)
+        if d is None:
+            return
         for index in range(len(self.links) - 1, self.first - 1, -1):
             link, a = self.links[index], inputs.pop()
-            if d is None:
-                return
             if link.totals:
                 RULES[nn.Linear].add_(link.totals, link.layer, {}, a, d, self.job.power)
             if index > self.first:
