@@ -7,6 +7,7 @@ all rounds, in which the cases are run in turn.
 """
 
 import argparse
+import logging
 import statistics
 import time
 
@@ -42,6 +43,7 @@ class Clock(Callback):
 
 
 def main() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
