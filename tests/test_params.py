@@ -1,9 +1,12 @@
 """The algebra on named tensors, and running a network with a state that is not its own."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from dua_lightning.params import add, body_names, clone, eval_mode, pearson, task_logits
 from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
@@ -25,6 +28,50 @@ def test_a_tied_weight_is_named_once_for_each_use() -> None:
     assert names["body.second.weight"] == names["body.first.weight"] == "body.first.weight"
     assert names["body.second.bias"] == "body.second.bias"
     assert len(names) == 4
+
+
+class Switched(nn.Module):
+    """Whose head is one or the other of its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)]).double()
+        self.last = 1
+
+    @property
+    def head(self) -> nn.Module:
+        return self.layers[self.last]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers[self.last](self.layers[1 - self.last](x.flatten(1)))
+        return y
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "a layer": lambda net: setattr(net.body, "3", nn.Linear(5, 5).double()),
+    "a weight": lambda net: setattr(net.body[1], "weight", nn.Parameter(torch.rand(5, 6, dtype=torch.float64))),
+    "a tied weight": lambda net: setattr(net.body[3], "bias", net.body[1].bias),
+    "a weight less": lambda net: setattr(net.body[1], "bias", None),
+    "the head": lambda net: setattr(net, "head", nn.Linear(5, 9).double()),
+    "which layer is the head": lambda net: setattr(net, "last", 0),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_network_that_is_changed_after_its_first_use_is_seen_as_it_is(what: str) -> None:
+    net = Switched() if "which" in what else MLP.build()
+    x = MLP.images(3)
+    task_logits(net, {}, x, TASK.classes)
+    before = body_names(net)
+    CHANGES[what](net)
+    # A copy is a network that was never seen.
+    twin = copy.deepcopy(net)
+    for p in twin.parameters():
+        nn.init.normal_(p)
+    assert body_names(net) == body_names(twin)
+    assert (before != body_names(net)) == (what in ("a tied weight", "a weight less", "which layer is the head"))
+    with torch.no_grad():
+        equal(task_logits(net, twin.state_dict(), x, slice(None)), twin(x))
 
 
 def test_a_clone_shares_nothing() -> None:

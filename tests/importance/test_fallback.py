@@ -288,6 +288,32 @@ def test_a_hook_that_changes_an_output_is_heeded(first: str) -> None:
     close(omega, mean_power(reference, plain.expert(), x, wave, 1))
 
 
+def test_a_layer_that_becomes_another_after_a_measurement_is_found_out() -> None:
+    plain = case("plain", (3,), lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh()), 4)
+    net, reference, x = plain.build(), plain.build(), plain.images(N)
+    MAS()(net, plain.expert(), [(x, None)])
+    for network in (net, reference):
+        network.body[0].__class__ = Twofold
+    with fallbacks() as lines:
+        omega = mean_over_samples(net, plain.expert(), [(x, None)], wave, 1)
+    assert len(lines) == 1
+    close(omega, mean_power(reference, plain.expert(), x, wave, 1))
+
+
+def test_a_measurement_by_formulas_does_not_vouch_for_the_rules() -> None:
+    def again(layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> Tensor:
+        return y + linear(inputs[0], layer.weight)
+
+    net, reference, x = MLP.build(), MLP.build(), MLP.images(N)
+    MAS()(net, MLP.expert(), [(x, None)])
+    for network in (net, reference):
+        network.body[1].register_forward_hook(again)
+    with fallbacks() as lines:
+        omega = mean_over_samples(net, MLP.expert(), [(x, None)], wave, 1)
+    assert len(lines) == 1
+    close(omega, mean_power(reference, MLP.expert(), x, wave, 1))
+
+
 class ScaleRule(Rule):
     """The bias's gradient is the output's itself."""
 
