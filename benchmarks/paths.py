@@ -28,6 +28,7 @@ from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracies, accuracy
 from dua_lightning.importance import MAS, Fisher, Importance, Uniform
 from dua_lightning.importance.functional import Vmapped
+from dua_lightning.importance.job import Precision
 from dua_lightning.merge import Mode
 from dua_lightning.methods import Anchor, Free, Regulariser
 from dua_lightning.nets import mlp, vgg11, vgg11_bn
@@ -64,13 +65,15 @@ def noise(count: int, shape: tuple[int, ...] = (3, 28, 28), classes: int = 2) ->
     return images(pixels, torch.arange(count) % classes, torch.arange(count), 0.5, 0.5)
 
 
-def psi(net: nn.Module, shape: tuple[int, ...], count: int, kind: Literal["MAS", "Fisher"]) -> Sides:
+def psi(
+    net: nn.Module, shape: tuple[int, ...], count: int, kind: Literal["MAS", "Fisher"], precision: Precision = "full"
+) -> Sides:
     """One expert's importance; floor: a forward and backward pass of the same batch, with gradients of all weights."""
     data = noise(count, shape)
     x, y = data.inputs(), data.labels
     net.eval()
     expert = Expert(Task("task", slice(0, 2)), clone(net.state_dict()))
-    importance: Importance = MAS() if kind == "MAS" else Fisher()
+    importance: Importance = (MAS if kind == "MAS" else Fisher)(precision=precision)
     loss, scalar, power = LOSSES[kind]
 
     def floor() -> None:
@@ -285,6 +288,9 @@ PATHS: dict[str, Path] = {
     "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
     "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
     "Fisher, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "Fisher"), 1.2, 1.0),
+    "MAS in bfloat16, VGG11-BN, 64 images of 64": Path(
+        PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS", "bf16"), 0.6
+    ),
     "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
     "Fisher, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "Fisher"), 1.2),
     "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.15),

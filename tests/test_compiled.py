@@ -27,15 +27,32 @@ def test_results_are_in_the_order_of_the_items_and_errors_come_through() -> None
         compiled.in_threads(lambda item: 1 // item, [1, 0])
 
 
-def test_only_those_who_measure_large_convolutions_load_it() -> None:
+USES = {
+    "merging": (
+        "from dua_lightning.merge import Mode",
+        (1000, 1 << 20),
+        "Mode()([Expert(TASK, {'w': torch.rand(size)})], [{'w': torch.rand(size)}])",
+    ),
+    "measuring convolutions": (
+        "from dua_lightning.importance import MAS",
+        (2, 64),
+        "net = torch.nn.Sequential(torch.nn.Conv2d(size, size, 3), torch.nn.Flatten())\n"
+        "    MAS()(net, Expert(TASK, net.state_dict()), [(torch.rand(32, size, 14, 14), None)])",
+    ),
+}
+"""Import, a small and a large size, and what is done with one."""
+
+
+@pytest.mark.parametrize("use", USES)
+def test_large_networks_take_the_loop_and_small_ones_never_load_it(use: str) -> None:
+    imported, sizes, done = USES[use]
     code = (
-        "import sys, torch\n"
-        "from dua_lightning.importance import MAS\n"
+        f"import sys, torch\n{imported}\n"
         "from dua_lightning.tasks import Expert, Task\n"
-        "for width in (2, 64):\n"
-        "    net = torch.nn.Sequential(torch.nn.Conv2d(width, width, 3), torch.nn.Flatten())\n"
-        "    MAS()(net, Expert(Task('a', slice(0, 2)), net.state_dict()), [(torch.rand(32, width, 14, 14), None)])\n"
+        "TASK = Task('a', slice(0, 2))\n"
+        f"for size in {sizes}:\n"
+        f"    {done}\n"
         "    print('numba' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True"]

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Kept on disk where there is a place for it. Without fast maths: the same bits on every processor."""
+    """Kept on disk where there is a place for it. Without fast maths: what is written is computed, in its order."""
     try:
         found: Callable[..., Any] = njit(function, nogil=True, cache=True, error_model="numpy")
     except RuntimeError:

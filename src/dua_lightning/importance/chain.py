@@ -1,4 +1,4 @@
-"""Perceptrons by formulas: what modules and autograd do around so short a pass would take a sixth of it.
+"""Perceptrons by formulas: what modules and autograd do around so short a pass would be a good part of it.
 
 A chain of linear layers and rectifiers is served here, any other network by the engine of `persample`. With the inputs
 `a_l` of the layers and the gradients `d_l` of their outputs, from the last layer to the first,

@@ -175,9 +175,9 @@ def _over_positions(x: Tensor) -> Tensor:
 
 
 def _block(a: Tensor, size: int = BLOCK_BYTES) -> int:
-    """Samples whose inputs have at most `size` bytes; those of the default fit the cache."""
-    blocks = -(-a.nbytes // size)
-    return max(1, -(-len(a) // max(1, blocks)))
+    """Samples in each of equal blocks of about `size` bytes of inputs; those of the default fit the cache."""
+    blocks = max(1, -(-a.nbytes // size))
+    return max(1, -(-len(a) // blocks))
 
 
 _memory = threading.local()
