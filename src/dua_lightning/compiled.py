@@ -4,7 +4,7 @@ Modules that import this are imported where it pays: numba takes long to load, a
 machine.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -37,10 +37,12 @@ pointer: Callable[..., Any] = intrinsic(_to_pointer)
 """Of an address, in compiled code."""
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`work` on each of the items, by as many threads as torch uses.
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`work` on each of the items, by as many threads as torch uses; on a single one by the caller's.
 
     Threads of numba's own would end the process in a fork of it, and on some systems with two loops at a time.
     """
+    if len(items) == 1:
+        return [work(items[0])]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(work, items))

@@ -27,7 +27,7 @@ COMPILED_TYPES = [
 ]
 """Types of weights and of priors that the compiled loop takes."""
 
-COMPILED_FROM = 1 << 20
+COMPILED_FROM = 1 << 17
 """Weights from which a network goes through the compiled loop; below, loading the loop costs more than it saves."""
 
 BLOCK = 1 << 16
