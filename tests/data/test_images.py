@@ -239,25 +239,35 @@ def test_no_more_bytes_are_read_at_once_than_allowed_unless_one_batch_has_more(
     assert max(store.reads) == at_once
 
 
-def test_kept_batches_are_those_of_every_pass_and_made_anew_after_a_write():
-    some = colour(8)
-    kept = Kept(Batches(some, 3))
-    assert len(kept) == 3
+def test_kept_batches_are_those_of_every_pass_and_made_anew_after_a_write(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 3)
+    parts = [colour(8), colour(5, seed=1)[1:]]
+    kept = Kept(parts)
+    assert [len(rows) for rows in kept.batches()] == [3, 2]
     for change in (torch.Tensor.zero_, lambda x: x[0].add_(1), lambda x: x.view(-1).mul_(2)):
-        first, second = list(kept), list(kept)
-        assert all(a is b for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True))
-        assert torch.equal(torch.cat([x for x, _ in first]), some.inputs())
-        assert torch.equal(torch.cat([y for _, y in first]), some.labels)
-        for part in first[1]:
-            change(part)
+        first, second = ([list(rows) for rows in kept.batches()] for _ in range(2))
+        for part, batches, again in zip(parts, first, second, strict=True):
+            assert [x.data_ptr() for x, _ in batches] == [x.data_ptr() for x, _ in again]
+            assert max(len(x) for x, _ in batches) == 3
+            assert torch.equal(torch.cat([x for x, _ in batches]), part.inputs())
+            assert torch.equal(torch.cat([y for _, y in batches]), part.labels)
+        for of_batch in first[0][1]:
+            change(of_batch)
 
 
 def test_kept_batches_notice_writes_in_inference_mode_too():
     some = colour(8)
-    kept = Kept(Batches(some, 3, labelled=False))
+    (batches,) = Kept([some], labelled=False).batches()
     with torch.inference_mode():
         for _ in range(2):
-            (x, labels), *_ = kept
-            assert torch.equal(x, some[:3].inputs())
+            ((x, labels),) = batches
+            assert torch.equal(x, some.inputs())
             assert labels is None
             x.add_(1)
+
+
+def test_inputs_are_written_where_they_are_wanted():
+    some = colour(4)
+    out = torch.full((4, *some.inputs().shape[1:]), torch.nan)
+    assert some.inputs(out=out) is out
+    assert torch.equal(out, some.inputs())

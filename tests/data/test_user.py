@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_phi_reads_small_batches_of_the_validation_half_in_a_new_order_each_pass
 def test_images_are_made_once_for_a_draw_and_anew_where_one_was_written_to(half: str):
     data = user()
     first, again = ([x for loader in getattr(data, half)() for x, _ in loader] for _ in range(2))
-    assert all(x is y for x, y in zip(first, again, strict=True))
+    assert all(x.data_ptr() == y.data_ptr() for x, y in zip(first, again, strict=True))
     before = first[0].clone()
     first[0].add_(1)
     assert torch.equal(next(iter(getattr(data, half)()[0]))[0], before)
@@ -122,15 +123,30 @@ def test_evaluation_images_that_are_too_large_to_keep_are_the_same(monkeypatch: 
     data = user()
     read, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(kept, read, strict=True))
-    assert not any(x is y for x, y in zip(read, again, strict=True))
+    assert not any(x.data_ptr() == y.data_ptr() for x, y in zip(read, again, strict=True))
+    assert data.test_images() is None
 
 
 def test_the_evaluation_images_of_a_draw_go_with_it():
     data = user().draw(2)
-    image = weakref.ref(next(iter(data.test_dataloader()[0]))[0])
-    assert image() is not None
+    images = weakref.ref(next(iter(data.test_dataloader()[0]))[0]._base)
+    assert images() is not None
     data = data.draw(3)
-    assert image() is None
+    assert images() is None
+
+
+def test_all_tasks_lie_in_one_tensor_where_they_are_small_and_alike():
+    data = user()
+    images = data.test_images()
+    assert images is not None
+    x, y = images.rows(slice(None))
+    assert torch.equal(x, torch.cat([half.inputs() for half in data.evaluation]))
+    assert torch.equal(y, torch.cat([half.labels for half in data.evaluation]))
+    assert [(place.start, place.stop) for place in images.places] == [(0, 10), (10, 20)]
+    small, large = tiny.pictures(1, per_class=10), tiny.pictures(1, per_class=10)
+    mixed = UserData("someone", [replace(small, crop=2), large], tiny.tasks(2), 0)
+    assert mixed.test_images() is None
+    assert next(iter(mixed.test_dataloader()[0]))[0].shape[2:] == (2, 2)
 
 
 def test_the_recipe_tells_users_seeds_draws_images_and_labels_apart_and_nothing_else():

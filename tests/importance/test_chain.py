@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dua_lightning.importance import MAS, Fisher
-from dua_lightning.importance.chain import chain_of
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import RULES, Power
 from dua_lightning.nets import Network
+from dua_lightning.nets.chain import chain_of
 from dua_lightning.tasks import Expert
 from tests.importance.drawn import CLASSES
 from tests.importance.engine import fallbacks
@@ -116,9 +116,13 @@ def test_other_networks_are_none(name: str) -> None:
     assert chain_of(make(), torch.zeros(shape)) is None
 
 
-def test_without_a_rule_for_linear_layers_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_rule_for_linear_layers_torch_func_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, nn.Linear)
-    assert chain_of(plain(), torch.zeros(2, 3)) is None
+    net, expert, x = MLP.build(), MLP.expert(), MLP.images(4)
+    with fallbacks() as lines:
+        omega = MAS()(net, expert, [(x, None)])
+    assert len(lines) == 1
+    close(omega, mas(net, expert, x))
 
 
 def test_a_chain_by_its_modules_that_computes_something_else_is_noticed() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -68,12 +69,13 @@ class Images:
         # Indexing a tensor copies it byte by byte, which takes ten times as long.
         return self.store.index_select(0, self.rows) if isinstance(self.store, Tensor) else self.store[self.rows]
 
-    def inputs(self, augment: torch.Generator | None = None) -> Tensor:
+    def inputs(self, augment: torch.Generator | None = None, out: Tensor | None = None) -> Tensor:
         """`(n, channels, crop, crop)` float32, normalised; `(n, channels, height, width)` without a cut.
 
         The central cut; with `augment` a cut at random, mirrored with probability one half, each image on its own.
+        Written into `out` where it is given.
         """
-        return _inputs(self.pixels, self.scale[:, :, None, None], self.shift[:, :, None, None], self.crop, augment)
+        return _inputs(self.pixels, self.scale[:, :, None, None], self.shift[:, :, None, None], self.crop, augment, out)
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that the network may see of these images, in their order; made once."""
@@ -126,13 +128,20 @@ def images(
     return Images(pixels, torch.arange(n), labels.long(), sources.long(), 1 / (255 * spread), -centre / spread, crop)
 
 
-def _inputs(pixels: Tensor, scale: Tensor, shift: Tensor, crop: int | None, augment: torch.Generator | None) -> Tensor:
+def _inputs(
+    pixels: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    crop: int | None,
+    augment: torch.Generator | None,
+    out: Tensor | None = None,
+) -> Tensor:
     if augment is not None:
         pixels = _cut_and_mirror(pixels, crop, augment)
     elif crop is not None:
         top, left = ((side - crop) // 2 for side in pixels.shape[2:])
         pixels = pixels[:, :, top : top + crop, left : left + crop]
-    x = pixels.float()
+    x = pixels.float() if out is None else out.copy_(pixels)
     # In place: the system clears fresh memory first, which for many images takes longer than the arithmetic.
     return torch.addcmul(shift, x, scale, out=x)
 
@@ -208,27 +217,52 @@ class Batches:
 
 
 class Kept:
-    """The batches of `Batches` without a stream, made at the first pass and handed out again at later ones.
+    """The images of several tasks, made at the first use, in one tensor, and handed out again at later ones.
 
-    Readers share the tensors. PyTorch counts the writes to a tensor: where one has been written to, the next pass makes
-    all of them anew.
+    All inputs are of one shape. Readers share the tensors. PyTorch counts the writes to a tensor: where one has been
+    written to, the next use makes all of them anew.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-        self._kept: list[Batch] = []
+    def __init__(self, parts: Sequence[Images], labelled: bool = True) -> None:
+        self.parts = parts
+        self.labelled = labelled
+        ends = list(accumulate(map(len, parts), initial=0))
+        self.places = [slice(first, end) for first, end in pairwise(ends)]
+        self._kept: tuple[Tensor, Tensor] | None = None
         self._writes: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self.batches)
+    def batches(self) -> list["Rows"]:
+        """For each task those of `Batches` without a stream, `EVALUATION_BATCH` images each."""
+        return [Rows(self, place) for place in self.places]
 
-    def __iter__(self) -> Iterator[Batch]:
-        if not self._kept or self._count() != self._writes:
+    def rows(self, rows: slice) -> Batch:
+        """The rows counted through all tasks, whose own are at `places`; views."""
+        if self._kept is None or [tensor._version for tensor in self._kept] != self._writes:
             # Tensors that are made in inference mode have no count.
             with torch.inference_mode(False):
-                self._kept = list(self.batches)
-            self._writes = self._count()
-        yield from self._kept
+                self._kept = self._made()
+            self._writes = [tensor._version for tensor in self._kept]
+        x, labels = self._kept
+        return x[rows], labels[rows] if self.labelled else None
 
-    def _count(self) -> list[int]:
-        return [tensor._version for batch in self._kept for tensor in batch if tensor is not None]
+    def _made(self) -> tuple[Tensor, Tensor]:
+        shape = self.parts[0][:1].inputs().shape[1:]
+        x = torch.empty(self.places[-1].stop, *shape)
+        for part, place in zip(self.parts, self.places, strict=True):
+            part.inputs(out=x[place])
+        return x, torch.cat([part.labels for part in self.parts])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Batches of consecutive rows of `Kept`."""
+
+    kept: Kept
+    rows: slice
+
+    def __len__(self) -> int:
+        return len(range(self.rows.start, self.rows.stop, EVALUATION_BATCH))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(self.rows.start, self.rows.stop, EVALUATION_BATCH):
+            yield self.kept.rows(slice(start, min(start + EVALUATION_BATCH, self.rows.stop)))

@@ -1,13 +1,13 @@
 """A user's data, which never leave the device."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
 from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images, Kept
 from dua_lightning.data.splits import split
 from dua_lightning.streams import generator
-from dua_lightning.tasks import Task
+from dua_lightning.tasks import Batch, Task
 
 KEEP_BYTES = 256 * 2**20
 """The images of one draw up to this size are kept as the network sees them: every row of a run reads them."""
@@ -73,19 +73,25 @@ class UserData:
             for task, images in zip(self.tasks, self.validation, strict=True)
         ]
 
-    def predict_dataloader(self) -> Sequence[Batches | Kept]:
+    def predict_dataloader(self) -> Sequence[Iterable[Batch]]:
         """User-validation data of each task for psi, in a fixed order; to be read and not written to."""
-        return self._in_order[0]
+        return self._in_order(self.validation, self._kept and self._kept[0], self.labelled)
 
-    def test_dataloader(self) -> Sequence[Batches | Kept]:
+    def test_dataloader(self) -> Sequence[Iterable[Batch]]:
         """Evaluation data of each task, in a fixed order; to be read and not written to."""
-        return self._in_order[1]
+        return self._in_order(self.evaluation, self.test_images())
+
+    def test_images(self) -> Kept | None:
+        """Evaluation data of all tasks in one tensor; none for those that are too large to be kept."""
+        return self._kept and self._kept[1]
+
+    def _in_order(self, half: list[Images], kept: Kept | None, labelled: bool = True) -> Sequence[Iterable[Batch]]:
+        return kept.batches() if kept else [Batches(images, EVALUATION_BATCH, labelled=labelled) for images in half]
 
     @cached_property
-    def _in_order(self) -> Sequence[Sequence[Batches | Kept]]:
-        halves = [
-            [Batches(images, EVALUATION_BATCH, labelled=self.labelled) for images in self.validation],
-            [Batches(images, EVALUATION_BATCH) for images in self.evaluation],
-        ]
-        size = sum(len(images) * images[:1].inputs().nbytes for images in self.validation + self.evaluation)
-        return [[Kept(batches) for batches in half] for half in halves] if size <= KEEP_BYTES else halves
+    def _kept(self) -> tuple[Kept, Kept] | None:
+        samples = [(len(images), images[:1].inputs()) for images in self.validation + self.evaluation]
+        small = sum(count * x.nbytes for count, x in samples) <= KEEP_BYTES
+        if small and len({x.shape for _, x in samples}) == 1:
+            return Kept(self.validation, self.labelled), Kept(self.evaluation)
+        return None

@@ -16,13 +16,15 @@ ACTIVATIONS = 16
 
 
 class Vmapped:
-    """Adds sums over samples of |gradient|^power to `totals`; holds a gradient for each sample of a chunk."""
+    """Adds sums over samples of |gradient of scale * scalar|^power to `totals`; holds those of a chunk's samples."""
 
-    def __init__(self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params) -> None:
+    def __init__(
+        self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params, scale: float = 1.0
+    ) -> None:
         theta = {name: expert.state[name].detach() for name in totals}
 
         def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
-            return scalar(task_logits(net, expert.state | theta, x[None], expert.task.classes)[0], side)
+            return scalar(task_logits(net, expert.state | theta, x[None], expert.task.classes)[0], side) * scale
 
         self.theta = theta
         self.gradients = vmap(grad(value), in_dims=(None, 0, 0))

@@ -16,7 +16,7 @@ Precision = Literal["full", "bf16"]
 
 @dataclass(frozen=True)
 class Job:
-    """The sums over samples of |gradient|^power, to be added to `totals`.
+    """The sums over samples of |gradient of scale * scalar|^power, to be added to `totals`.
 
     `net` has these `modules`, laid out as `places` says; its weights are those of `expert`. `memory`: bytes of
     activations that one pass may hold.
@@ -27,6 +27,7 @@ class Job:
     places: Layout
     expert: Expert
     scalar: Scalar
+    scale: float
     power: Power
     totals: Params
     precision: Precision

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance.chain import Chain, chain_of
+from dua_lightning.importance.chain import Chain
 from dua_lightning.importance.functional import Vmapped
 from dua_lightning.importance.job import Job, Precision
 from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
 from dua_lightning.importance.scalars import Scalar
+from dua_lightning.nets.chain import chain_of
 from dua_lightning.params import Layout, Params, State, eval_mode, layout, modules_of, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
 
@@ -73,8 +74,7 @@ def mean_over_samples(
         for name in dict.fromkeys(names.values())
     }
     device = next(iter(totals.values())).device
-    job = Job(net, modules, places, Expert(expert.task, state), scalar, power, totals, precision, memory)
-    count = 0
+    count = unit = 0
     # An autocast around the call would compute in another precision than the one that is asked for.
     outer = torch.is_autocast_enabled(device.type)
     with eval_mode(net), torch.no_grad(), torch.autocast(device.type, enabled=False) if outer else nullcontext():
@@ -85,12 +85,18 @@ def mean_over_samples(
             sides = torch.zeros(len(x)) if side is None else side(x, y)
             x, sides = x.detach().to(device), sides.to(device)
             if engine is None:
+                # Of a scaled scalar, sums over a single batch are the means, and large totals need not be divided. In
+                # half precision the scale would round.
+                unit = len(x) if all(state[name].dtype == total.dtype for name, total in totals.items()) else 1
+                scale, frozen = unit ** (-1 / power), Expert(expert.task, state)
+                job = Job(net, modules, places, frozen, scalar, scale, power, totals, precision, memory)
                 engine = _choose(job, x)
             engine.add(x, sides)
             count += len(x)
     if not count:
         raise InputError(f"an importance needs at least one image of task {expert.task.name}, and the data have none")
-    torch._foreach_div_(list(totals.values()), count)
+    if count > unit:
+        torch._foreach_mul_(list(totals.values()), unit / count)
     return {name: totals[first] for name, first in names.items()}
 
 
@@ -109,7 +115,7 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 def _choose(job: Job, x: Tensor) -> "Chain | _Engine | Vmapped":
     """What serves a network, compared with plain autograd first if it has not been yet."""
-    chain = chain_of(job.net, x) if job.precision == "full" else None
+    chain = chain_of(job.net, x) if job.precision == "full" and nn.Linear in RULES else None
     inputs = (x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype, chain is None)
     plan = _plans.get(job.net)
     if plan is None or plan.places is not job.places or plan.inputs != inputs:
@@ -125,7 +131,7 @@ def _choose(job: Job, x: Tensor) -> "Chain | _Engine | Vmapped":
             log.warning("%s: importances by torch.func, which is slower; %s", type(job.net).__name__, reason)
         plan = _plans[job.net] = _Plan(job.places, inputs, fits, size)
     if not plan.fits:
-        return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals)
+        return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals, job.scale)
     return Chain(job, chain) if chain else _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
 
 
@@ -153,7 +159,7 @@ def _compare(job: Job, x: Tensor, chain: list[nn.Module] | None) -> tuple[bool, 
         return (logits * torch.arange(1, logits.shape[-1] + 1, device=logits.device).to(dtype).cos()).sum(-1)
 
     everything = Expert(Task("all", slice(None)), state)
-    probe = replace(job, expert=everything, scalar=mixture, power=1, precision="full")
+    probe = replace(job, expert=everything, scalar=mixture, scale=1.0, power=1, precision="full")
     try:
         serving = Chain(probe, chain) if chain else _Engine(probe, 0)
         held = serving.measured_add(images.clone(), sides)
@@ -270,7 +276,7 @@ class _Engine:
         try:
             with torch.enable_grad(), self._precision():
                 logits = task_logits(self.job.net, self.job.expert.state, x, self.job.expert.task.classes)
-                value = self.job.scalar(logits.to(self.root.dtype), sides).sum()
+                value = self.job.scalar(logits.to(self.root.dtype), sides).sum() * self.job.scale
         finally:
             for hook in hooks:
                 hook.remove()
