@@ -86,7 +86,7 @@ def accuracies(
 
 
 def _logits(net: nn.Module, state: State, x: Tensor, classes: slice = slice(None)) -> Tensor:
-    """`task_logits` in evaluation mode, in passes that hold no more than those of `EVALUATION_BATCH` images would.
+    """`task_logits` in evaluation mode, in passes of `EVALUATION_BATCH` images.
 
     A perceptron, whose layers hold little, takes as many images as fit into `PASS_BYTES`.
     """
@@ -95,7 +95,7 @@ def _logits(net: nn.Module, state: State, x: Tensor, classes: slice = slice(None
         return torch.cat([task_logits(net, state, part, classes) for part in x.split(EVALUATION_BATCH)])
     modules = modules_of(net)
     links = linked(layers, modules, layout(net, modules), state, classes)
-    size = max(EVALUATION_BATCH, PASS_BYTES // sum(link.weight[:, 0].nbytes for link in links))
+    size = max(EVALUATION_BATCH, PASS_BYTES // sum(len(link.weight) * x.itemsize for link in links))
     return torch.cat([forward(links, part)[-1] for part in x.split(size)])
 
 
