@@ -104,6 +104,14 @@ def test_what_is_not_adapted_costs_nothing():
     assert evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), []), Unchanged(), someone())[1] == []
 
 
+@pytest.mark.parametrize(("merge", "images"), [(Each(), [20, 20, 20]), (Mode(), [20, 40, 60])], ids=["each", "mode"])
+def test_a_state_is_evaluated_once_and_tasks_of_one_body_together(merge: Merge, images: list[int]):
+    net, seen = tiny.network(), []
+    net.body.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    evaluate(net, experts(), merge_prefixes(merge, experts(), priors()), Unchanged(), someone())
+    assert seen == images
+
+
 def test_entries_on_and_below_the_diagonal_are_percent_and_those_above_are_nan():
     R = matrix(merge_prefixes(Last(), experts(), []), Unchanged(), someone())
     assert R.shape == (3, 3)

@@ -91,6 +91,12 @@ def tied() -> nn.Module:
     return net
 
 
+def patched() -> nn.Module:
+    net = plain()
+    net[0].forward = MethodType(Twice.forward, net[0])
+    return net
+
+
 def plain() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
 
@@ -104,6 +110,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "part of the dimensions": (lambda: nn.Sequential(nn.Flatten(2), nn.Linear(6, 3)), (2, 4, 2, 3)),
     "a hook": (lambda: hooked(plain(), "register_forward_hook"), (2, 3)),
     "a hook before": (lambda: hooked(plain(), "register_forward_pre_hook"), (2, 3)),
+    "a method of its own": (patched, (2, 3)),
     "a layer twice": (lambda: nn.Sequential(*[nn.Linear(3, 3)] * 2), (2, 3)),
     "a tied weight": (tied, (2, 3)),
 }
