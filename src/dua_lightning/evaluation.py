@@ -32,7 +32,7 @@ def accuracy(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) ->
     Raises `InputError` for data without images or labels.
     """
     with eval_mode(net), torch.no_grad():
-        return _percent(task, ((_logits(net, state, x, task.classes), y) for x, y in data))
+        return _alone(net, state, task, data)
 
 
 def accuracy_per_task(net: nn.Module, states: Sequence[State], tasks: Sequence[Task], images: Kept) -> list[float]:
@@ -71,10 +71,7 @@ def accuracies(
     def evaluate(first: int) -> list[float]:
         own = copy.deepcopy(net).eval()
         with torch.no_grad():
-            return [
-                _percent(task, ((_logits(own, state, x, task.classes), y) for x, y in data))
-                for state, data in users[first::workers]
-            ]
+            return [_alone(own, state, task, data) for state, data in users[first::workers]]
 
     try:
         # The number of threads belongs to the thread that sets it, and is what later ones start from.
@@ -83,6 +80,10 @@ def accuracies(
     finally:
         torch.set_num_threads(threads)
     return [shares[user % workers][user // workers] for user in range(len(users))]
+
+
+def _alone(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> float:
+    return _percent(task, ((_logits(net, state, x, task.classes), y) for x, y in data))
 
 
 def _logits(net: nn.Module, state: State, x: Tensor, classes: slice = slice(None)) -> Tensor:

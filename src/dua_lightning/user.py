@@ -49,6 +49,7 @@ def evaluate(
             found = accuracy_per_task(net, states, tasks, images)
             seen |= {task.name: (state, one) for task, state, one in zip(tasks, states, found, strict=True)}
             new = []
+        # One by one: of adapted states, which may be copies of the whole network, no two are held at once.
         for j in new:
             final = states[j]
             if type(adapt) is not Unchanged:
