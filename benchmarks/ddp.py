@@ -17,10 +17,10 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import track
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.build import build
-from dua_lightning.methods import Free
 from dua_lightning.nets import mlp
-from dua_lightning.training import Training, fit
+from dua_lightning.regularise import Free
+from dua_lightning.run.build import build
+from dua_lightning.training.training import Training, fit
 
 CASES = ((1, 1), (1, 2), (2, 1))
 """Processes, and threads of each."""

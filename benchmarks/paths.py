@@ -30,11 +30,11 @@ from dua_lightning.importance import MAS, Fisher, Importance, Uniform
 from dua_lightning.importance.functional import Vmapped
 from dua_lightning.importance.job import Precision
 from dua_lightning.merge import Mode
-from dua_lightning.methods import Anchor, Free, Regulariser
 from dua_lightning.nets import mlp, vgg11, vgg11_bn
 from dua_lightning.params import Params, clone
+from dua_lightning.regularise import Anchor, Free, Regulariser
 from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training import Training, fit
+from dua_lightning.training.training import Training, fit
 
 Call = Callable[[], object]
 

@@ -16,8 +16,8 @@ import paths
 from hot_paths import ratios
 from rich.progress import track
 
-from dua_lightning.files import replacing
 from dua_lightning.nets import mlp
+from dua_lightning.store.files import replacing
 
 AXES: dict[str, tuple[str, list[int], Callable[[int], paths.Sides]]] = {
     "MAS of an MLP": (

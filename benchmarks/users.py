@@ -22,7 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from dua_lightning.files import replacing, write_text
+from dua_lightning.store.files import replacing, write_text
 
 RUNS = {10: 10, 100: 3, 1_000: 1, 10_000: 1}
 """Number of users -> runs, each with a seed of its own: transforms differ in cost, and ten users have few of them."""
@@ -42,13 +42,13 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     from rich.console import Console
 
     from dua_lightning.__main__ import CONF
-    from dua_lightning.build import build
-    from dua_lightning.cells import Cells
     from dua_lightning.engines import Engine
-    from dua_lightning.pipeline import draw_records, report
     from dua_lightning.report.display import Display
     from dua_lightning.report.loggers import NoLogger
     from dua_lightning.report.stream import Stream
+    from dua_lightning.run.build import build
+    from dua_lightning.run.cells import Cells
+    from dua_lightning.run.pipeline import draw_records, report
 
     places = [f"paths.store_dir={store}", f"paths.output_dir={folder}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):

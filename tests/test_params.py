@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.params import add, body_names, clone, eval_mode, pearson, task_logits
-from tests.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
+from tests.helpers.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
 
 
 def test_the_body_is_everything_but_the_head() -> None:

@@ -10,16 +10,16 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from dua_lightning import training as module
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance import MAS, Fisher, Uniform
-from dua_lightning.methods import Anchor, Distil, Free, Regulariser
 from dua_lightning.params import Params, State, clone
+from dua_lightning.regularise import Anchor, Distil, Free, Regulariser
 from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
-from dua_lightning.store import Recipe, Store
+from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training import Training
-from tests import tiny
+from dua_lightning.training import training as module
+from dua_lightning.training.training import Training
+from tests.helpers import tiny
 
 RECIPES = tuple(Recipe("experts", {"name": name}) for name in ("first", "second", "third"))
 TRAINING = Training(max_epochs=3, lr=0.02)

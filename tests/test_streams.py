@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dua_lightning.streams import derive, generator
-from tests.nets import law
+from tests.helpers.nets import law
 
 PINNED = 3980124625489756672
 

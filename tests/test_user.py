@@ -14,13 +14,13 @@ from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher
 from dua_lightning.merge import Each, Last, Merge, Mode
-from dua_lightning.methods import Free
 from dua_lightning.params import Params, State, clone
+from dua_lightning.regularise import Free
 from dua_lightning.server import merge_prefixes
 from dua_lightning.tasks import Batch, Expert, Task, UserModel
-from dua_lightning.training import Training, fit
+from dua_lightning.training.training import Training, fit
 from dua_lightning.user import evaluate, measure
-from tests import tiny
+from tests.helpers import tiny
 
 TASKS = tiny.tasks()
 

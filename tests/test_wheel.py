@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dua_lightning.__main__ import CONF
-from tests.cli import TINY
+from tests.helpers.cli import TINY
 
 ROOT = Path(__file__).parents[1]
 

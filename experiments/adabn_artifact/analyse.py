@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from dua_lightning.files import replacing, write_text
 from dua_lightning.report.records import read
 from dua_lightning.report.tables import merits
+from dua_lightning.store.files import replacing, write_text
 
 COMPARISONS = {
     "AdaBN minus none": ("adabn", "none"),

@@ -33,21 +33,22 @@ from rich.console import Console
 from scipy import stats
 from torch import Tensor, nn
 
-from dua_lightning import rows, server, user
+from dua_lightning import server, user
 from dua_lightning.__main__ import CONF
-from dua_lightning.build import build
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
 from dua_lightning.data.user import UserData
-from dua_lightning.evaluation import average_accuracy
-from dua_lightning.files import replacing, write_text
 from dua_lightning.importance import MAS, Fisher, Importance, Uniform
 from dua_lightning.importance.batchmean import BATCH
+from dua_lightning.metrics import average_accuracy
 from dua_lightning.params import Params, clone
-from dua_lightning.recipes import Recipes
 from dua_lightning.report.display import Display
 from dua_lightning.report.progress import TrainingProgress
-from dua_lightning.store import Store
+from dua_lightning.run import rows
+from dua_lightning.run.build import build
+from dua_lightning.run.recipes import Recipes
+from dua_lightning.store.files import replacing, write_text
+from dua_lightning.store.store import Store
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Expert, UserModel
 

@@ -12,7 +12,7 @@ import torch
 from dua_lightning.data.corruptions import NAMES, corrupt
 from dua_lightning.data.decode import decode
 from dua_lightning.data.digits import photograph
-from dua_lightning.files import replacing
+from dua_lightning.store.files import replacing
 
 
 def main() -> None:

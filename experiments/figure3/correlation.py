@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dua_lightning import server
 from dua_lightning.__main__ import CONF
-from dua_lightning.build import build
-from dua_lightning.files import replacing, write_text
 from dua_lightning.importance import MAS, Uniform
-from dua_lightning.methods import Anchor
 from dua_lightning.params import Params, clone, pearson
-from dua_lightning.store import Recipe, Store
+from dua_lightning.regularise import Anchor
+from dua_lightning.run.build import build
+from dua_lightning.store.files import replacing, write_text
+from dua_lightning.store.store import Recipe, Store
 
 PANELS = {
     "a: M1, D1 against D2": ((0, 0), (0, 1)),

@@ -10,4 +10,4 @@ done
 if [ "${IMAGES:-mit_indoor}" = mit_indoor ]; then
   python -m dua_lightning -m +experiment=numbers method=imm importance=mas,fim paths.output_dir="$OUT/numbers"
 fi
-python -m dua_lightning.report.compare experiments/table2/expected.csv "$OUT"/*
+python -m dua_lightning.report.published experiments/table2/expected.csv "$OUT"/*

@@ -8,4 +8,4 @@ for benchmark in catprior transprior; do
   python -m dua_lightning -m +experiment=$benchmark model=vgg11_bn method=table4 \
     data/images="${IMAGES:-mit_indoor}" paths.output_dir="$OUT/$benchmark" "$@"
 done
-python -m dua_lightning.report.compare experiments/table4/expected.csv "$OUT"/*
+python -m dua_lightning.report.published experiments/table4/expected.csv "$OUT"/*

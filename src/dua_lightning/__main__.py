@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dua_lightning.errors import InputError
-from dua_lightning.stopping import stoppable
+from dua_lightning.run.stopping import stoppable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,7 +31,7 @@ _TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", 
 
 def _app(cfg: "DictConfig") -> None:
     _load()
-    from dua_lightning import sweep
+    from dua_lightning.run import sweep
 
     if cfg.get("debug") or _TRACEBACK:
         sweep.run_alone(cfg)
@@ -93,16 +93,16 @@ def _run() -> None:
 
 def _command(name: str, arguments: list[str]) -> int:
     if name == "store":
-        from dua_lightning.report import stored
+        from dua_lightning.commands import store
 
-        return stored.main(arguments, CONF / "paths" / "default.yaml")
+        return store.main(arguments, CONF / "paths" / "default.yaml")
     if name == "report":
-        from dua_lightning.report import reporting
+        from dua_lightning.commands import report
 
-        return reporting.main(arguments)
-    from dua_lightning.report import contrast
+        return report.main(arguments)
+    from dua_lightning.commands import compare
 
-    return contrast.main(arguments)
+    return compare.main(arguments)
 
 
 def _ours(error: Exception) -> bool:
@@ -115,7 +115,7 @@ def _load() -> None:
     """Import what a run needs. It stays: looking through it for garbage, now and later, would take a second."""
     if "torch" not in sys.modules:
         gc.disable()
-        import dua_lightning.pipeline  # noqa: F401
+        import dua_lightning.run.pipeline  # noqa: F401
 
         gc.freeze()
         gc.enable()
@@ -133,7 +133,7 @@ def _end_without_reader() -> NoReturn:
 
 
 def _refuse(error: Exception) -> NoReturn:
-    from dua_lightning.sweep import one_line
+    from dua_lightning.run.sweep import one_line
 
     print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(2)

@@ -1,18 +1,11 @@
-"""Accuracy, the accuracy matrix R, and the figures of merit that are read from it.
-
-[LopezPaz2017] D. Lopez-Paz, M. Ranzato. Gradient episodic memory for continual learning. NeurIPS 2017 (R).
-[Chaudhry2018] A. Chaudhry et al. Riemannian walk for incremental learning. ECCV 2018 (forgetting).
-"""
+"""Accuracy of states of a network."""
 
 import copy
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dua_lightning.data.images import EVALUATION_BATCH, Kept
@@ -129,61 +122,3 @@ def _joint(net: nn.Module, states: Sequence[State], tasks: Sequence[Task]) -> St
         for state, task in zip(states[1:], tasks[1:], strict=True):
             joint[name][task.classes] = state[name][task.classes]
     return joint
-
-
-def average_accuracy(R: ArrayLike) -> Any:
-    """Mean over tasks of the accuracy after the last one (percent); higher is better.
-
-    `R`: `(..., N, N)`, accuracy in percent; `R[t, j]` after learning task `t`, on task `j <= t`. Entries above the
-    diagonal are not read. Returns a float for one matrix, an array `(...)` for several.
-
-    >>> average_accuracy([[90.0, 0.0], [80.0, 70.0]])
-    75.0
-    """
-    return _plain(_matrix(R)[..., -1, :].mean(-1))
-
-
-def forgetting(R: ArrayLike) -> Any:
-    """Mean over the N-1 earlier tasks of `R[j, j] - R[N-1, j]` [Chaudhry2018].
-
-    Percentage points; lower is better, negative means backward transfer. NaN where it is not defined: for a single
-    task, or where the accuracies along the way were not measured (Joint training). `R` as in `average_accuracy`.
-
-    >>> forgetting([[90.0, 0.0], [80.0, 70.0]])
-    10.0
-    """
-    lost = _lost(R)
-    return _plain(lost.mean(-1) if lost.shape[-1] else np.full(lost.shape[:-1], np.nan))
-
-
-def forgetting_released(R: ArrayLike) -> Any:
-    """`forgetting` as the authors' released code computes it: the sum over the N-1 earlier tasks divided by N.
-
-    >>> forgetting_released([[90.0, 0.0], [80.0, 70.0]])
-    5.0
-    """
-    n = _matrix(R).shape[-1]
-    return forgetting(R) * (n - 1) / n
-
-
-def _matrix(R: ArrayLike) -> np.ndarray:
-    if isinstance(R, Tensor):
-        R = R.detach().cpu()
-    try:
-        matrix = np.asarray(R, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"an accuracy matrix is (..., N, N) numbers, and this is not ({error})") from error
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or not matrix.shape[-1]:
-        raise InputError(f"an accuracy matrix is (..., N, N) with N at least 1, got shape {matrix.shape}")
-    return matrix
-
-
-def _lost(R: ArrayLike) -> np.ndarray:
-    matrix = _matrix(R)
-    learnt: np.ndarray = np.diagonal(matrix, axis1=-2, axis2=-1)
-    lost: np.ndarray = learnt[..., :-1] - matrix[..., -1, :-1]
-    return lost
-
-
-def _plain(values: Any) -> Any:
-    return float(values) if np.ndim(values) == 0 else values

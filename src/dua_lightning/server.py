@@ -11,13 +11,13 @@ from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
-from dua_lightning.methods.base import Regulariser
 from dua_lightning.params import Params, State
-from dua_lightning.store import Recipe, Store
+from dua_lightning.regularise.base import Regulariser
+from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Expert, UserModel
 
 if TYPE_CHECKING:
-    from dua_lightning.training import Callbacks, Training
+    from dua_lightning.training.training import Callbacks, Training
 
 RECALIBRATION_BATCH = 100
 """Images carried through the network at once where batch-norm statistics are taken on the server."""
@@ -45,7 +45,7 @@ def train_experts(
 
     def trained(recipe: Recipe) -> State:
         # Lightning takes seconds to load; where every expert is in the store, nothing needs it.
-        from dua_lightning.training import fit
+        from dua_lightning.training.training import fit
 
         nonlocal regulariser, consolidated
         for earlier in range(consolidated, len(experts)):

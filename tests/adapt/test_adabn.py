@@ -10,7 +10,7 @@ from dua_lightning.adapt import AdaBN
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, eval_mode
 from dua_lightning.tasks import Batch
-from tests.nets import CLASSES, MLP, TASK, Case, batch_norms, batches, close, equal, labels, untouched
+from tests.helpers.nets import CLASSES, MLP, TASK, Case, batch_norms, batches, close, equal, labels, untouched
 from tests.reference.adabn_loop import adabn
 
 N = 7

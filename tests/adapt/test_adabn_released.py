@@ -6,7 +6,7 @@ from torch import nn
 
 from dua_lightning.adapt import AdaBN, AdaBNReleased
 from dua_lightning.errors import InputError
-from tests.nets import BATCH_NORM, MLP, TASK, untouched
+from tests.helpers.nets import BATCH_NORM, MLP, TASK, untouched
 
 
 def test_gamma_is_1_and_beta_0_and_the_rest_is_the_servers() -> None:

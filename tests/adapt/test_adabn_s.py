@@ -12,7 +12,7 @@ from dua_lightning.adapt import AdaBN, AdaBNS
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch
-from tests.nets import BATCH_NORM, CLASSES, MLP, TASK, batches, close, equal, labels, untouched
+from tests.helpers.nets import BATCH_NORM, CLASSES, MLP, TASK, batches, close, equal, labels, untouched
 
 N = 12
 

@@ -8,7 +8,7 @@ from dua_lightning.adapt import AdaBNSReleased
 from dua_lightning.adapt.base import OfExpert
 from dua_lightning.errors import InputError
 from dua_lightning.params import batch_norm_affine
-from tests.nets import BATCH_NORM, TASK, batch_norms, batches, close, equal, labels, untouched
+from tests.helpers.nets import BATCH_NORM, TASK, batch_norms, batches, close, equal, labels, untouched
 
 EXPERT = BATCH_NORM.expert(3)
 

@@ -7,7 +7,7 @@ import torch
 from dua_lightning.adapt import AdaBN, Finetune, Unchanged
 from dua_lightning.adapt.cost import measured
 from dua_lightning.params import State
-from tests.nets import BATCH_NORM, MLP, TASK, equal, labels
+from tests.helpers.nets import BATCH_NORM, MLP, TASK, equal, labels
 
 
 def test_the_state_is_that_of_the_adaptation() -> None:

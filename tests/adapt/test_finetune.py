@@ -11,7 +11,20 @@ from dua_lightning.adapt import Finetune
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch
-from tests.nets import BATCH_NORM, CLASSES, MLP, PLAIN, TASK, TIED, Case, batches, close, equal, labels, untouched
+from tests.helpers.nets import (
+    BATCH_NORM,
+    CLASSES,
+    MLP,
+    PLAIN,
+    TASK,
+    TIED,
+    Case,
+    batches,
+    close,
+    equal,
+    labels,
+    untouched,
+)
 
 N = 8
 DETERMINISTIC = [pytest.param(case, id=case.name) for case in (MLP, BATCH_NORM, PLAIN, TIED)]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dua_lightning.report.records import read
-from tests.cli import TINY
+from tests.helpers.cli import TINY
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.cli import TINY
+from tests.helpers.cli import TINY
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 # Some ten seconds of training for each of two tasks, with a checkpoint after every epoch.

@@ -21,7 +21,7 @@ from dua_lightning.data import corruptions as module
 from dua_lightning.data.corruptions import CONSTANTS, NAMES, corrupt
 from dua_lightning.errors import InputError
 from dua_lightning.streams import derive
-from tests.nets import law
+from tests.helpers.nets import law
 from tests.reference import corruption_loops
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "spatter.npz"

@@ -11,7 +11,7 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.digits import GREY, UCI_SOURCES, blend, digits, mnist_subset, photograph, uci_digits
 from dua_lightning.data.images import Images
 from dua_lightning.errors import InputError
-from tests.tiny import equal
+from tests.helpers.tiny import equal
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dua_lightning.data import images as module
 from dua_lightning.data.images import Batches, Images, Kept, images
 from dua_lightning.streams import generator
-from tests.nets import law
-from tests.tiny import equal
+from tests.helpers.nets import law
+from tests.helpers.tiny import equal
 
 
 def colour(n: int, seed: int = 0, mean: float = 0.5, std: float = 0.25) -> Images:

@@ -15,7 +15,7 @@ from dua_lightning.data.population import population
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 from tests.data.pools import pool
-from tests.tiny import equal
+from tests.helpers.tiny import equal
 
 POOL = pool()
 

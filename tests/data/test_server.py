@@ -5,7 +5,7 @@ import torch
 from dua_lightning.data.images import Batches, Images
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.tasks import Task
-from tests import tiny
+from tests.helpers import tiny
 
 
 def labelled(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dua_lightning.data.images import Images, images
 from dua_lightning.data.splits import by_task, split
 from dua_lightning.errors import InputError
-from tests.nets import law
+from tests.helpers.nets import law
 
 
 def numbered(labels: list[int], sources: list[int]) -> Images:

@@ -10,7 +10,7 @@ import torch
 from dua_lightning.data import user as module
 from dua_lightning.data.images import Images
 from dua_lightning.data.user import UserData
-from tests import tiny
+from tests.helpers import tiny
 
 ITERATIONS = range(1, 6)
 

@@ -11,8 +11,8 @@ import torch
 
 from dua_lightning.engines import Engine, Job, Serial, Shared, Worker
 from dua_lightning.errors import InputError
-from dua_lightning.store import Recipe, Store
-from dua_lightning.tensorfile import Tensors
+from dua_lightning.store.store import Recipe, Store
+from dua_lightning.store.tensorfile import Tensors
 
 
 def add(item: tuple[str, Any], shared: Shared) -> Any:

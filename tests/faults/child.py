@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from tests.cli import Done
+from tests.helpers.cli import Done
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
-from tests.cli import TINY, Done, refused
 from tests.faults import child
+from tests.helpers.cli import TINY, Done, refused
 
 BASES = ((), ("method=lwf",), ("method=imm", "importance=fim"), ("method=task_experts", "adapt=finetune"))
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tests.cli import TINY, Done, refused
 from tests.faults import child
+from tests.helpers.cli import TINY, Done, refused
 
 RUN = (
     *TINY,

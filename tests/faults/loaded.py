@@ -10,7 +10,7 @@ import torch
 from dua_lightning.data import digits
 
 # The program loads each of these only where it is needed; the last two are what a test process has as its main module.
-for name in ("hydra", "dua_lightning.sweep", "dua_lightning.pipeline", "dua_lightning.report.progress"):
+for name in ("hydra", "dua_lightning.run.sweep", "dua_lightning.run.pipeline", "dua_lightning.report.progress"):
     import_module(name)
 for name in ("torch.func", "torchvision.datasets", "hypothesis", "pytest"):
     import_module(name)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dua_lightning import tensorfile
 from dua_lightning.data.cache import cached
 from dua_lightning.data.decode import decode
 from dua_lightning.data.download import extract
@@ -30,7 +29,8 @@ from dua_lightning.errors import InputError
 from dua_lightning.nets import vgg11
 from dua_lightning.report import records, tables
 from dua_lightning.report.records import Record
-from dua_lightning.store import KINDS, Kind, Recipe, Store, read
+from dua_lightning.store import tensorfile
+from dua_lightning.store.store import KINDS, Kind, Recipe, Store, read
 from tests.data.scenes import mit_members, mit_web, picture, tar
 
 SHAPE = (6, 5, 4)

@@ -4,9 +4,9 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from dua_lightning import training
 from dua_lightning.adapt import adabn_s, finetune
 from dua_lightning.data import digits
+from dua_lightning.training import training
 
 _Trainer, _descend, _assemble = training.Trainer, finetune.descend, digits.assemble
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli import TINY, Done, refused
 from tests.data.scenes import picture
 from tests.faults import child
 from tests.faults.readers import Payload
+from tests.helpers.cli import TINY, Done, refused
 
 OWN = (
     *("data=own_users", "data.images.root=own", "data.images.size=8", "data.input_size=8", "data.iterations=1"),

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.cli import Done
 from tests.faults import configs
 from tests.faults.configs import drawn
+from tests.helpers.cli import Done
 
 QUICK, ALL = 60, 1000
 

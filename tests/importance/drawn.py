@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dua_lightning.nets import Network
-from tests.nets import CLASSES, Case
+from tests.helpers.nets import CLASSES, Case
 
 Make = Callable[[], nn.Module]
 

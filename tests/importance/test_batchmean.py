@@ -6,7 +6,7 @@ from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher
-from tests.nets import CASES, MLP, TASK, Case, batches, close, labels
+from tests.helpers.nets import CASES, MLP, TASK, Case, batches, close, labels
 from tests.reference.batchmean_loop import batch_mean
 
 COLUMNS = TASK.classes

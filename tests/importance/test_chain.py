@@ -15,9 +15,9 @@ from dua_lightning.importance.rules import RULES, Power
 from dua_lightning.nets import Network
 from dua_lightning.nets.chain import chain_of
 from dua_lightning.tasks import Expert
+from tests.helpers.nets import MLP, TASK, Case, batches, close, labels, law, untouched
 from tests.importance.drawn import CLASSES
 from tests.importance.engine import fallbacks
-from tests.nets import MLP, TASK, Case, batches, close, labels, law, untouched
 from tests.reference.fisher_loop import fisher_true
 from tests.reference.mas_loop import mas
 from tests.reference.power_loop import mean_power

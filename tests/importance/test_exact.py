@@ -11,9 +11,9 @@ from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import Power
 from dua_lightning.params import Params
 from dua_lightning.tasks import Expert
+from tests.helpers.nets import TASK, Case, batches, labels, law
 from tests.importance.drawn import cases
 from tests.importance.engine import fallbacks
-from tests.nets import TASK, Case, batches, labels, law
 from tests.reference.fisher_loop import fisher_true
 from tests.reference.mas_loop import mas
 from tests.reference.power_loop import mean_power

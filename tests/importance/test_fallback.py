@@ -15,8 +15,8 @@ from dua_lightning.importance.rules import RULES, Rule
 from dua_lightning.nets import Network
 from dua_lightning.params import Params, State
 from dua_lightning.tasks import Expert, Task
+from tests.helpers.nets import CLASSES, MLP, TASK, Case, batches, close, labels, untouched
 from tests.importance.engine import fallbacks
-from tests.nets import CLASSES, MLP, TASK, Case, batches, close, labels, untouched
 from tests.reference.power_loop import mean_power
 
 N = 5

@@ -10,7 +10,7 @@ from dua_lightning.importance import Fisher, fisher
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
-from tests.nets import CASES, MLP, TASK, Case, batches, close, equal, labels
+from tests.helpers.nets import CASES, MLP, TASK, Case, batches, close, equal, labels
 from tests.reference.fisher_loop import fisher_expected, fisher_sampled, fisher_true
 
 N = 6

@@ -5,7 +5,7 @@ import torch
 
 from dua_lightning.importance import MAS
 from dua_lightning.tasks import Task
-from tests.nets import CASES, MLP, Case, batches, close, equal, labels
+from tests.helpers.nets import CASES, MLP, Case, batches, close, equal, labels
 from tests.reference.mas_loop import mas
 
 

@@ -13,8 +13,8 @@ from dua_lightning.importance import MAS, Fisher, persample
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.nets import Network
 from dua_lightning.tasks import Expert
+from tests.helpers.nets import CASES, CLASSES, MLP, TASK, Case, batches, close, labels
 from tests.importance.engine import fallbacks
-from tests.nets import CASES, CLASSES, MLP, TASK, Case, batches, close, labels
 
 MB = 10**6
 N = 7

@@ -13,8 +13,8 @@ from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import RULES, Power
 from dua_lightning.nets import Network
 from dua_lightning.tasks import Batch, Expert
+from tests.helpers.nets import BATCH_NORM, CASES, CLASSES, MLP, TASK, Case, batches, close, equal, labels, untouched
 from tests.importance.engine import fallbacks
-from tests.nets import BATCH_NORM, CASES, CLASSES, MLP, TASK, Case, batches, close, equal, labels, untouched
 from tests.reference.power_loop import mean_power
 
 N = 7

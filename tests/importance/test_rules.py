@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dua_lightning.importance import rules
 from dua_lightning.importance.rules import RULES, Rule
-from tests.nets import close, equal
+from tests.helpers.nets import close, equal
 
 N = 5
 POWERS = (1, 2)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dua_lightning.importance import scalars
 from dua_lightning.importance.scalars import DERIVATIVES, Scalar
-from tests.nets import close, law
+from tests.helpers.nets import close, law
 
 
 @law

@@ -7,7 +7,7 @@ import torch
 
 from dua_lightning.importance import Uniform
 from dua_lightning.tasks import Batch
-from tests.nets import CASES, Case, equal, untouched
+from tests.helpers.nets import CASES, Case, equal, untouched
 
 
 def unreadable() -> Iterator[Batch]:

@@ -4,7 +4,7 @@ import pytest
 
 from dua_lightning.merge import Each
 from dua_lightning.tasks import Task
-from tests.nets import MLP
+from tests.helpers.nets import MLP
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -17,7 +17,7 @@ from dua_lightning.merge import Mode, kernel
 from dua_lightning.merge import mode as module
 from dua_lightning.params import Params, State
 from dua_lightning.tasks import Expert, Task
-from tests.nets import BATCH_NORM, TIED, Case, close, equal, law
+from tests.helpers.nets import BATCH_NORM, TIED, Case, close, equal, law
 from tests.reference.mode_loop import mode
 
 W = "body.weight"

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dua_lightning.files import write_text
 from dua_lightning.report import records
 from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.store.files import write_text
 from tests.report.test_tables import made
 
 ROWS = [{"method": "racl", "importance": "mas"}, {"method": "imm", "importance": "mas"}, {"method": "joint"}]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dua_lightning.report import reporting
 from dua_lightning.report.runs import study
-from tests.cli import TINY, spawn
+from tests.helpers.cli import TINY, spawn
 from tests.report import folders
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

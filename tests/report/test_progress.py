@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dua_lightning.methods import Free
+from dua_lightning.regularise import Free
 from dua_lightning.report.loggers import Epoch
 from dua_lightning.report.progress import Display, TrainingProgress
-from dua_lightning.training import Training, fit
-from tests import tiny
-from tests.test_training import Kill, Killed
+from dua_lightning.training.training import Training, fit
+from tests.helpers import tiny
+from tests.training.test_training import Kill, Killed
 
 TRAINING = Training(max_epochs=4, lr=0.02, checkpoint_seconds=0)
 

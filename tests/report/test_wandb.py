@@ -13,8 +13,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from dua_lightning.__main__ import CONF
 from dua_lightning.report.records import COLUMNS
 from dua_lightning.report.wandb import WandbLogger, mean_matrices
-from dua_lightning.stopping import Stopped
-from tests.wandb_file import records
+from dua_lightning.run.stopping import Stopped
+from tests.helpers.wandb_file import records
 
 CONFIG = {
     "data": {"name": "digits"},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.files import locked, sync, touch
+from dua_lightning.store.files import locked, sync, touch
 
 Rows = np.memmap[Any, np.dtype[np.uint8]]
 

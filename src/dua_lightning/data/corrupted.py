@@ -7,9 +7,9 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from dua_lightning.code import CORRUPTIONS, version
 from dua_lightning.data.corruptions import corrupt
 from dua_lightning.data.images import Images
+from dua_lightning.store.versions import CORRUPTIONS, version
 
 
 def seen_through(name: str, plain: Images, severity: int, constants: str, seed: int, user: str) -> Images:

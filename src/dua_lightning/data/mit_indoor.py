@@ -18,7 +18,7 @@ from dua_lightning.data.download import download as fetch
 from dua_lightning.data.download import extract
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
-from dua_lightning.files import write_text
+from dua_lightning.store.files import write_text
 from dua_lightning.tasks import Task
 
 ARCHIVE = "indoorCVPR_09.tar"

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from dua_lightning.errors import InputError
-from dua_lightning.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors
 
 Shared = Mapping[str, Tensors]
 """Tensors that all items read and none writes to, by key."""

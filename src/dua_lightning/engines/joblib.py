@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 
 from dua_lightning.engines.base import AHEAD, Job, Pending, Worker, computed, killed, once, workers_or_all
-from dua_lightning.store import read
-from dua_lightning.tensorfile import Tensors
+from dua_lightning.store.store import read
+from dua_lightning.store.tensorfile import Tensors
 
 IDLE_SECONDS = 300
 """After which a worker ends whose parent is gone or busy; it is started again when it is needed."""

@@ -16,7 +16,7 @@ import torch
 
 from dua_lightning.engines.base import AHEAD, Job, Pending, Worker, computed, killed, once, workers_or_all
 from dua_lightning.errors import InputError
-from dua_lightning.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors
 
 PROBE_SECONDS = 5.0
 """For a cluster's address to answer; Ray itself would try for minutes."""

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dua_lightning.engines.base import Job
-from dua_lightning.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors
 
 
 class Serial:

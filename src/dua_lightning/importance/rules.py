@@ -206,7 +206,7 @@ def _compiles(layer: _ConvNd, total: Tensor, d: Tensor) -> bool:
 
 def _add_compiled_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: Power) -> None:
     # Not for those who measure small networks only.
-    from dua_lightning.importance.kernel import add_
+    from dua_lightning.kernels.convolution import add_
 
     a = _padded(layer, a).contiguous()
     channel, *steps = a[0].stride()

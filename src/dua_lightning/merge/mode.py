@@ -91,7 +91,7 @@ class Mode:
         groups = _for_the_loop(experts, users, outs)
         for names in groups:
             # Not for those who merge small networks only.
-            from dua_lightning.merge.kernel import merge
+            from dua_lightning.kernels.weighted_mean import merge
 
             thetas = [[expert.state[name] for expert in experts] for name in names]
             omegas = [[[prior[name] for prior in priors] for name in names] for priors in users]

@@ -25,10 +25,10 @@ from matplotlib.patches import Rectangle
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import Images
-from dua_lightning.files import replacing
 from dua_lightning.report import analysis, headlines
 from dua_lightning.report.statistics import LEVEL
 from dua_lightning.report.tables import mean_matrices, merits, rows
+from dua_lightning.store.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's palette, told apart by colour-blind readers; light yellow is left out."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from dua_lightning.files import write_text
+from dua_lightning.store.files import write_text
 
 Epoch = Mapping[str, str | int | float]
 """One epoch of one training: seed, experts, task, epoch, train_loss, val_accuracy (percent), lr."""

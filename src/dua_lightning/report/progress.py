@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import Epoch
-from dua_lightning.training import ExpertModule
+from dua_lightning.training.training import ExpertModule
 
 
 class TrainingProgress(Callback):

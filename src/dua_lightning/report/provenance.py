@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning import __version__
-from dua_lightning.files import write_text
+from dua_lightning.store.files import write_text
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend", "scikit-image", "scikit-learn")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dua_lightning.errors import InputError
-from dua_lightning.files import write_text
+from dua_lightning.store.files import write_text
 
 
 @dataclass(frozen=True)

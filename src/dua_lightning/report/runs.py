@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dua_lightning.errors import InputError
-from dua_lightning.files import replacing
 from dua_lightning.report import records
 from dua_lightning.report.records import CostRecord
-from dua_lightning.stopping import command
+from dua_lightning.run.stopping import command
+from dua_lightning.store.files import replacing
 
 CONFIG, ENVIRONMENT, OVERRIDES = "config.yaml", "environment.json", ".hydra/overrides.yaml"
 COSTS = [field.name for field in fields(CostRecord)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from dua_lightning.report import analysis, figures, headlines
-from dua_lightning.report.compare import compare, published
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
+from dua_lightning.report.published import compare, published
 from dua_lightning.report.runs import ROWS, Study, flat
 from dua_lightning.report.tables import cost_medians, mean_matrices, merits
 

@@ -13,9 +13,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.table import Table
 
-from dua_lightning.evaluation import average_accuracy, forgetting, forgetting_released
-from dua_lightning.files import replacing, write_text
+from dua_lightning.metrics import average_accuracy, forgetting, forgetting_released
 from dua_lightning.report.figures import COLOURS
+from dua_lightning.store.files import replacing, write_text
 
 MANY = 100
 """More users than this are shown by the spread over them, and none by name."""

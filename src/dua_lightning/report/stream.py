@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from dua_lightning.errors import InputError
-from dua_lightning.files import refusing, replacing
 from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.store.files import refusing, replacing
 
 
 class Stream:

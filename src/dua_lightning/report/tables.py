@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from dua_lightning.evaluation import average_accuracy, forgetting, forgetting_released
-from dua_lightning.files import write_text
+from dua_lightning.metrics import average_accuracy, forgetting, forgetting_released
 from dua_lightning.report.records import matrices
+from dua_lightning.store.files import write_text
 
 USERS_SHOWN = 5
 """More users than this get no columns of their own in the terminal."""

@@ -1,0 +1,58 @@
+"""`dua report`: one page of everything that runs and sweeps found, and the same as Markdown and CSV."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+
+from dua_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from dua_lightning.report.runs import Study
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses what it cannot read in one line, as the rest of the program does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help shows how")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the report and print where it is; returns the exit status. Raises `InputError` for what cannot be done."""
+    parser = Parser(prog="dua report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="the folder of a run or of a sweep")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: `report` in the first folder)"
+    )
+    given = parser.parse_args(arguments)
+    # Torch takes seconds to load: help does without.
+    from dua_lightning.report import runs
+
+    out: Path = given.out or given.runs[0] / "report"
+    study = runs.study(given.runs)
+    for path in write(study, out):
+        Console(soft_wrap=True).print(f"  {path}", highlight=False)
+    return 0
+
+
+def write(study: "Study", out: Path) -> list[Path]:
+    """`report.html`, `report.md`, `figures/` and `tables/` in `out`; returns the first two. Raises `InputError`."""
+    from dua_lightning.report import html, markdown, sections
+    from dua_lightning.report.document import Table
+    from dua_lightning.store.files import write_text
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}); choose another folder by --out DIR") from error
+    document = sections.document(study, out / "figures")
+    for section in document.sections:
+        for part in section.parts:
+            if isinstance(part, Table):
+                write_text(out / "tables" / f"{part.name}.csv", part.frame.to_csv(index=False))
+    write_text(out / "report.md", markdown.render(document, out))
+    write_text(out / "report.html", html.render(document))
+    return [out / "report.html", out / "report.md"]

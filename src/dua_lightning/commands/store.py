@@ -1,0 +1,149 @@
+"""`dua store`: what the store keeps, whether it is whole, and how to make room."""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from dua_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from dua_lightning.store.store import Entry, Store
+
+DIGITS = 12
+"""Of a digest, shown in tables: enough to tell entries apart, and to name one to `show`."""
+
+
+def main(arguments: Sequence[str], paths: Path) -> int:
+    """Run one of the commands; returns the exit status. `paths` is the YAML file that names the default folders.
+
+    Raises `InputError` for what cannot be done.
+    """
+    given = _parser(paths).parse_args(arguments)
+    # Torch takes seconds to load: help does without.
+    from dua_lightning.store.store import Store
+
+    if not given.root.is_dir():
+        raise InputError(f"{given.root} is not a folder; name the store's by --root, or make a run that fills it")
+    store = Store(given.root, data_dir=given.data)
+    console = Console(soft_wrap=True)
+    if given.command == "list":
+        console.print(table(store.entries(), f"store {given.root}"))
+    elif given.command == "show":
+        show(store, given.digest, console)
+    elif given.command == "verify":
+        return verify(store, console)
+    else:
+        gone = store.gc(given.keep_days, given.dry_run)
+        would = "would be removed" if given.dry_run else "removed"
+        console.print(table(gone, would) if gone else f"nothing {would}")
+    return 0
+
+
+def _parser(paths: Path) -> argparse.ArgumentParser:
+    folders = OmegaConf.load(paths)
+    parser = argparse.ArgumentParser(prog="dua store", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    of = {
+        name: commands.add_parser(name, help=text, description=text)
+        for name, text in {
+            "list": "every entry with its size and when it was last used, experts with their task",
+            "show": "what made an entry, and what is in it",
+            "verify": "read everything and compare it with its digests; exit status 1 if anything is damaged",
+            "gc": "remove what has not been used for a while, and what killed processes left",
+        }.items()
+    }
+    of["show"].add_argument("digest", metavar="DIGEST", help="of the entry, or its first digits")
+    of["gc"].add_argument("--keep-days", type=float, required=True, metavar="N", help="what was used since stays")
+    of["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    for command in of.values():
+        command.add_argument("--root", type=Path, default=Path(folders.store_dir), help="the store (%(default)s)")
+        command.add_argument(
+            "--data", type=Path, default=Path(folders.data_dir), help="downloads and decoded pictures (%(default)s)"
+        )
+    return parser
+
+
+def table(entries: Sequence["Entry"], title: str) -> Table:
+    """Entries for the terminal, experts with their task, with their sizes and the sum of them."""
+    found = Table(title=title, title_justify="left", show_footer=True)
+    found.add_column("kind", f"{len(entries)} files")
+    found.add_column("task", overflow="fold")
+    found.add_column("digest", no_wrap=True)
+    found.add_column("size", size(sum(entry.bytes for entry in entries)), justify="right", no_wrap=True)
+    found.add_column("last used", no_wrap=True)
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
+        found.add_row(entry.kind, _task(entry), entry.key.lstrip(".")[:DIGITS], size(entry.bytes), used)
+    return found
+
+
+def _task(entry: "Entry") -> str:
+    """The last task that an expert was trained on, or `joint`; nothing of other entries, and of a file that is gone."""
+    from dua_lightning.store.tensorfile import values
+
+    if entry.kind != "experts":
+        return ""
+    try:
+        made_of = values(entry.path)["made_of"]
+        return str(made_of["data"][-1]["task"] if made_of["training"] == "sequential" else made_of["training"])
+    except (InputError, LookupError, TypeError):
+        return ""
+
+
+def show(store: "Store", prefix: str, console: Console) -> None:
+    """Print provenance and tensors of the one entry whose digest starts with `prefix`.
+
+    Raises `InputError` if there is none or more than one, or it is damaged.
+    """
+    from dua_lightning.store.store import PICTURES, read
+
+    found = [entry for entry in store.entries() if entry.kind != PICTURES and entry.key.startswith(prefix)]
+    if len(found) != 1:
+        several = ", ".join(entry.key[:DIGITS] for entry in found[:3])
+        raise InputError(
+            f"{prefix} is the start of {len(found)} digests ({several}, ..); give more of its digits"
+            if found
+            else f"no entry's digest starts with {prefix}; `dua store list` shows them"
+        )
+    (entry,) = found
+    tensors, provenance = read(entry.path)
+    console.print(f"{entry.kind} {entry.path}, {size(entry.bytes)}", highlight=False)
+    console.print_json(json.dumps(provenance))
+    held = Table("tensor", "type", "shape")
+    for name, tensor in tensors.items():
+        held.add_row(name, str(tensor.dtype).removeprefix("torch."), " x ".join(map(str, tensor.shape)))
+    console.print(held)
+
+
+def verify(store: "Store", console: Console) -> int:
+    """Read every entry; print each that is damaged. 1 if there is one, else 0."""
+    wrong = whole = 0
+    for entry, problem in store.verify():
+        if problem is None:
+            whole += 1
+        else:
+            wrong += 1
+            console.print(f"{entry.kind} {entry.key[:DIGITS]}: {problem}", highlight=False)
+    console.print(f"{whole} whole, {wrong} damaged", highlight=False)
+    return 1 if wrong else 0
+
+
+def size(count: int) -> str:
+    """Bytes for people.
+
+    >>> size(999), size(2_345_678)
+    ('999 B', '2.3 MB')
+    """
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"

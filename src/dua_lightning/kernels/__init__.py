@@ -1,0 +1,1 @@
+"""Loops that numba compiles: the only place where speed comes before plainness."""

@@ -1,0 +1,109 @@
+"""Measured beside published: `python -m dua_lightning.report.published EXPECTED.csv RUN...`
+
+`EXPECTED.csv` has the columns `data, model, method, adapt, accuracy, forgetting` (percent and points, empty where not
+published), `RUN` is the folder of a run or of a sweep. Published forgetting is divided by N, as the authors' code does,
+and so is the measured one here.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from dua_lightning.errors import InputError
+from dua_lightning.metrics import forgetting_released
+from dua_lightning.report.records import matrices, read
+from dua_lightning.report.tables import merits
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries the paper's tables inside the package; a checkout has them beside what measures them.
+PUBLISHED = sorted((_PACKAGE / "published").glob("*.csv")) or sorted(
+    _PACKAGE.parents[1].glob("experiments/table*/expected.csv")
+)
+
+KEYS = ["data", "model", "method", "adapt"]
+FIGURES = ["accuracy", "forgetting"]
+
+
+def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
+    """One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run).
+
+    Measured values are means over seeds, users and iterations; `gap` is measured minus published accuracy, in points.
+    """
+    measured = merits(records).assign(
+        method=lambda frame: frame["label"].str.split(" + ", regex=False).str[0],
+        forgetting=[forgetting_released(R) for _, R in matrices(records)],
+    )
+    means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting"]].mean()
+    joined = expected.merge(
+        means.rename(columns={"average_accuracy": "measured", "forgetting": "measured_forgetting"}), on=KEYS, how="left"
+    )
+    return joined.assign(gap=joined["measured"] - joined["accuracy"])
+
+
+def published() -> pd.DataFrame:
+    """The paper's tables 2 to 4, with the column `table` besides those of `EXPECTED.csv`."""
+    return pd.concat(map(_published, PUBLISHED), ignore_index=True)
+
+
+def tables(compared: pd.DataFrame) -> Iterator[Table]:
+    """The lines of `compare` for the terminal, a table for each benchmark and network.
+
+    Accuracy with forgetting in brackets, as the paper prints them.
+    """
+    for (data, model), group in compared.groupby(["data", "model"], sort=False):
+        result = Table(title=f"{data}, {model}", title_justify="left")
+        result.add_column("row", no_wrap=True)
+        for column in ("published", "measured", "gap"):
+            result.add_column(column, justify="right", no_wrap=True)
+        for line in group.to_dict("records"):
+            row = line["method"] if line["adapt"] == "none" else f"{line['method']} + {line['adapt']}"
+            published = _both(line["accuracy"], line["forgetting"])
+            measured = _both(line["measured"], line["measured_forgetting"])
+            result.add_row(row, published, measured, "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}")
+        yield result
+
+
+def main(arguments: list[str]) -> int:
+    """Print the comparison; 0, or 2 for input that cannot be used."""
+    console = Console(soft_wrap=True)
+    if len(arguments) < 2:
+        console.print("usage: python -m dua_lightning.report.published EXPECTED.csv RUN...")
+        return 2
+    try:
+        expected = _published(Path(arguments[0]))
+        records = pd.concat([read(Path(run) / "records.csv") for run in arguments[1:]])
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        return 2
+    for table in tables(compare(records, expected)):
+        console.print(table)
+    console.print("average accuracy in percent (forgetting in points, divided by N as published)")
+    return 0
+
+
+def _published(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in (*KEYS, *FIGURES) if name not in frame]:
+            raise ValueError(f"it has no column {missing[0]}")
+        return frame.assign(**{name: pd.to_numeric(frame[name]) for name in FIGURES})
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a table of published figures ({' '.join(str(error).split())}); give one with the columns "
+            f"{', '.join((*KEYS, *FIGURES))}"
+        ) from error
+
+
+def _both(accuracy: float, forgetting: float) -> str:
+    if math.isnan(accuracy):
+        return ""
+    return f"{accuracy:.2f} ({'n/a' if math.isnan(forgetting) else f'{forgetting:.2f}'})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,180 @@
+"""The cells of the table, one row for one draw of one user: each is computed once, and kept in the store."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig
+
+from dua_lightning import server
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.engines import Engine
+from dua_lightning.params import Params
+from dua_lightning.report.display import Display
+from dua_lightning.report.loggers import Epoch, Logger
+from dua_lightning.run.build import build
+from dua_lightning.run.draws import Draw, Draws, Result, joined, named
+from dua_lightning.run.rows import Row
+from dua_lightning.store.store import Recipe
+from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.tasks import Expert
+
+MOST_WAITING = 1000
+"""Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
+
+
+@dataclass
+class _Cell:
+    """A draw whose results are being collected: those of the rows, in their order, and how to keep missing ones."""
+
+    user: str
+    draw: Draw
+    results: list[Result | None]
+    missing: dict[int, Recipe] = field(default_factory=dict)
+
+
+class Cells:
+    """All rows of one seed on one benchmark.
+
+    Experts are trained, and the server's priors measured, here and when the first result that needs them is not in the
+    store; users' draws are computed by `engine`. Raises `InputError` before anything is trained for rows that the data
+    or the network cannot give.
+    """
+
+    def __init__(self, configs: list[DictConfig], seed: int, display: Display, logger: Logger, engine: Engine) -> None:
+        self._draws = Draws(configs, seed, display.say)
+        self.rows = self._draws.rows
+        self.benchmark: Benchmark = self._draws.benchmark
+        self.seed = seed
+        self.computed = 0
+        self.seconds = 0.0
+        self._display = display
+        self._logger = logger
+        self._engine = engine
+        self._store = self._draws.store
+        self._recipes = self._draws.recipes
+        self._experts: dict[str, tuple[Expert, ...]] = {}
+        self._shared: set[str] = set()
+
+    def results(self) -> Iterator[tuple[str, int, list[Result]]]:
+        """Each user's name, iteration and results of all rows, in the order of users; says at the end what was reused.
+
+        Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. What
+        is not in the store is computed, and put there as soon as it arrives. How many draws were computed, and the
+        seconds that they took their workers, are then in `computed` and `seconds`.
+        """
+        needed = {recipe.key: recipe for row in self.rows for recipe in self._recipes.experts(row)}
+        experts = sum(self._store.path(recipe).exists() for recipe in needed.values())
+        users, iterations = self.benchmark.users, self.benchmark.iterations
+        total = len(users) * iterations
+        job = self._draws.job()
+        waiting: dict[int, _Cell] = {}
+        turn = reused = 0
+        with self._display.bar(f"seed {self.seed}: users", total) as advance:
+            for place in range(total):
+                cell = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
+                reused += len(self.rows) - len(cell.missing)
+                if cell.missing:
+                    keys = {key: None for row in cell.missing for key in self._share(self.rows[row])}
+                    self._engine.submit(job, place, cell.draw, list(keys))
+                last = place == total - 1
+                while self._engine.pending and (
+                    last or self._engine.pending >= self._engine.room or len(waiting) > MOST_WAITING
+                ):
+                    self._receive(waiting)
+                while turn in waiting and not waiting[turn].missing:
+                    cell = waiting.pop(turn)
+                    turn += 1
+                    advance(f"user {cell.user}")
+                    yield cell.user, cell.draw.iteration, [result for result in cell.results if result is not None]
+        if experts or reused:
+            self._display.say(
+                f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
+            )
+
+    def _kept(self, draw: Draw) -> _Cell:
+        """What the store has of a draw."""
+        data = self._draws.data(draw)
+        results: list[Result | None] = []
+        missing: dict[int, Recipe] = {}
+        for place, row in enumerate(self.rows):
+            recipe = self._recipes.result(row, data)
+            kept = self._store.get(recipe)
+            results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
+            if kept is None:
+                missing[place] = recipe
+        return _Cell(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
+
+    def _receive(self, waiting: dict[int, _Cell]) -> None:
+        place, (results, seconds) = self._engine.receive()
+        cell = waiting[place]
+        for row, result in zip(cell.draw.rows, results, strict=True):
+            self._store.put(cell.missing.pop(row), result.tensors(self.benchmark.tasks))
+            cell.results[row] = result
+        self.computed += 1
+        self.seconds += seconds
+
+    def _share(self, row: Row) -> list[str]:
+        """The keys of the row's experts and of the server's priors, which are made and shared where they were not."""
+        recipes = self._recipes.experts(row)
+        experts = self._trained(row, recipes)
+        for recipe, expert in zip(recipes, experts, strict=False):
+            self._give(recipe, expert.state)
+        keys = [recipe.key for recipe in recipes]
+        if row.psi is not None and row.prior == "server":
+            recipe = self._recipes.priors(row, None)
+            if recipe.key not in self._shared:
+                self._give(recipe, self._server_priors(row, recipe, experts))
+            keys.append(recipe.key)
+        return keys
+
+    def _give(self, recipe: Recipe, tensors: Tensors) -> None:
+        if recipe.key not in self._shared:
+            self._engine.share(recipe.key, self._store.path(recipe), tensors)
+            self._shared.add(recipe.key)
+
+    def _trained(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The row's experts; rows that share them share the memory."""
+        if recipes[-1].key not in self._experts:
+            self._experts[recipes[-1].key] = self._read(recipes) or self._train(row, recipes)
+        return self._experts[recipes[-1].key]
+
+    def _read(self, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The experts where the store has all of them; otherwise none."""
+        if not all(self._store.path(recipe).exists() for recipe in recipes):
+            return ()
+        states = [state for recipe in recipes if (state := self._store.get(recipe)) is not None]
+        return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
+
+    def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        # Only where there is something to train is Lightning loaded, which takes seconds.
+        from dua_lightning.report.progress import TrainingProgress
+        from dua_lightning.training.training import Training
+
+        # At each of a run's many fits Lightning would repeat the hardware and a tip.
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        text = f"seed {self.seed}: {row.experts} experts"
+        values: Epoch = {"seed": self.seed, "experts": row.experts}
+        progress = TrainingProgress(self._display, text, values, self._logger.epoch)
+        training = build(self._draws.configs[0].trainer, "trainer", Training)
+        data, net, start, store = self.benchmark.server, self._draws.net, self._draws.start, self._store
+        if row.training == "joint":
+            (recipe,) = recipes
+            experts = server.train_joint(net, start, data, row.regulariser, training, store, recipe, [progress])
+        else:
+            experts = server.train_experts(net, start, data, row.regulariser, training, store, recipes, [progress])
+        if progress.best:
+            best = "  ".join(f"{task} {accuracy:.1f}" for task, accuracy in progress.best.items())
+            self._display.say(f"{text} trained in {progress.seconds():.1f} s, validation %: {best}")
+        return experts
+
+    def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
+        """What the server measures, once for all users; kept where asked, or where workers read it from the store."""
+
+        def measured() -> list[Params]:
+            assert row.psi is not None
+            return server.measure(row.psi, self._draws.net, experts, self.benchmark.server, row.training_data_too)
+
+        if self._draws.keep_priors or self._engine.by_path:
+            return self._store.once(recipe, lambda: named(measured()))
+        return named(measured())

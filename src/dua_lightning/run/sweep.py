@@ -1,0 +1,188 @@
+"""The cells of a sweep: finished ones are skipped, failing ones do not stop the others, all become one table.
+
+A cell tells how it went by a file in its folder, since a launcher may run it in another process:
+
+- `done.json`: it finished; the digests of its configuration and of its records.
+- `failed.json`: it failed; the reason, and the command that repeats it alone.
+"""
+
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dua_lightning.errors import InputError
+from dua_lightning.run.stopping import command, continuation, continue_in
+from dua_lightning.store.files import write_text
+
+DONE, FAILED = "done.json", "failed.json"
+BAD_INPUT = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
+NO_MEMORY = "can't allocate memory"
+"""What the user can mend: one line says what is wrong, and the exit status is 2. torch has no type for the last."""
+DEAD = ("UncompletedJobError", "FailedJobError", "TerminatedWorkerError")
+"""What submitit and joblib, which need not be installed, raise for a job whose process was killed."""
+PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm"}
+"""Launchers that are a plugin of Hydra's, and our extra that installs it."""
+
+log = logging.getLogger(__name__)
+
+
+def bad_input(error: Exception) -> bool:
+    """Whether what was given, or where it was run, is at fault, and not the program."""
+    return isinstance(error, BAD_INPUT) or NO_MEMORY in str(error)
+
+
+def one_line(error: Exception) -> str:
+    """What `error` says, as one line; a choice that does not exist with those that do."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and choice in PLUGINS:
+            return f"{group}={choice} is a plugin that is not installed; pip install 'dua_lightning[{PLUGINS[choice]}]'"
+        if error.options:
+            return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
+            "another folder by paths.output_dir=DIR"
+        )
+    text = "; ".join(line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip())
+    if type(error).__name__ in DEAD:
+        return f"a job of the sweep has died ({text.partition('; ')[0]}); to continue: {continuation()}"
+    if isinstance(error, MemoryError) or NO_MEMORY in text:
+        return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
+    return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
+
+
+def running() -> bool:
+    """Whether the present job is a cell of a sweep."""
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def run_alone(cfg: DictConfig) -> None:
+    """Run a configuration and note that it finished, so that a sweep into its folder need not repeat it."""
+    from dua_lightning.run.pipeline import run
+
+    run(cfg)
+    folder = _folder()
+    records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
+    write_text(folder / DONE, json.dumps({"configuration": _digest(cfg), "records": records}) + "\n")
+    (folder / FAILED).unlink(missing_ok=True)
+
+
+def run_cell(cfg: DictConfig) -> None:
+    """Run a cell unless its folder has the results already; a failure is noted there for the end of the sweep."""
+    folder = _folder()
+    try:
+        if _finished(cfg, folder):
+            sys.stdout.write("\t   finished before, skipped\n")
+            # Rewritten, it belongs to this sweep.
+            write_text(folder / DONE, (folder / DONE).read_text(encoding="utf-8"))
+            return
+        run_alone(cfg)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        known = bad_input(error)
+        log.info("the cell failed", exc_info=not known)
+        reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
+        sys.stdout.write(f"\t   failed: {reason}\n")
+        failure = {"reason": reason, "bad_input": known, "command": command(_alone(cfg))}
+        try:
+            write_text(folder / FAILED, json.dumps(failure) + "\n")
+        except BAD_INPUT as full:
+            _end(full)
+
+
+class Collect(Callback):
+    """Writes `records.csv`, `summary.json` and the figures of all cells into the sweep's folder, and prints the table.
+
+    Then it names the cells that failed, and exits with 2, or with 1 if one failed for another reason than its input.
+    Only cells of this very sweep count; a folder may hold those of earlier ones.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        continue_in(config.paths.output_dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        continue_in(config.paths.output_dir)
+        self.before = {path: path.stat().st_mtime_ns for path in _notes(config)}
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        new = [path for path in _notes(config) if path.stat().st_mtime_ns != self.before.get(path)]
+        try:
+            _table(Path(config.hydra.sweep.dir), [path.parent for path in new if path.name == DONE])
+            failures = {path.parent.name: json.loads(path.read_text()) for path in new if path.name == FAILED}
+        except BAD_INPUT as error:
+            _end(error)
+        for name, failure in failures.items():
+            sys.stderr.write(f"error: job {name} failed: {failure['reason']}; alone: {failure['command']}\n")
+        if failures:
+            sys.exit(2 if all(failure["bad_input"] for failure in failures.values()) else 1)
+
+
+def _end(error: Exception) -> NoReturn:
+    """Refuse the whole sweep; from a callback, or outside a cell's own errors, Hydra would let nothing else through."""
+    sys.stderr.write(f"error: {one_line(error)}\n")
+    sys.exit(2)
+
+
+def _table(folder: Path, cells: list[Path]) -> None:
+    if not cells:
+        return
+    from rich.console import Console
+
+    from dua_lightning.report.runs import join
+    from dua_lightning.run.pipeline import report
+
+    join(cells, folder / "records.csv")
+    report(folder, f"sweep of {len(cells)} jobs", [], None, Console(soft_wrap=True))
+
+
+def _folder() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _notes(config: DictConfig) -> list[Path]:
+    folder = Path(config.hydra.sweep.dir)
+    found = [*folder.glob(f"*/{DONE}"), *folder.glob(f"*/{FAILED}")]
+    return sorted(found, key=lambda path: (len(path.parent.name), path.parent.name))
+
+
+def _digest(cfg: DictConfig) -> str:
+    """Of the code and of every setting that the results of a cell depend on."""
+    # Not for help, which does without torch.
+    from dua_lightning.store import versions as code
+
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    # Where results lie, how often an unfinished training is kept, and tracebacks change nothing in them.
+    settings["paths"] = settings["paths"]["data_dir"]
+    settings["trainer"].pop("checkpoint_seconds", None)
+    settings.pop("debug")
+    text = json.dumps([code.version(code.EVERYTHING), settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finished(cfg: DictConfig, folder: Path) -> bool:
+    try:
+        note = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        return False
+    return bool(note == {"configuration": _digest(cfg), "records": records})
+
+
+def _alone(cfg: DictConfig) -> list[str]:
+    """Arguments that run the present cell alone, in its folder and with what the sweep shares."""
+    hydra = HydraConfig.get()
+    given = [text for text in hydra.overrides.task if not text.startswith("paths.output_dir=")]
+    folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
+    return [*given, f"paths.output_dir={cfg.paths.output_dir}", f"hydra.run.dir={folder}"]

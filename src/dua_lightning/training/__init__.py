@@ -1,0 +1,1 @@
+"""Training of experts on the server."""

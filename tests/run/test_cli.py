@@ -1,0 +1,343 @@
+"""The command line end to end: every row of the table, sweeps, what is written, and bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from dua_lightning.metrics import average_accuracy, forgetting
+from dua_lightning.report.records import COLUMNS, matrices, read
+from dua_lightning.store.store import Store
+from dua_lightning.store.store import read as read_entry
+from dua_lightning.store.tensorfile import Tensors
+from tests.helpers.cli import TINY, Done, run, spawn
+from tests.helpers.tiny import same
+from tests.helpers.wandb_file import records as wandb_records
+
+Run = Callable[..., Done]
+
+ROWS = {
+    "MAS-RACL": ("method=racl", "importance=mas"),
+    "FIM-RACL": ("method=racl", "importance=fim"),
+    "MAS-IMM": ("method=imm", "importance=mas"),
+    "FIM-IMM": ("method=imm", "importance=fim"),
+    "mean-IMM": ("method=mean_imm",),
+    "Task Experts": ("method=task_experts", "adapt=finetune"),
+    "EWC": ("method=ewc",),
+    "MAS": ("method=mas",),
+    "LwF": ("method=lwf",),
+    "Joint": ("method=joint",),
+}
+
+
+WRITTEN = ("records.csv", "costs.csv", "summary.json", "figures/accuracy.png", "figures/matrices.png")
+
+
+@pytest.fixture
+def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """The command line on tiny digits, writing to `tmp_path / "out"` unless told otherwise."""
+
+    def call(*arguments: str) -> Done:
+        folder = f"paths.output_dir={tmp_path / 'out'}"
+        given = [a for a in arguments if a.startswith("paths.output_dir=")]
+        return run(*arguments, *TINY, *([] if given else [folder]), capfd=capfd, monkeypatch=monkeypatch)
+
+    return call
+
+
+def store() -> Path:
+    """Where runs of this test keep what they make, unless told otherwise."""
+    return Path(os.environ["DUA_STORE_DIR"])
+
+
+def experts(root: Path) -> dict[str, Tensors]:
+    return {entry.key: read_entry(entry.path)[0] for entry in Store(root).entries() if entry.kind == "experts"}
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_each_row_of_the_table_runs(dua: Run, tmp_path: Path, label: str) -> None:
+    done = dua(*ROWS[label], "logger=none")
+    assert done.status == 0, done.err
+    assert label in done.out
+    frame = read(tmp_path / "out" / "records.csv")
+    assert list(frame.columns) == COLUMNS
+    assert set(frame["label"]) == {label}
+    assert set(frame["user"]) == {"mnist", "mnist_m", "uci"}
+    assert frame["accuracy"].between(0, 100).all()
+    # Joint has a model only after the last task; the others one after each, seen on the tasks so far.
+    pairs = set(zip(frame["after"], frame["on"], strict=True))
+    assert pairs == ({(2, 1), (2, 2)} if label == "Joint" else {(1, 1), (2, 1), (2, 2)})
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    R = [R for _, R in matrices(frame)]
+    assert row["average_accuracy"] == pytest.approx(average_accuracy(R).mean())
+    assert row["forgetting"] is None if label == "Joint" else row["forgetting"] == pytest.approx(forgetting(R).mean())
+
+
+def test_the_same_seed_gives_the_same_bits_in_two_processes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        places = (f"paths.output_dir={tmp_path / name}", f"paths.store_dir={tmp_path / name / 'store'}")
+        done = spawn(*TINY, "method=all", "logger=none", *places, cwd=tmp_path)
+        assert done.status == 0, done.err
+    assert (tmp_path / "a" / "records.csv").read_bytes() == (tmp_path / "b" / "records.csv").read_bytes()
+    assert list(dict.fromkeys(read(tmp_path / "a" / "records.csv")["label"])) == list(ROWS)
+    a, b = (experts(tmp_path / name / "store") for name in ("a", "b"))
+    # 2 experts of L2-transfer, then one each of EWC, MAS and LwF after the shared first task, and Joint.
+    assert len(a) == 6
+    assert a.keys() == b.keys()
+    assert all(same(a[key], b[key]) for key in a)
+
+
+def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all", "logger=none", "importance=fim").status == 0
+    together = read(tmp_path / "out" / "records.csv")
+    assert set(together["label"]) == set(ROWS) - {"MAS-RACL", "MAS-IMM"}
+    for label in ("FIM-RACL", "LwF"):
+        places = (f"paths.output_dir={tmp_path / label}", f"paths.store_dir={tmp_path / label / 'store'}")
+        assert dua(*ROWS[label], "logger=none", *places).status == 0
+        alone = read(tmp_path / label / "records.csv")
+        pd.testing.assert_frame_equal(together[together["label"] == label].reset_index(drop=True), alone)
+
+
+def test_all_rows_write_to_one_folder_whose_name_has_the_time(tmp_path: Path) -> None:
+    # Loading torch lets seconds pass between the run's configuration and those of its rows.
+    done = spawn(*TINY, "method=all", "importance=fim", "logger=none", cwd=tmp_path)
+    assert done.status == 0, done.err
+    (folder,) = (tmp_path / "outputs").glob("*/*")
+    assert (folder / "records.csv").exists()
+
+
+def test_a_list_of_seeds_is_one_run_with_a_spread(dua: Run, tmp_path: Path) -> None:
+    assert dua("seed=[1,2]", "logger=none").status == 0
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    assert set(row["seeds"]) == {"1", "2"}
+    assert row["average_accuracy"] == pytest.approx(sum(row["seeds"].values()) / 2)
+    assert row["average_accuracy_std"] == pytest.approx(abs(row["seeds"]["1"] - row["seeds"]["2"]) / 2**0.5)
+
+
+def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) -> None:
+    done = dua("-m", "method=racl,imm", "importance=mas,fim", "seed=1,2", "logger=csv")
+    assert done.status == 0, done.err
+    frame = read(tmp_path / "out" / "records.csv")
+    assert set(frame["label"]) == {"MAS-RACL", "FIM-RACL", "MAS-IMM", "FIM-IMM"}
+    assert set(frame["seed"]) == {1, 2}
+    assert len(experts(store())) == 4
+    # Each seed's experts were trained by the first job that needed them.
+    assert len(list((tmp_path / "out").glob("*/training.csv"))) == 2
+    assert "sweep of 8 jobs" in done.out
+    assert "MAS-RACL minus MAS-IMM, paired" in done.out
+    command = json.loads((tmp_path / "out" / "5" / "environment.json").read_text())["command"]
+    assert {"method=imm", "importance=mas", "seed=2"} <= set(command)
+
+
+def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> None:
+    assert dua("seed=3", "method=lwf").status == 0
+    out = tmp_path / "out"
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["seed"] == 3
+    assert config["method"]["regulariser"]["temperature"] == 2
+    assert config["paths"]["output_dir"] == str(out)
+    assert "${" not in (out / "config.yaml").read_text()
+    environment = json.loads((out / "environment.json").read_text())
+    assert "method=lwf" in environment["command"]
+    assert environment["packages"]["torch"]
+    training = pd.read_csv(out / "training.csv")
+    assert list(training["task"]) == ["0-1", "2-3"]
+    assert training["val_accuracy"].between(0, 100).all()
+    for name in ("domains", "accuracy", "matrices"):
+        assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert not [p for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"], "temporary files are left"
+
+
+def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    done = spawn(*TINY, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path / "elsewhere")
+    assert done.status == 0, done.err
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Path) -> None:
+    assert dua("logger=wandb", "method=lwf").status == 0
+    (path,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
+    found = wandb_records(path)
+    (started,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
+    assert (started.run_group, started.project, started.job_type) == ("digits", "dua_lightning", "LwF")
+    assert {"LwF", "digits", "mlp", "paper", "none"} == set(started.tags)
+    assert "seed" in {item.key for item in started.config.update}
+    histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
+    logged = {"/".join(item.nested_key) or item.key for history in histories for item in history.item}
+    assert {"seed 1/LwF/0-1/val_accuracy", "seed 1/LwF/2-3/train_loss"} <= logged
+    assert any(name.startswith("records/") for name in logged)
+    summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
+    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
+    assert float(summary["LwF/average_accuracy"]) == pytest.approx(row["average_accuracy"])
+    assert float(summary["LwF/forgetting"]) == pytest.approx(row["forgetting"])
+    assert float(summary["average_accuracy"]) == pytest.approx(row["average_accuracy"])
+    media = path.parent / "files" / "media"
+    lines = {}
+    for name in ("records", "users", "accuracy_matrix"):
+        (table,) = (media / "table").glob(f"{name}_*.table.json")
+        lines[name] = len(json.loads(table.read_text())["data"])
+    assert lines == {"records": len(read(tmp_path / "out" / "records.csv")), "users": 3, "accuracy_matrix": 3}
+    pictures = {path.name.partition("_")[0] for path in (media / "images").glob("*.png")}
+    assert pictures == {"domains", "accuracy", "matrices"}
+
+
+def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
+    done = dua("--help")
+    assert done.status == 0
+    shown = (
+        "data: catprior, digits, numbers, own_users",
+        "importance: fim, mas",
+        "logger: csv, none, wandb",
+        "experiment: catprior, digits",
+    )
+    for text in shown:
+        assert text in done.out
+    assert done.out.count("python -m dua_lightning") == 6
+
+
+BAD = {
+    "an unknown choice": (("method=foo",), ("method=foo", "racl")),
+    "an unknown experiment": (("+experiment=foo",), ("experiment=foo", "numbers")),
+    "a misspelt key": (("trainer.max_epoch=3",), ("trainer.max_epoch",)),
+    "a wrong type": (("trainer.max_epochs=abc",), ("trainer.max_epochs=abc", "integer")),
+    "a fraction of an epoch": (("trainer.max_epochs=1.5",), ("trainer.max_epochs=1.5",)),
+    "a negative number": (("trainer.max_epochs=-3",), ("trainer.max_epochs", "-3")),
+    "a rate of zero": (("trainer.lr=0",), ("trainer.lr", "positive")),
+    "a seed that is a word": (("seed=x",), ("seed=x",)),
+    "seeds that are words": (("seed=[1,x]",), ("seed",)),
+    "no seed": (("seed=[]",), ("seed=[]", "at least 1")),
+    "the same seed twice": (("seed=[1,1]",), ("seed=[1, 1]",)),
+    "no thread": (("threads=0",), ("threads=0", "at least 1")),
+    "threads that are a word": (("threads=all",), ("threads=all", "integer")),
+    "a sweep without -m": (("method=racl,imm",), ("method=racl,imm", "--multirun")),
+    "batch norm where there is none": (("adapt=adabn",), ("adabn", "BatchNorm", "adapt=none")),
+    "labels where there are none, psi": (("importance=fim", "data.users_labelled=false"), ("importance=mas",)),
+    "labels where there are none, phi": (("adapt=finetune", "data.users_labelled=false"), ("adapt=none",)),
+    "more images than there are": (("data.server_per_class=600",), ("600", "500")),
+    "an empty network": (("model.width=0",), ("width=0",)),
+    "no such logger mode": (("logger=wandb", "logger.mode=x"), ("logger.mode=x", "offline")),
+    "a label rule that does not exist": (("importance=fim", "importance.labels=x"), ("sampled",)),
+    "rows that exclude each other": (("method=all", "importance=fim", "adapt=adabn"), ("adabn",)),
+    "a data set that is not there": (
+        ("data=numbers", "data.download=false"),
+        ("MNIST", "data=digits", "paths.data_dir"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(
+    case: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments, words = BAD[case]
+    places = (f"paths.output_dir={tmp_path / 'out'}", f"paths.data_dir={tmp_path / 'data'}")
+    done = run(*arguments, *places, capfd=capfd, monkeypatch=monkeypatch)
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+    assert not store().exists(), "something was trained first"
+
+
+def test_debug_shows_the_traceback(dua: Run) -> None:
+    with pytest.raises(ValueError, match="BatchNorm"):
+        dua("adapt=adabn", "debug=true")
+
+
+def test_unlabelled_users_are_served_by_mas(dua: Run) -> None:
+    assert dua("data.users_labelled=false", "method=racl", "importance=mas").status == 0
+    assert dua("data.users_labelled=false", "importance=fim", "importance.labels=sampled").status == 0
+
+
+def test_a_second_run_reuses_everything_and_gives_the_same(dua: Run, tmp_path: Path) -> None:
+    assert "reused" not in dua("method=all", "importance=mas", "seed=[1,2]").out
+    first = {name: (tmp_path / "out" / name).read_bytes() for name in WRITTEN}
+    done = dua("method=all", "importance=mas", "seed=[1,2]", f"paths.output_dir={tmp_path / 'again'}")
+    assert done.status == 0, done.err
+    for seed in (1, 2):
+        assert f"seed {seed}: reused 6 experts and 24 of 24 results" in done.out.splitlines()
+    assert "trained in" not in done.out
+    assert {name: (tmp_path / "again" / name).read_bytes() for name in WRITTEN} == first
+
+
+def test_what_is_missing_alone_is_made(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all", "importance=mas").status == 0
+    first = (tmp_path / "out" / "records.csv").read_bytes()
+    lost = [*(store() / "results").glob("*.safetensors")][:7]
+    lost += (store() / "experts").glob("*.safetensors")
+    for path in lost:
+        path.unlink()
+    done = dua("method=all", "importance=mas")
+    assert "seed 1: reused 0 experts and 17 of 24 results" in done.out.splitlines()
+    assert "trained in" in done.out
+    assert (tmp_path / "out" / "records.csv").read_bytes() == first
+
+
+def test_a_row_adds_to_the_rows_that_there_are(dua: Run) -> None:
+    assert dua("method=racl").status == 0
+    assert "seed 1: reused 2 experts and 0 of 3 results" in dua("method=imm").out.splitlines()
+    done = dua("method=all", "importance=mas")
+    assert "seed 1: reused 2 experts and 6 of 24 results" in done.out.splitlines()
+
+
+def test_where_everything_is_stored_lightning_is_not_loaded(dua: Run, tmp_path: Path) -> None:
+    arguments = ["method=joint", "logger=none", f"paths.output_dir={tmp_path}"]
+    assert dua(*arguments).status == 0
+    code = (
+        "import sys; from dua_lightning.__main__ import main; main(); "
+        "print([p for p in ('lightning', 'torchvision', 'sklearn') if p in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *TINY, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_priors_are_kept_where_asked_and_change_nothing(dua: Run, tmp_path: Path) -> None:
+    kept = (f"paths.output_dir={tmp_path / 'kept'}", f"paths.store_dir={tmp_path / 'priors'}", "store.priors=true")
+    # One of each of three users, or of the server for all of them; the second time they are read.
+    for method, priors in (("racl", 3), ("imm", 4), ("imm", 4)):
+        assert dua(f"method={method}").status == 0
+        assert not (store() / "priors").exists()
+        assert dua(f"method={method}", *kept).status == 0
+        records = ((tmp_path / name / "records.csv").read_bytes() for name in ("out", "kept"))
+        assert len({*records}) == 1
+        assert len([*(tmp_path / "priors" / "priors").glob("*.safetensors")]) == priors
+        shutil.rmtree(tmp_path / "priors" / "results")
+
+
+@pytest.mark.parametrize("kind", ["experts", "results"])
+def test_a_damaged_entry_is_one_line_and_nothing_changes(dua: Run, kind: str) -> None:
+    assert dua("method=lwf", "logger=none").status == 0
+    (path, *_) = (store() / kind).glob("*.safetensors")
+    path.write_bytes(b"\x80\x04K\x01.")
+    if kind == "experts":
+        shutil.rmtree(store() / "results")
+    done = dua("method=lwf", "logger=none")
+    assert done.status == 2
+    (line,) = done.err.splitlines()
+    assert str(path) in line
+    assert "delete it to make it again" in line
+    assert path.read_bytes() == b"\x80\x04K\x01."
+    path.unlink()
+    assert dua("method=lwf", "logger=none").status == 0
+
+
+def test_two_runs_at_once_train_each_expert_once(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    command = [sys.executable, "-m", "dua_lightning", *TINY, "method=lwf"]
+    runs = [subprocess.Popen([*command, f"paths.output_dir={folder}"], stdout=subprocess.DEVNULL) for folder in folders]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    epochs = pd.concat([pd.read_csv(path) for folder in folders for path in folder.glob("training.csv")])
+    assert not epochs.duplicated(["task", "epoch"]).any()
+    assert set(epochs["task"]) == {"0-1", "2-3"}
+    assert len(experts(store())) == 2
+    (a, b) = ((folder / "records.csv").read_bytes() for folder in folders)
+    assert a == b

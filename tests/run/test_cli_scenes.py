@@ -1,0 +1,140 @@
+"""The scene benchmarks from the command line, on few photographs and a very narrow network."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dua_lightning.data.corruptions import NAMES
+from dua_lightning.report.records import read
+from tests.helpers.cli import Done, run, spawn
+
+SMALL = (
+    "model=vgg11_bn",
+    "model.width=0.02",
+    "trainer.max_epochs=1",
+    "logger=none",
+)
+PHOTOS = ("data/images=photos", "data.images.server_per_category=10")
+
+
+@pytest.fixture
+def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def call(*arguments: str) -> Done:
+        places = (f"paths.output_dir={tmp_path / 'out'}", f"paths.data_dir={tmp_path / 'data'}")
+        return run(*arguments, *SMALL, *places, capfd=capfd, monkeypatch=monkeypatch)
+
+    return call
+
+
+def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path) -> None:
+    done = dua("+experiment=catprior", *PHOTOS, "data.images_per_preference=4", "method=table4")
+    assert done.status == 0, done.err
+    frame = read(tmp_path / "out" / "records.csv")
+    assert len(frame["label"].unique()) == 25
+    assert {"MAS-RACL", "MAS-RACL + AdaBN", "MAS-RACL + AdaBN-S", "Task Experts"} <= set(frame["label"])
+    assert frame["user"].nunique() == 5
+    costs = pd.read_csv(tmp_path / "out" / "costs.csv")
+    by_label = costs.groupby("label").first()
+    assert "cost of adapting one task" in done.out
+    assert by_label.loc["Joint + AdaBN", "trainable"] == 0
+    assert 0 < by_label.loc["Joint + AdaBN-S", "trainable"] < by_label.loc["Task Experts", "trainable"]
+    assert (costs["seconds"] > 0).all()
+    assert 0 < by_label.loc["LwF + AdaBN", "bytes"] < by_label.loc["LwF + AdaBN-S", "bytes"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("adapt=adabn",),
+        ("adapt=adabn_released", "method=joint"),
+        ("adapt=adabn", "fidelity=released", "importance=fim"),
+        ("merge.batch_norm=server", "method=imm"),
+        ("merge.batch_norm=mean", "adapt=finetune"),
+        ("adapt=adabn", "data.users_labelled=false", "data.iterations=2"),
+    ],
+    ids=" ".join,
+)
+def test_catprior_on_photographs_with(choice: tuple[str, ...], dua, tmp_path: Path) -> None:
+    done = dua("+experiment=catprior", *PHOTOS, "data.images_per_preference=4", *choice)
+    assert done.status == 0, done.err
+    frame = read(tmp_path / "out" / "records.csv")
+    assert frame["user"].nunique() == 5
+    assert frame["iteration"].nunique() == (2 if "data.iterations=2" in choice else 1)
+    assert set(frame["fidelity"]) == {"released" if "fidelity=released" in choice else "paper"}
+
+
+def test_the_experts_of_catprior_serve_transprior_too(dua, tmp_path: Path) -> None:
+    assert dua("+experiment=catprior", *PHOTOS, "data.images_per_preference=4").status == 0
+    done = dua("+experiment=transprior", *PHOTOS, "data.extra_per_task=8", "data.severity=1")
+    assert done.status == 0, done.err
+    assert "trained in" not in done.out
+    assert tuple(dict.fromkeys(read(tmp_path / "out" / "records.csv")["user"])) == NAMES
+
+
+def test_own_folders_with_own_users(dua, tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    for task, category in (("a", "x"), ("a", "y"), ("b", "z"), ("b", "w")):
+        for owner, count in (("server", 5), ("users/ann", 4), ("users/bob", 4)):
+            folder = tmp_path / "own" / owner / task / category
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(stream.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    sizes = ("data.images.size=36", "data.input_size=32", "model.pooled=1", "model.weights=none", "data.iterations=1")
+    done = dua("data=own_users", f"data.images.root={tmp_path / 'own'}", "adapt=adabn", *sizes)
+    assert done.status == 0, done.err
+    assert set(read(tmp_path / "out" / "records.csv")["user"]) == {"ann", "bob"}
+
+
+BAD = {
+    "more than a category has": (
+        ("+experiment=catprior", *PHOTOS, "data.images_per_preference=250"),
+        ("250", "category"),
+    ),
+    "more than a task has": (("+experiment=transprior", *PHOTOS, "data.extra_per_task=9999"), ("9999", "task")),
+    "published tastes for photographs": (
+        ("+experiment=catprior", *PHOTOS, "data.preferences=published"),
+        ("data.preferences=drawn",),
+    ),
+    "a severity of 6": (("+experiment=transprior", *PHOTOS, "data.severity=6", "data.extra_per_task=8"), ("6",)),
+    "a network that needs larger pictures": (("+experiment=catprior", *PHOTOS, "model=alexnet"), ("alexnet", "63")),
+    "no network for the archive": (
+        ("+experiment=catprior", "data.images.download=false"),
+        ("TrainImages.txt", "download=true"),
+    ),
+    "a folder that is not there": (
+        ("+experiment=transprior", "data/images=folder", "data.images.root=absent"),
+        ("absent",),
+    ),
+    "a rule for buffers that does not exist": (("merge.batch_norm=first",), ("first", "last, task, mean, server")),
+    "a fidelity that does not exist": (("fidelity=exact",), ("fidelity=exact", "paper, released")),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_2(case: str, dua, tmp_path: Path) -> None:
+    arguments, words = BAD[case]
+    done = dua(*arguments) if "model=alexnet" not in arguments else dua_without_model(dua, arguments)
+    assert done.status == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line
+    assert not Path(os.environ["DUA_STORE_DIR"]).exists()
+
+
+def dua_without_model(dua, arguments: tuple[str, ...]) -> Done:
+    """`SMALL` names a model already; Hydra takes each group once."""
+    return dua(*(a for a in arguments if a != "model=alexnet"), "model._target_=dua_lightning.nets.alexnet")
+
+
+@pytest.mark.slow
+def test_the_cards_command_on_photographs_takes_less_than_four_minutes(tmp_path: Path) -> None:
+    began = time.monotonic()
+    card = ("+experiment=transprior", "model=vgg11_bn", "adapt=adabn_s", "data/images=photos")
+    done = spawn(*card, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert time.monotonic() - began < 240

@@ -1,0 +1,227 @@
+"""What is made of what: settings that matter to a stage change its digest, and no others do."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from dua_lightning.__main__ import CONF
+from dua_lightning.adapt import Unchanged
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.nets import mlp
+from dua_lightning.run.build import build
+from dua_lightning.run.recipes import Recipes
+from dua_lightning.run.rows import Row, make
+from tests.helpers.cli import TINY
+
+BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
+"""A row in which every setting has something to do."""
+
+TO_EXPERTS = (
+    *("seed=2", "data.tasks=3", "data.server_per_class=7", "data.batch_size=7", "data=numbers", "model.width=9"),
+    *("trainer.max_epochs=2", "trainer.lr=0.002", "trainer.momentum=0.8", "trainer.patience=4", "trainer.factor=0.2"),
+    *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "trainer.accelerator=gpu"),
+    *("trainer.precision=bf16-mixed", "trainer.devices=2", "+model.hidden=2"),
+    *("method.regulariser.strength=0.5", "method.regulariser.accumulate=true", "method.regulariser.first_task=3"),
+    *("method.regulariser.pull_head=true", "method.regulariser.importance._target_=dua_lightning.importance.MAS"),
+    *("method.training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
+)
+TO_RESULTS = (
+    *("importance=mas", "importance.labels=sampled", "importance.floor=0.1", "importance.estimator=batch_mean"),
+    *("importance.seed=7", "importance.precision=bf16", "method.prior=server", "merge.batch_norm=mean"),
+    *("merge.batch_norm=server", "method.merge.zero_importance=zero", "adapt=none", "adapt=adabn", "adapt.epochs=3"),
+    *("adapt.lr=0.1", "adapt.momentum=0.5", "adapt.seed=7", "adapt.reset_batch_norm=true", "data.user_per_class=5"),
+    *("data.user_batch_size=5", "data.users_labelled=false", "fidelity.fim_floor=0.5", "fidelity.zero_importance=zero"),
+)
+TO_NOTHING = (
+    *("name=another", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb", "engine=joblib"),
+    *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
+    *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.experts=x", "method.adapt=x"),
+    *("importance.name=x", "importance.label=x", "adapt.name=x", "adapt.label=x", "fidelity.name=x"),
+    *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.checkpoint_seconds=1"),
+)
+CLASSES = {**dict.fromkeys(TO_EXPERTS, 2), **dict.fromkeys(TO_RESULTS, 1), **dict.fromkeys(TO_NOTHING, 0)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _paths() -> Iterator[None]:
+    """Many configurations in one session of Hydra."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@cache
+def benchmark(text: str, seed: int) -> Benchmark:
+    return build(OmegaConf.create(text), "data", seed=seed)
+
+
+def made_of(cfg: DictConfig, bench: Benchmark | None = None) -> tuple[Recipes, Row, Benchmark]:
+    row = make(cfg)
+    if bench is None:
+        # The numbers cannot be downloaded; what counts of them is that they are other images.
+        data = cfg.data if cfg.data._target_.endswith("digits") else compose("config", [*BASE, "seed=9"]).data
+        bench = benchmark(OmegaConf.to_yaml(data, resolve=True), 9 if data is not cfg.data else cfg.seed)
+    start = mlp(bench.shape, bench.classes, cfg.seed, width=cfg.model.width).state_dict()
+    return Recipes(cfg, start, bench), row, bench
+
+
+@cache
+def keys(*changes: str) -> tuple[list[str], list[str]]:
+    """Of the experts, and of the results of every user's first two draws."""
+    groups = {change.partition("=")[0] for change in changes}
+    kept = [text for text in BASE if text.partition("=")[0] not in groups]
+    if "data=numbers" in changes:
+        kept = [text for text in kept if not text.startswith("data.") or text == "data.tasks=2"]
+    recipes, row, bench = made_of(compose("config", [*kept, *changes]))
+    experts = [recipe.key for recipe in recipes.experts(row)]
+    return experts, [recipes.result(row, user.draw(i)).key for user in bench.users for i in (1, 2)]
+
+
+def effect(*changes: str) -> int:
+    """What changes: 2 the experts, and with them all results; 1 the results alone; 0 nothing."""
+    experts, results = keys(*changes)
+    expected_experts, expected_results = keys()
+    if experts[-1] != expected_experts[-1]:
+        assert not set(results) & set(expected_results)
+        return 2
+    assert experts == expected_experts
+    if results == expected_results:
+        return 0
+    # The user uci has all there are in any case.
+    assert "data.user_per_class=5" in changes or not set(results) & set(expected_results)
+    return 1
+
+
+@pytest.mark.parametrize("change", CLASSES)
+def test_a_setting_reaches_what_it_matters_to(change: str) -> None:
+    assert effect(change) == CLASSES[change]
+
+
+def test_all_gpus_are_so_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert keys("trainer=ddp") == keys("trainer=gpu", "trainer.devices=3") != keys("trainer=gpu")
+
+
+numbers = {
+    "trainer.lr": st.floats(1e-6, 1).filter(lambda value: value != 1e-3),
+    "adapt.lr": st.floats(1e-6, 1).filter(lambda value: value != 5e-4),
+    "adapt.epochs": st.integers(1, 99).filter(lambda value: value != 10),
+    "seed": st.integers(2, 2**31),
+    "threads": st.integers(1, 64),
+    "data.iterations": st.integers(2, 99),
+    "trainer.checkpoint_seconds": st.floats(0, 1e6),
+}
+CLASS_OF = {"trainer.lr": 2, "seed": 2, "adapt.lr": 1, "adapt.epochs": 1}
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.sampled_from([*numbers]), min_size=1, max_size=3, unique=True), st.data())
+def test_whatever_the_values_the_greatest_effect_counts(names: list[str], data: st.DataObject) -> None:
+    changes = [f"{name}={data.draw(numbers[name])}" for name in names]
+    assert effect(*changes) == max(CLASS_OF.get(name, 0) for name in names)
+
+
+def leaves(node: object, path: str = "") -> Iterator[str]:
+    """Places of all settings but those that only pass on another one."""
+    if not isinstance(node, dict):
+        if not str(node).startswith("${"):
+            yield path
+        return
+    for name, value in node.items():
+        yield from leaves(value, f"{path}.{name}".lstrip("."))
+
+
+def test_every_setting_has_its_place_in_the_lists() -> None:
+    listed = {change.partition("=")[0].lstrip("+") for change in CLASSES}
+    groups = {name for name in listed if "." not in name}
+    every = leaves(OmegaConf.to_container(compose("config", list(BASE)), resolve=False))
+    forgotten = {
+        path
+        for path in every
+        if path not in listed
+        # A target is chosen by its group; fidelity's values act through the settings that name them.
+        and not (path.endswith("_target_") and path.partition(".")[0] in groups | {"method", "model", "trainer"})
+        and not path.startswith("fidelity.")
+    }
+    assert forgotten == set()
+
+
+@pytest.mark.parametrize(("iteration", "same"), [(1, True), (2, False)])
+def test_a_result_is_of_one_draw_of_one_user(iteration: int, same: bool) -> None:
+    recipes, row, bench = made_of(compose("config", list(BASE)))
+    found = [recipes.result(row, user.draw(iteration)).key for user in bench.users]
+    assert len(set(found)) == len(found)
+    assert (found == [recipes.result(row, user).key for user in bench.users]) == same
+
+
+def test_other_users_do_not_matter() -> None:
+    cfg = compose("config", list(BASE))
+    recipes, row, bench = made_of(cfg)
+    alone, _, _ = made_of(cfg, replace(bench, users=bench.users[1:2]))
+    assert alone.result(row, bench.users[1]) == recipes.result(row, bench.users[1])
+
+
+def test_the_images_of_server_and_user_matter() -> None:
+    cfg = compose("config", list(BASE))
+    recipes, row, bench = made_of(cfg)
+    first = bench.server[0].train
+    pixels = first.pixels
+    pixels[0, 0, 0, 0] ^= 1
+    images = replace(first, store=pixels, rows=first.rows.argsort().argsort())
+    other, _, _ = made_of(cfg, replace(bench, server=(_with_train(bench, images), *bench.server[1:])))
+    pairs = zip(other.experts(row), recipes.experts(row), strict=True)
+    assert all(a.key != b.key for a, b in pairs)
+
+
+def _with_train(bench: Benchmark, images: object) -> object:
+    first = bench.server[0]
+    return type(first)(first.task, images, first.validation, first.batch_size, first.seed)
+
+
+def test_methods_share_the_first_expert_and_each_prefix_its_own() -> None:
+    found = {
+        method: [r.key for r in recipes.experts(row)]
+        for method in ("racl", "imm", "ewc", "mas", "lwf")
+        for recipes, row, _ in [made_of(compose("config", [*TINY, f"method={method}"]))]
+    }
+    assert found["racl"] == found["imm"]
+    assert len({experts[0] for experts in found.values()}) == 1
+    assert len({experts[1] for experts in found.values()}) == 4
+
+
+def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None:
+    def priors(*changes: str, user: bool) -> str:
+        recipes, row, bench = made_of(compose("config", [*BASE, *changes]))
+        return recipes.priors(row, bench.users[0] if user else None).key
+
+    for change in ("merge.batch_norm=mean", "adapt.epochs=3", "data.user_batch_size=5"):
+        assert priors(change, user=True) == priors(user=True)
+    assert priors("data.user_per_class=5", user=False) == priors(user=False)
+    assert priors("data.user_per_class=5", user=True) != priors(user=True)
+    assert priors("importance.floor=0.1", user=True) != priors(user=True)
+    assert priors("fidelity.imm_data=train_and_validation", user=False) != priors(user=False)
+    assert priors(user=False) != priors(user=True)
+
+
+def test_code_of_somebody_elses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dua_lightning.run import recipes as module
+
+    change = "adapt._target_=tests.run.test_recipes.Theirs"
+    (one, first), source = keys(change), module.inspect.getsource
+    keys.cache_clear()
+    monkeypatch.setattr(module.inspect, "getsource", lambda found: source(found) + "# changed")
+    assert keys(change)[0] == one
+    assert keys(change)[1] != first
+
+
+class Theirs(Unchanged):
+    """An adaptation of a reader's own."""
+
+    def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:
+        pass
