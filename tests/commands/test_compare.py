@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dua_lightning.report import contrast
+from dua_lightning.commands import compare as contrast
 from dua_lightning.report.runs import study
 from tests.helpers.cli import Done, refused, run
 from tests.reference import statistics_loops

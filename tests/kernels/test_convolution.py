@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dua_lightning.importance import kernel
 from dua_lightning.importance.rules import Power
+from dua_lightning.kernels import convolution as kernel
 from tests.helpers.nets import close
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_a_processor_of_narrower_vectors_computes_the_same() -> None:
     """Told that there is nothing wider, numba compiles for what every 64-bit processor of the kind has."""
     lines = """
         import torch
-        from dua_lightning.importance import kernel
+        from dua_lightning.kernels import convolution as kernel
         from tests.kernels.test_convolution import SIZES, added, case, close, written_out
         assert not kernel.WIDE
         for sizes in SIZES:

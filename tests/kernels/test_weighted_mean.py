@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dua_lightning.merge import Mode, kernel
+from dua_lightning.kernels import weighted_mean as kernel
+from dua_lightning.merge import Mode
 from dua_lightning.merge import mode as module
 from dua_lightning.params import Params, State
 from dua_lightning.store.store import Recipe, Store

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Uniform
-from dua_lightning.merge import Mode, kernel
+from dua_lightning.kernels import weighted_mean as kernel
+from dua_lightning.merge import Mode
 from dua_lightning.merge import mode as module
 from dua_lightning.params import Params, State
 from dua_lightning.tasks import Expert, Task

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dua_lightning.report import reporting
+from dua_lightning.commands import report as reporting
 from dua_lightning.report.runs import study
 from tests.helpers.cli import TINY, spawn
 from tests.report import folders
