@@ -32,7 +32,7 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.digits import digits
 from dua_lightning.data.photos import photos
 from dua_lightning.data.transprior import transprior
-from dua_lightning.importance import MAS, Fisher, Importance, persample, rules
+from dua_lightning.importance import FIM, MAS, Importance, persample, rules
 from dua_lightning.kernels.compiled import in_threads
 from dua_lightning.merge import Mode
 from dua_lightning.nets import mlp, vgg11_bn
@@ -100,8 +100,8 @@ def on_photos(threads: int, extra: int | None) -> Call:
 PATHS: dict[str, Callable[[], Call]] = {
     "one user, digits, MLP, MAS, 1 thread": lambda: on_digits(MAS(), 1),
     "one user, digits, MLP, MAS, 2 threads": lambda: on_digits(MAS(), 2),
-    "one user, digits, MLP, FIM, 1 thread": lambda: on_digits(Fisher(), 1),
-    "one user, digits, MLP, FIM, 2 threads": lambda: on_digits(Fisher(), 2),
+    "one user, digits, MLP, FIM, 1 thread": lambda: on_digits(FIM(), 1),
+    "one user, digits, MLP, FIM, 2 threads": lambda: on_digits(FIM(), 2),
     "one user, photographs, VGG11-BN narrow, 1 thread": lambda: on_photos(1, 0),
     "one user, photographs, VGG11-BN narrow, 2 threads": lambda: on_photos(2, 0),
     "psi, VGG11-BN, 64 images of 64, 1 thread": lambda: psi(MAS(), 64, 64, 1),

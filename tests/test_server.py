@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from dua_lightning.evaluation import accuracy
-from dua_lightning.importance import MAS, Fisher, Uniform
+from dua_lightning.importance import FIM, MAS, Uniform
 from dua_lightning.params import Params, State, clone
 from dua_lightning.regularise import Anchor, Distil, Free, Regulariser
 from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
@@ -24,7 +24,7 @@ from tests.helpers import tiny
 RECIPES = tuple(Recipe("experts", {"name": name}) for name in ("first", "second", "third"))
 TRAINING = Training(max_epochs=3, lr=0.02)
 METHODS = {
-    "ewc": Anchor(Fisher(), 4.0),
+    "ewc": Anchor(FIM(), 4.0),
     "mas": Anchor(MAS(), 0.1),
     "l2": Anchor(Uniform(), 0.1, accumulate=False),
     "lwf": Distil(),

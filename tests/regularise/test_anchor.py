@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.params import Params
 from dua_lightning.regularise import Anchor
 from dua_lightning.tasks import Batch, Expert, Task
@@ -26,13 +26,13 @@ from tests.helpers.nets import (
     labels,
 )
 from tests.reference.anchor_loop import penalty
-from tests.reference.fisher_loop import fisher_true
+from tests.reference.fim_loop import fim_true
 from tests.reference.mas_loop import mas
 
 TASKS = [Task(f"t{t}", slice(2 * t, 2 * t + 2)) for t in range(3)]
 METHODS = [
     pytest.param(Anchor(Uniform(), 0.3, accumulate=False), id="l2"),
-    pytest.param(Anchor(Fisher(), 400.0), id="ewc"),
+    pytest.param(Anchor(FIM(), 400.0), id="ewc"),
     pytest.param(Anchor(MAS(), 1.0), id="mas"),
 ]
 
@@ -51,8 +51,8 @@ def after_three_tasks(case: Case, method: Anchor) -> Anchor:
 
 
 def omega_loop(case: Case, importance: Importance, expert: Expert, x: Tensor, y: Tensor) -> Params:
-    if isinstance(importance, Fisher):
-        return fisher_true(case.build(), expert, x, y)
+    if isinstance(importance, FIM):
+        return fim_true(case.build(), expert, x, y)
     omega = mas(case.build(), expert, x)
     return omega if isinstance(importance, MAS) else {name: torch.ones_like(o) for name, o in omega.items()}
 
@@ -72,7 +72,7 @@ def body(net: nn.Module) -> Params:
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("importance", [Uniform(), Fisher(), MAS()], ids=["uniform", "fisher", "mas"])
+@pytest.mark.parametrize("importance", [Uniform(), FIM(), MAS()], ids=["uniform", "fim", "mas"])
 @pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED, PLAIN], ids=lambda case: case.name)
 def test_omega_is_the_last_tasks_or_the_sum_of_all_and_the_anchor_always_the_last(
     case: Case, importance: Importance, accumulate: bool
@@ -211,7 +211,7 @@ def test_a_pulled_head_feels_its_distance_from_where_it_started() -> None:
 
 def test_a_limit_cuts_the_sum_of_the_importances_and_nothing_below_it() -> None:
     net, x, y = MLP.build(), MLP.images(6), labels(6)
-    free, cut = Anchor(Fisher(), 400.0), Anchor(Fisher(), 400.0, limit=0.5)
+    free, cut = Anchor(FIM(), 400.0), Anchor(FIM(), 400.0, limit=0.5)
     for seed in (1, 2, 3):
         expert = MLP.expert(seed)
         free, cut = (method.consolidate(net, expert, [(x, y)]) for method in (free, cut))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dua_lightning.data.server import ServerData, union
 from dua_lightning.errors import InputError
-from dua_lightning.importance import Fisher
+from dua_lightning.importance import FIM
 from dua_lightning.nets import mlp
 from dua_lightning.params import clone
 from dua_lightning.regularise import Anchor, Distil, Free, Regulariser
@@ -58,7 +58,7 @@ def case(name: str) -> tuple[Regulariser, ServerData]:
         return Free(), ServerData(data.task, data.train, data.validation[:11], data.batch_size, data.seed)
     net, first = tiny.network(seed=9), tiny.benchmark().server[0]
     expert = Expert(first.task, clone(net.state_dict()))
-    regulariser = {"ewc": Anchor(Fisher(), 400), "lwf": Distil()}[name]
+    regulariser = {"ewc": Anchor(FIM(), 400), "lwf": Distil()}[name]
     return (
         regulariser.consolidate(net, expert, first.predict_dataloader()),
         tiny.benchmark(per_class=9, noise=0.9).server[1],
