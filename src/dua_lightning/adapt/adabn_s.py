@@ -1,6 +1,5 @@
 """The paper's supervised variant of AdaBN."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +10,7 @@ from torch import nn
 from dua_lightning.adapt.adabn import require_batch_norm, take_statistics
 from dua_lightning.adapt.finetune import check_steps, descend
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone
+from dua_lightning.params import State, batch_norms, clone, loaded
 from dua_lightning.tasks import Batch, Task
 
 
@@ -47,8 +46,7 @@ class AdaBNS:
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
-        adapted = copy.deepcopy(net)
-        adapted.load_state_dict(state)
+        adapted = loaded(net, state)
         tune(adapted, task, data, self.epochs, self.lr, self.momentum)
         take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
         return clone(adapted.state_dict())
