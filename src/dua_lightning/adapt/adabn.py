@@ -18,7 +18,7 @@ from dua_lightning.params import State, batch_norms, clone, device_of, loaded, m
 from dua_lightning.tasks import Batch, Task
 
 EMA_MOMENTUM = 0.1
-"""Of torchvision's batch-norm layers, which the release keeps."""
+"""The momentum of torchvision's batch-norm layers, which the release keeps."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,16 @@ class AdaBN:
     images nor their batches matter. Unsupervised: labels are never read, and only the buffers `running_mean` and
     `running_var` change.
 
-    By default one forward pass carries all images together. With `images_at_once` it carries that many, in as many
-    passes as there are layers, each up to the layer whose statistics it takes; the result is the same up to rounding.
+    Args:
+        images_at_once: With `None` one forward pass carries all images together. With a number it carries that many, in
+            as many passes over the data as there are layers, each up to the layer whose statistics it takes; the result
+            is the same up to rounding.
+        statistics: `"exact"`, or `"ema"`, which is what the release gathers, and then loses: from mean 0 and variance
+            1, a running average (momentum 0.1) of the batches' own statistics, so that order and batches matter and
+            0.9^batches of the start remain.
 
-    `statistics="ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average
-    (momentum 0.1) of the batches' own statistics, so that order and batches matter and 0.9^batches of the start remain.
-
-    Raises `InputError` for a network without batch-norm layers with running statistics, and for empty data.
+    Raises:
+        InputError: The network has no batch-norm layers with running statistics, or the data are empty.
     """
 
     images_at_once: int | None = None
@@ -45,10 +48,10 @@ class AdaBN:
 
     def __post_init__(self) -> None:
         if self.images_at_once is not None and self.images_at_once < 1:
-            raise InputError(f"adapt=adabn takes at least 1 image at once, got {self.images_at_once}")
+            raise InputError(f"AdaBN takes at least 1 image at once, got {self.images_at_once}")
 
     def check(self, net: nn.Module) -> None:
-        require_batch_norm(net, "adabn")
+        require_batch_norm(net, "AdaBN")
 
     def trainable(self, net: nn.Module) -> int:
         return 0
@@ -67,8 +70,8 @@ def require_batch_norm(net: nn.Module, adaptation: str) -> None:
     """Raise `InputError` if `net` has no batch-norm layer with running statistics."""
     if not batch_norms(net):
         raise InputError(
-            f"adapt={adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
-            "none; use a model with batch normalisation (model=vgg11_bn), or adapt=none"
+            f"{adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
+            "none; use a network with batch normalisation, such as vgg11_bn, or no adaptation"
         )
 
 

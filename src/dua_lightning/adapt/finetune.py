@@ -21,13 +21,20 @@ DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, func
 
 @dataclass(frozen=True)
 class Finetune:
-    """Cross-entropy over the task's classes, SGD with momentum, all parameters; with `Each` the paper's Task Experts.
+    """Train all parameters by SGD on the cross-entropy over the task's classes; with `Each` the paper's Task Experts.
 
-    The last weights are kept: a device has no spare labelled data to select with. The batches of `data` are the steps;
-    let it reshuffle at each pass. Dropout draws from the stream `(seed, "finetune", task)`. With
-    `reset_batch_norm` the batch-norm layers start as they are built, as in the authors' release.
+    The last weights are kept: a device has no spare labelled data to select with. The batches of the data are the
+    steps; let them reshuffle at each pass.
 
-    Raises `InputError` for data without images or labels.
+    Args:
+        epochs: The number of passes over the data.
+        lr: The learning rate.
+        momentum: The momentum.
+        seed: Dropout draws from the stream `(seed, "finetune", task)`, on the processor for every device.
+        reset_batch_norm: Whether the batch-norm layers start as they are built, as in the authors' release.
+
+    Raises:
+        InputError: A number cannot be used, or the data have no images or no labels.
     """
 
     epochs: int = 10
@@ -100,7 +107,9 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: 
         images = 0
         for x, y in data:
             if y is None:
-                raise InputError("training on the device needs labels, and these data have none; use adapt=none")
+                raise InputError(
+                    "training on the device needs labels, and these data have none; adapt without labels, or not at all"
+                )
             logits = net(moved(x, device))[:, task.classes]
             loss = nn.functional.cross_entropy(logits, moved(task.columns(y), device))
             optimizer.zero_grad()

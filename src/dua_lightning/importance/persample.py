@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 MEMORY = 256 * 2**20
 """Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
 TOLERANCE = 1e-3
-"""Of the comparison with plain autograd: far above rounding, far below what a missed use of a weight changes."""
+"""What the comparison with plain autograd forgives: far above rounding, far below what a missed use would change."""
 ROUNDING = 1e-5
-"""Of the largest mean gradient of a weight; less is noise: a bias before a normalisation has no effect at all."""
+"""The share of the largest mean gradient that is rounding: a bias before a normalisation has no effect at all."""
 
 
 def mean_over_samples(
