@@ -1,15 +1,20 @@
 """The quadratic penalty in closed form, against autograd of the penalty written out."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dua_lightning import regularise
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Fisher, Importance, Uniform
 from dua_lightning.params import Params
-from dua_lightning.regularise import Anchor
+from dua_lightning.regularise import EWC, L2Transfer, QuadraticPenalty
 from dua_lightning.tasks import Batch, Expert, Task
 from tests.helpers.nets import (
     BATCH_NORM,
@@ -30,10 +35,11 @@ from tests.reference.fisher_loop import fisher_true
 from tests.reference.mas_loop import mas
 
 TASKS = [Task(f"t{t}", slice(2 * t, 2 * t + 2)) for t in range(3)]
+Make = Callable[[], QuadraticPenalty]
 METHODS = [
-    pytest.param(Anchor(Uniform(), 0.3, accumulate=False), id="l2"),
-    pytest.param(Anchor(Fisher(), 400.0), id="ewc"),
-    pytest.param(Anchor(MAS(), 1.0), id="mas"),
+    pytest.param(partial(L2Transfer, 0.3), id="L2Transfer"),
+    pytest.param(EWC, id="EWC"),
+    pytest.param(regularise.MAS, id="MAS"),
 ]
 
 
@@ -42,11 +48,17 @@ def learnt(case: Case) -> list[tuple[Expert, Tensor, Tensor]]:
     return [(case.expert(9 + t, task), case.images(5, t), labels(5, task, t)) for t, task in enumerate(TASKS)]
 
 
-def after_three_tasks(case: Case, method: Anchor) -> Anchor:
-    net = case.build()
+def closed(method: QuadraticPenalty, net: nn.Module, expert: Expert, data: list[Batch]) -> QuadraticPenalty:
+    """The regulariser after the task of `expert`, whose weights a copy of the network has."""
+    net = copy.deepcopy(net)
+    net.load_state_dict(expert.state)
+    method.consolidate(net, expert.task, data)
+    return method
+
+
+def after_three_tasks(case: Case, method: QuadraticPenalty) -> QuadraticPenalty:
     for expert, x, y in learnt(case):
-        net.load_state_dict(expert.state)
-        method = method.consolidate(net, expert, batches(x, y, 2))
+        closed(method, case.build(), expert, batches(x, y, 2))
     return method
 
 
@@ -67,27 +79,32 @@ def backward(net: nn.Module, batch: Batch, extra: Tensor | float = 0.0) -> None:
     (nn.functional.cross_entropy(net(batch[0]), batch[1]) + extra).backward()
 
 
+def zero_gradients(net: nn.Module) -> None:
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+
+
 def body(net: nn.Module) -> Params:
     return {name: p for name, p in net.named_parameters() if not name.startswith("head.")}
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("importance", [Uniform(), Fisher(), MAS()], ids=["uniform", "fisher", "mas"])
+@pytest.mark.parametrize("importance", [Uniform(), Fisher(), MAS()], ids=["uniform", "fim", "mas"])
 @pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED, PLAIN], ids=lambda case: case.name)
 def test_omega_is_the_last_tasks_or_the_sum_of_all_and_the_anchor_always_the_last(
     case: Case, importance: Importance, accumulate: bool
 ) -> None:
-    method = after_three_tasks(case, Anchor(importance, 1.0, accumulate))
+    method = after_three_tasks(case, QuadraticPenalty(importance, 1.0, accumulate))
     omegas = [omega_loop(case, importance, *task) for task in learnt(case)]
     summed = {name: sum(omega[name] for omega in omegas) for name in omegas[0]}
     close(method.omega, summed if accumulate else omegas[-1])
     equal(method.anchor, {name: learnt(case)[-1][0].state[name] for name in summed})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("make", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_2_lambda_omega_times_the_distance_and_that_of_the_penalty(case: Case, method: Anchor) -> None:
-    method, net = after_three_tasks(case, method), case.build()
+def test_the_gradient_is_2_lambda_omega_times_the_distance_and_that_of_the_penalty(case: Case, make: Make) -> None:
+    method, net = after_three_tasks(case, make()), case.build()
     batch = case.images(4, 7), labels(4)
     backward(net, batch)
     before, theta = gradients(net), body(net)
@@ -105,105 +122,77 @@ def test_the_gradient_is_2_lambda_omega_times_the_distance_and_that_of_the_penal
         assert float(added[name].abs().max()) > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED], ids=lambda case: case.name)
-def test_steps_equal_those_of_sgd_with_the_penalty_in_the_loss(case: Case, method: Anchor) -> None:
-    method = after_three_tasks(case, method)
-    closed, by_autograd = case.build(), case.build()
-    optimizers = [torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9) for net in (closed, by_autograd)]
-    for step in range(3):
-        batch = case.images(4, step), labels(4, seed=step)
-        backward(closed, batch)
-        add_gradients_(method, closed)
-        backward(by_autograd, batch, penalty(body(by_autograd), method.anchor, method.omega, method.strength))
-        for optimizer in optimizers:
-            optimizer.step()
-    close(closed.state_dict(), by_autograd.state_dict(), 1e-8)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_first_task_has_no_penalty(method: Anchor) -> None:
-    net, x = MLP.build(), MLP.images(4)
+@pytest.mark.parametrize("make", METHODS)
+def test_the_first_task_has_no_penalty_and_no_task_a_loss(make: Make) -> None:
+    method, net, x = make(), MLP.build(), MLP.images(4)
     backward(net, (x, labels(4)))
     before = gradients(net)
     add_gradients_(method, net)
     equal(gradients(net), before)
     assert method.loss(net, x, net(x)) is None
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_added_to_the_loss_as_well_as_to_the_gradient(method: Anchor) -> None:
-    net, x = MLP.build(), MLP.images(4)
     assert after_three_tasks(MLP, method).loss(net, x, net(x)) is None
 
 
-def test_weights_without_a_gradient_get_none() -> None:
-    method, net = after_three_tasks(MLP, Anchor(Uniform(), 1.0)), MLP.build()
+def test_a_frozen_weight_gets_no_gradient_and_one_without_gradient_the_penalty_alone() -> None:
+    method, net = after_three_tasks(MLP, QuadraticPenalty(Uniform(), 1.0)), MLP.build()
     net.body[1].requires_grad_(False)
-    backward(net, (MLP.images(4), labels(4)))
-    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     add_gradients_(method, net)
     assert net.body[1].weight.grad is None
-    assert not torch.equal(net.body[3].weight.grad, before["body.3.weight"])
+    theta = net.body[3].weight
+    close(theta.grad, (2 * method.omega["body.3.weight"] * (theta - method.anchor["body.3.weight"])).detach())
+    assert net.head.weight.grad is None
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_consolidating_changes_neither_the_regulariser_nor_the_expert(method: Anchor) -> None:
+def test_of_several_optimizers_each_moves_its_own_weights() -> None:
+    method, net = closed(QuadraticPenalty(Uniform(), 1.0), MLP.build(), MLP.expert(), []), MLP.build()
+    first, second = (torch.optim.SGD(net.body[i].parameters(), lr=1.0) for i in (1, 3))
+    trainer: Any = SimpleNamespace(optimizers=[first, second])
+    method.on_fit_start(trainer, net)
+    method.on_before_optimizer_step(trainer, net, first)
+    assert net.body[1].weight.grad is not None
+    assert net.body[3].weight.grad is None
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_consolidating_changes_no_expert_and_no_copy_of_the_regulariser(make: Make) -> None:
     (one, x, y), (two, x2, y2), _ = learnt(BATCH_NORM)
+    method = closed(make(), BATCH_NORM.build(), one, [(x, y)])
+    first, before = copy.deepcopy(method), copy.deepcopy((method.omega, method.anchor, one.state, two.state))
+    closed(method, BATCH_NORM.build(), two, [(x2, y2)])
     net = BATCH_NORM.build()
-    first = method.consolidate(net, one, [(x, y)])
-    before = copy.deepcopy((first.omega, first.anchor, one.state, two.state))
-    first.consolidate(net, two, [(x2, y2)])
     backward(net, (x2, y2))
     add_gradients_(first, net)
     equal((first.omega, first.anchor, one.state, two.state), before)
-    assert (method.omega, method.anchor) == ({}, {})
-
-
-@pytest.mark.parametrize("strength", [-1.0, float("nan")])
-def test_a_strength_below_zero_is_an_input_error(strength: float) -> None:
-    with pytest.raises(InputError, match="at least 0"):
-        Anchor(Uniform(), strength)
-
-
-def test_a_frozen_body_is_left_alone() -> None:
-    net = MLP.build()
-    method = Anchor(Uniform(), 1.0).consolidate(net, Expert(TASK, net.state_dict()), [])
-    net.requires_grad_(False)
-    add_gradients_(method, net)
-    assert all(p.grad is None for p in net.parameters())
 
 
 def test_the_anchor_stays_where_it_was_when_the_network_moves_on() -> None:
     net = MLP.build()
-    method = Anchor(Uniform(), 1.0).consolidate(net, Expert(TASK, net.state_dict()), [])
+    method = QuadraticPenalty(Uniform(), 1.0)
+    method.consolidate(net, TASK, [])
     for p in net.parameters():
-        p.grad = torch.zeros_like(p)
         p.data += 1
+    zero_gradients(net)
     add_gradients_(method, net)
     assert all((p.grad == 2).all() for name, p in net.named_parameters() if name in method.anchor)
 
 
 def test_a_penalty_that_starts_at_the_third_task_leaves_the_second_alone() -> None:
-    net = MLP.build()
-    method = Anchor(Uniform(), 1.0, accumulate=False, first_task=3)
-    expert = MLP.expert()
+    net, method = MLP.build(), L2Transfer(1.0, first_task=3)
     for task, penalised in ((2, False), (3, True)):
-        method = method.consolidate(net, expert, [])
-        for p in net.parameters():
-            p.grad = torch.zeros_like(p)
+        closed(method, net, MLP.expert(), [])
+        zero_gradients(net)
         add_gradients_(method, net)
         assert any(bool(p.grad.any()) for p in net.parameters()) == penalised, task
 
 
 def test_a_pulled_head_feels_its_distance_from_where_it_started() -> None:
     net, expert = MLP.build(), MLP.expert()
-    method = Anchor(Uniform(), 0.3, accumulate=False, pull_head=True).consolidate(net, expert, [])
+    method = closed(L2Transfer(0.3, pull_head=True), net, expert, [])
     net.load_state_dict(expert.state)
     moved = {"head.weight": 0.5, "head.bias": -0.25}
     for name, p in net.named_parameters():
         p.data += moved.get(name, 0.0)
-        p.grad = torch.zeros_like(p)
+    zero_gradients(net)
     add_gradients_(method, net)
     for name, p in net.named_parameters():
         close(p.grad, torch.full_like(p, 2 * 0.3 * moved.get(name, 0.0)))
@@ -211,10 +200,10 @@ def test_a_pulled_head_feels_its_distance_from_where_it_started() -> None:
 
 def test_a_limit_cuts_the_sum_of_the_importances_and_nothing_below_it() -> None:
     net, x, y = MLP.build(), MLP.images(6), labels(6)
-    free, cut = Anchor(Fisher(), 400.0), Anchor(Fisher(), 400.0, limit=0.5)
+    free, cut = EWC(400.0), EWC(400.0, limit=0.5)
     for seed in (1, 2, 3):
-        expert = MLP.expert(seed)
-        free, cut = (method.consolidate(net, expert, [(x, y)]) for method in (free, cut))
+        for method in (free, cut):
+            closed(method, net, MLP.expert(seed), [(x, y)])
     stiff = {name: 2 * 400 * o for name, o in free.omega.items()}
     assert any((s > 0.5).any() for s in stiff.values())
     assert any((s < 0.5).any() for s in stiff.values())
@@ -225,23 +214,26 @@ def test_a_limit_cuts_the_sum_of_the_importances_and_nothing_below_it() -> None:
 def test_a_stiff_penalty_diverges_and_with_the_limit_of_one_step_it_does_not() -> None:
     for limit, stays in ((None, False), (1 / 0.01, True)):
         net = MLP.build()
-        method = Anchor(Uniform(), 1e4, limit=limit).consolidate(net, MLP.expert(), [])
+        method = closed(QuadraticPenalty(Uniform(), 1e4, limit=limit), net, MLP.expert(), [])
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
         for _ in range(300):
-            for p in net.parameters():
-                p.grad = torch.zeros_like(p)
+            zero_gradients(net)
             add_gradients_(method, net)
             optimizer.step()
-        distance = max(
-            float((p.detach() - method.anchor[n]).abs().max()) for n, p in net.named_parameters() if n in method.anchor
-        )
-        assert (distance < 1e-3) == stays
+        far = [(p.detach() - method.anchor[n]).abs().max() for n, p in net.named_parameters() if n in method.anchor]
+        assert (float(max(far)) < 1e-3) == stays
 
 
-def test_what_it_holds_goes_to_another_device() -> None:
-    ((expert, x, y), *_) = learnt(MLP)
-    method = Anchor(MAS(), 1.0).consolidate(MLP.build(), expert, [(x, y)])
-    moved = method.on(torch.device("meta"))
-    assert {tensor.device.type for tensor in [*moved.anchor.values(), *moved.omega.values()]} == {"meta"}
-    assert (moved.learnt, moved.strength, set(moved.omega)) == (1, 1.0, set(method.omega))
-    assert {tensor.device.type for tensor in method.omega.values()} == {"cpu"}
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("strength", -1.0), ("strength", float("nan")), ("first_task", 0), ("limit", 0.0), ("limit", float("nan"))],
+)
+def test_a_setting_that_cannot_be_is_an_input_error(setting: str, value: float) -> None:
+    settings: dict[str, Any] = {"strength": 1.0, setting: value}
+    with pytest.raises(InputError, match=f"got {value}"):
+        QuadraticPenalty(Uniform(), **settings)
+
+
+def test_the_defaults_are_those_of_the_authors_scripts() -> None:
+    assert (EWC().strength, regularise.MAS().strength, L2Transfer().strength) == (400.0, 1.0, 1e-3)
+    assert (EWC().accumulate, regularise.MAS().accumulate, L2Transfer().accumulate) == (True, True, False)
