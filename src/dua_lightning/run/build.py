@@ -1,49 +1,89 @@
-"""From a node of the configuration to the object it describes."""
+"""From a choice of the configuration, in plain values, to the object that it describes."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import ImportString, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dua_lightning.errors import InputError
 
 DISPLAY = ("name", "label")
-"""Keys of a node that name it for people and records; the object does not know them."""
+"""Keys of a choice that name it for people and records; the object does not know them."""
 
 
-def build(node: Any, path: str, kind: type = object, **given: Any) -> Any:
-    """Call the node's `_target_` with its settings, nodes within it built first, and with `given`.
+@dataclass(frozen=True)
+class Choice:
+    """What one group of the configuration chose, in plain values, so that any process can build it.
 
-    `path` is the node's place in the configuration, for messages. Each setting is checked against the annotation of
-    the parameter it becomes, and what comes out against `kind`. Raises `InputError` with the setting's place, its value
-    and what is wrong.
+    Args:
+        place: The group, for messages: `adapt`.
+        node: The settings; `_target_` names what is built of them, `name` and `label` are for people and records.
     """
-    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
-        raise InputError(f"{path}={_shown(node)} cannot be used: it is a group of settings with a _target_")
-    made, parameters = target(node._target_, f"{path}._target_")
+
+    place: str
+    node: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(check(self.node.get("name"), str, f"{self.place}.name"))
+
+    @property
+    def label(self) -> str:
+        return str(check(self.node.get("label"), str, f"{self.place}.label"))
+
+    def build(self, kind: type = object, **given: Any) -> Any:
+        """The object; see `build`."""
+        return build(self.node, self.place, kind, **given)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings, without what only names this choice or one within it for people."""
+        return {key: _without_names(value) for key, value in self.node.items() if key not in DISPLAY}
+
+
+def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
+    """Call the node's `_target_` with its settings, nodes within it built first.
+
+    Args:
+        node: A group of settings with a `_target_`, in plain values.
+        place: Where it stands in the configuration, for messages.
+        kind: What must come out.
+        given: Further arguments, which are not settings.
+
+    Returns:
+        What the target returns.
+
+    Raises:
+        InputError: For a setting that is unknown, missing or of another type than the parameter it becomes, with its
+            place, its value and what is wrong.
+    """
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise InputError(f"{place}={node} cannot be used: it is a group of settings with a _target_")
+    name = node["_target_"]
+    made, parameters = target(name, f"{place}._target_")
     settings: dict[str, Any] = {}
-    for key, value in ((str(key), value) for key, value in node.items()):
+    for key, value in node.items():
         if key == "_target_" or (key in DISPLAY and key not in parameters):
             continue
-        place = f"{path}.{key}"
         if key not in parameters:
-            raise InputError(f"{place} is not a setting of {node._target_}; it has {', '.join(parameters)}")
+            raise InputError(f"{place}.{key} is not a setting of {name}; it has {', '.join(parameters)}")
         annotation = parameters[key].annotation
-        if isinstance(value, DictConfig) and "_target_" in value:
+        if isinstance(value, Mapping) and "_target_" in value:
             inner = annotation if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else object
-            settings[key] = build(value, place, inner)
+            settings[key] = build(value, f"{place}.{key}", inner)
         else:
-            settings[key] = check(value, annotation, place)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in settings | given:
-            raise InputError(f"{path}.{name} is missing, and {node._target_} needs it; give {path}.{name}=VALUE")
+            settings[key] = check(value, annotation, f"{place}.{key}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings | given:
+            raise InputError(f"{place}.{key} is missing, and {name} needs it; give {place}.{key}=VALUE")
     if unknown := given.keys() - parameters.keys():
-        raise InputError(f"{path}._target_={node._target_} cannot be used there: it takes no {sorted(unknown)[0]}")
+        raise InputError(f"{place}._target_={name} cannot be used there: it takes no {sorted(unknown)[0]}")
     built = made(**settings, **given)
     if not isinstance(built, kind):
-        raise InputError(f"{path}._target_={node._target_} cannot be used there: it does not make a {kind.__name__}")
+        raise InputError(
+            f"{place}._target_={name} cannot be used there: it does not make a {kind.__name__}{_lacking(built, kind)}"
+        )
     return built
 
 
@@ -56,28 +96,47 @@ def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapp
         raise InputError(f"{place}={name} is nothing that can be made; take it from a file of conf") from error
 
 
-def _shown(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def plain(node: DictConfig) -> dict[str, Any]:
-    """The node's settings in plain values, without what only names it or a node within it for people."""
-    return _without_names(OmegaConf.to_container(node, resolve=True))  # type: ignore[no-any-return]
-
-
-def _without_names(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_names(item) for key, item in value.items() if key not in DISPLAY}
-    return value
-
-
 def check(value: Any, annotation: Any, place: str) -> Any:
-    """`value` as the type `annotation`; raises `InputError` where it is another."""
-    value = _shown(value)
+    """`value` as the type `annotation`.
+
+    Raises:
+        InputError: Where it is of another type, with its place, its value and what is wrong.
+    """
     try:
         return TypeAdapter(annotation).validate_python(value)
     except PydanticSchemaGenerationError as error:
         raise InputError(f"{place}={value} cannot be used: it is a group of settings with a _target_") from error
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise InputError(f"{place}={value} cannot be used: {problem[0].lower()}{problem[1:]}") from error
+        first = error.errors()[0]
+        raise InputError(f"{place}={value} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def typed(values: Any, kind: type, place: str) -> Any:
+    """A dataclass of the settings in `values`, each checked against the type of its field.
+
+    Raises:
+        InputError: For a setting that is missing or of another type, with its place and what is wrong.
+    """
+    hints = get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise InputError(f"{place}={values} cannot be used: it is a group of settings, {', '.join(hints)}")
+    found = {name: check(values[name], hint, f"{place}.{name}") for name, hint in hints.items() if name in values}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.default is parameter.empty and name not in found:
+            raise InputError(f"{place}.{name} is missing; give {place}.{name}=VALUE")
+    return kind(**found)
+
+
+def _lacking(built: Any, kind: type) -> str:
+    """What a protocol has that the object lacks, as the end of a message."""
+    members = sorted(name for name in dir(kind) if not name.startswith("_") or name == "__call__")
+    missing = [name for name in members if not hasattr(built, name)]
+    return f", which has {', '.join(missing)} as well" if missing else ""
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_names(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_names(item) for key, item in value.items() if key not in DISPLAY}
+    return value
