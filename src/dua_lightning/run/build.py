@@ -81,9 +81,8 @@ def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
         raise InputError(f"{place}._target_={name} cannot be used there: it takes no {sorted(unknown)[0]}")
     built = made(**settings, **given)
     if not isinstance(built, kind):
-        raise InputError(
-            f"{place}._target_={name} cannot be used there: it does not make a {kind.__name__}{_lacking(built, kind)}"
-        )
+        wanted = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}{_lacking(built, kind)}"
+        raise InputError(f"{place}._target_={name} cannot be used there: it does not make {wanted}")
     return built
 
 
