@@ -159,7 +159,7 @@ def one_user() -> Sides:
 
     def path() -> None:
         priors = user.measure(MAS(), net, experts, someone)
-        model = Mode()(experts, priors)
+        model = Mode()(experts, priors, {})
         user.evaluate(net, experts, [(len(tasks), model)], Unchanged(), someone)
 
     def floor() -> None:

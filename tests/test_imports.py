@@ -16,7 +16,7 @@ ROOT = Path(dua_lightning.__file__).parent
 STAIRS = (
     *("errors", "streams", "params", "tasks", "metrics"),
     *("store", "kernels", "nets", "data"),
-    *("importance", "merge", "adapt", "regularise", "training"),
+    *("importance", "adapt", "merge", "regularise", "training"),
     *("evaluation", "server", "user", "engines"),
     *("report", "run", "commands", "__main__"),
 )

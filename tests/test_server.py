@@ -15,7 +15,7 @@ from dua_lightning.data.server import union
 from dua_lightning.evaluation import accuracy
 from dua_lightning.params import Params, State, clone
 from dua_lightning.regularise import EWC, L2Transfer, LwF, NoRegulariser, Regulariser
-from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts
+from dua_lightning.server import measure, merge_prefixes, train_experts
 from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Batch, Expert, Task
 from dua_lightning.training import Fitted
@@ -279,33 +279,20 @@ def test_priors_of_the_server_are_measured_on_the_validation_data_of_each_task_o
         assert torch.equal(torch.cat([y for _, y in batches]), torch.cat([side.labels for side in sides]))
 
 
-def test_recalibration_takes_the_statistics_of_the_servers_validation_data_and_changes_nothing_else():
-    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 6))
-    server, state = tiny.benchmark().server, clone(net.state_dict())
-    model = {"a": state, "b": state}
-    recalibrated = recalibrate(net, model, server)
-    assert list(recalibrated) == ["a", "b"]
-    for of_task in server[:2]:
-        found = recalibrated[of_task.task.name]
-        x = of_task.validation.inputs()
-        torch.testing.assert_close(found["0.running_mean"], x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found["0.running_var"], x.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
-        rest = [name for name in state if name not in ("0.running_mean", "0.running_var", "0.num_batches_tracked")]
-        assert all(torch.equal(found[name], state[name]) for name in rest)
-    assert tiny.same(net.state_dict(), state)
-
-
 @pytest.mark.parametrize("priors", [[{"w": torch.tensor(float(i))} for i in range(3)], []], ids=["priors", "none"])
 def test_prefixes_are_merged_from_their_own_experts_and_priors_alone(priors: list[Params]):
     experts = [Expert(Task(name, slice(i, i + 1)), {}) for i, name in enumerate("abc")]
     models = [{"a": {}}, {"b": {}}, {"c": {}}]
     seen = []
 
-    def merge(some: Sequence[Expert], their: Sequence[Params]) -> dict[str, State]:
+    start = {"w": torch.zeros(())}
+
+    def merge(some: Sequence[Expert], their: Sequence[Params], first: State) -> dict[str, State]:
+        assert first is start
         seen.append((list(some), list(their)))
         return models[len(seen) - 1]
 
-    assert list(merge_prefixes(merge, experts, priors)) == [(1, models[0]), (2, models[1]), (3, models[2])]
+    assert list(merge_prefixes(merge, experts, priors, start)) == [(1, models[0]), (2, models[1]), (3, models[2])]
     assert seen == [(experts[:t], priors[:t]) for t in (1, 2, 3)]
 
 
@@ -313,6 +300,6 @@ def test_prefixes_are_merged_one_at_a_time():
     """A merged network can be large: the next is made when the last has been used."""
     experts = [Expert(Task(name, slice(0, 1)), {}) for name in "abc"]
     made = []
-    prefixes = merge_prefixes(lambda some, _: made.append(len(some)) or {}, experts, [])
+    prefixes = merge_prefixes(lambda some, *_: made.append(len(some)) or {}, experts, [], {})
     next(prefixes)
     assert made == [1]

@@ -23,6 +23,7 @@ from dua_lightning.user import evaluate, measure
 from tests.helpers import tiny
 
 TASKS = tiny.tasks()
+START = tiny.network(seed=1).state_dict()
 
 
 def hard(labelled: bool = True) -> Benchmark:
@@ -86,34 +87,37 @@ def naive(models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData)
 @pytest.mark.parametrize("merge", [Mode(), Last(), Each()], ids=["mode", "last", "each"])
 @pytest.mark.parametrize("adapt", [Unchanged(), Nudge()], ids=["unchanged", "nudge"])
 def test_the_matrix_is_that_of_a_naive_double_loop(merge: Merge, adapt: Adapt):
-    R = matrix(merge_prefixes(merge, experts(), priors()), adapt, someone())
-    expected = naive(merge_prefixes(merge, experts(), priors()), adapt, someone())
+    R = matrix(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
+    expected = naive(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
     np.testing.assert_allclose(R, expected, rtol=1e-12)
     assert len(np.unique(R[~np.isnan(R)])) > 2
 
 
 def test_task_experts_finetuned_are_those_of_a_naive_double_loop():
     adapt = Finetune(epochs=3, lr=0.02)
-    R = matrix(merge_prefixes(Each(), experts(), []), adapt, someone())
-    np.testing.assert_allclose(R, naive(merge_prefixes(Each(), experts(), []), adapt, someone()), rtol=1e-12)
-    before = matrix(merge_prefixes(Each(), experts(), []), Unchanged(), someone())
+    R = matrix(merge_prefixes(Each(), experts(), [], START), adapt, someone())
+    np.testing.assert_allclose(R, naive(merge_prefixes(Each(), experts(), [], START), adapt, someone()), rtol=1e-12)
+    before = matrix(merge_prefixes(Each(), experts(), [], START), Unchanged(), someone())
     assert np.nanmean(R) > np.nanmean(before) + 5
 
 
 def test_what_is_not_adapted_costs_nothing():
-    assert evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), []), Unchanged(), someone())[1] == []
+    assert (
+        evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), [], START), Unchanged(), someone())[1]
+        == []
+    )
 
 
 @pytest.mark.parametrize(("merge", "images"), [(Each(), [20, 20, 20]), (Mode(), [20, 40, 60])], ids=["each", "mode"])
 def test_a_state_is_evaluated_once_and_tasks_of_one_body_together(merge: Merge, images: list[int]):
     net, seen = tiny.network(), []
     net.body.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    evaluate(net, experts(), merge_prefixes(merge, experts(), priors()), Unchanged(), someone())
+    evaluate(net, experts(), merge_prefixes(merge, experts(), priors(), START), Unchanged(), someone())
     assert seen == images
 
 
 def test_entries_on_and_below_the_diagonal_are_percent_and_those_above_are_nan():
-    R = matrix(merge_prefixes(Last(), experts(), []), Unchanged(), someone())
+    R = matrix(merge_prefixes(Last(), experts(), [], START), Unchanged(), someone())
     assert R.shape == (3, 3)
     np.testing.assert_array_equal(np.isnan(R), np.triu(np.ones((3, 3), bool), 1))
     assert ((R[~np.isnan(R)] >= 0) & (R[~np.isnan(R)] <= 100)).all()
@@ -136,7 +140,7 @@ def test_rows_of_prefixes_that_were_not_learnt_are_nan():
 )
 def test_a_state_is_adapted_once_however_many_prefixes_it_serves(merge: Merge, calls: str):
     adapt = Nudge()
-    matrix(merge_prefixes(merge, experts(), priors()), adapt, someone())
+    matrix(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
     assert "".join(task for _, task in adapt.calls) == calls
 
 
@@ -149,7 +153,7 @@ def test_a_state_that_serves_several_tasks_is_adapted_to_each():
 @pytest.mark.parametrize(("merge", "count"), [(Each(), 3), (Last(), 6)], ids=["each", "last"])
 def test_every_adaptation_has_its_cost_in_the_order_it_was_made(merge: Merge, count: int):
     adapt = Nudge()
-    _, costs = evaluate(tiny.network(), experts(), merge_prefixes(merge, experts(), []), adapt, someone())
+    _, costs = evaluate(tiny.network(), experts(), merge_prefixes(merge, experts(), [], START), adapt, someone())
     assert [task.name for task, _ in costs] == [name for _, name in adapt.calls]
     assert len(costs) == count
     for _, cost in costs:
@@ -170,8 +174,8 @@ def test_an_adaptation_that_asks_for_it_gets_the_expert_of_the_task():
 
             return Own()
 
-    R = matrix(merge_prefixes(Last(), experts(), []), Apart(), someone())
-    np.testing.assert_array_equal(R, matrix(merge_prefixes(Each(), experts(), []), Unchanged(), someone()))
+    R = matrix(merge_prefixes(Last(), experts(), [], START), Apart(), someone())
+    np.testing.assert_array_equal(R, matrix(merge_prefixes(Each(), experts(), [], START), Unchanged(), someone()))
 
 
 def test_adaptation_reads_the_validation_half_of_its_task_alone():
@@ -182,7 +186,7 @@ def test_adaptation_reads_the_validation_half_of_its_task_alone():
             seen.append((task, torch.cat([x for x, _ in batches])))
             return state
 
-    matrix(merge_prefixes(Each(), experts(), []), Spy(), data)
+    matrix(merge_prefixes(Each(), experts(), [], START), Spy(), data)
     assert [task for task, _ in seen] == list(TASKS)
     for (_, images), half in zip(seen, data.validation, strict=True):
         assert sorted(images.flatten(1).tolist()) == sorted(half.inputs().flatten(1).tolist())
@@ -191,7 +195,7 @@ def test_adaptation_reads_the_validation_half_of_its_task_alone():
 def test_the_matrix_changes_neither_the_net_nor_the_experts():
     net, some = tiny.network(seed=6), experts()
     before = clone(net.state_dict()), [clone(expert.state) for expert in some]
-    evaluate(net, some, merge_prefixes(Each(), some, []), Finetune(epochs=1, lr=0.1), someone())
+    evaluate(net, some, merge_prefixes(Each(), some, [], START), Finetune(epochs=1, lr=0.1), someone())
     assert tiny.same(net.state_dict(), before[0])
     assert all(tiny.same(expert.state, state) for expert, state in zip(some, before[1], strict=True))
 
@@ -229,7 +233,7 @@ def test_what_needs_labels_is_refused_on_a_device_without():
     with pytest.raises(InputError, match="needs labels"):
         measure(Fisher(labels="true"), tiny.network(), experts(), someone(labelled=False))
     with pytest.raises(InputError, match="needs labels"):
-        matrix(merge_prefixes(Each(), experts(), []), Finetune(), someone(labelled=False))
+        matrix(merge_prefixes(Each(), experts(), [], START), Finetune(), someone(labelled=False))
 
 
 def test_users_and_iterations_measure_different_priors():

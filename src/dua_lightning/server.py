@@ -1,4 +1,4 @@
-"""The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their `Params`."""
+"""The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their priors."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -7,18 +7,14 @@ from itertools import chain
 
 from torch import nn
 
-from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.data.server import ServerTask
 from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
-from dua_lightning.params import Params, State
+from dua_lightning.params import State
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.store.store import Recipe, Store
-from dua_lightning.tasks import Expert, UserModel
+from dua_lightning.tasks import Expert, Prior, UserModel
 from dua_lightning.training import Fitted, Training, fit
-
-RECALIBRATION_BATCH = 100
-"""Images carried through the network at once where batch-norm statistics are taken on the server."""
 
 
 def train_experts(
@@ -77,7 +73,7 @@ def measure(
     experts: Sequence[Expert],
     data: Sequence[ServerTask],
     training_too: bool = False,
-) -> list[Params]:
+) -> list[Prior]:
     """Omega_t of each expert on the server's validation data of its task (IMM): one prior for all users.
 
     With `training_too` the training data count as well, as in the authors' release.
@@ -89,19 +85,18 @@ def measure(
 
 
 def merge_prefixes(
-    merge: Merge, experts: Sequence[Expert], priors: Sequence[Params]
+    merge: Merge, experts: Sequence[Expert], priors: Sequence[Prior], start: State
 ) -> Iterator[tuple[int, UserModel]]:
-    """For each t = 1..N, t and the personal model of the first t tasks. `priors` may be empty for a merge without."""
+    """The personal model after each task.
+
+    Args:
+        merge: chi.
+        experts: M_1 .. M_N.
+        priors: One for each expert; empty for a merge that needs none.
+        start: The state that the training of the first task started from.
+
+    Yields:
+        For each t = 1..N, t and the model that merges the first t experts.
+    """
     for t in range(1, len(experts) + 1):
-        yield t, merge(experts[:t], priors[:t])
-
-
-def recalibrate(net: nn.Module, model: UserModel, data: Sequence[ServerTask]) -> UserModel:
-    """The model with the batch-norm statistics of the server's validation data of each task, taken through it."""
-    return {
-        of_task.task.name: AdaBN(RECALIBRATION_BATCH)(
-            net, model[of_task.task.name], of_task.task, of_task.val_dataloader()
-        )
-        for of_task in data
-        if of_task.task.name in model
-    }
+        yield t, merge(experts[:t], priors[:t], start)

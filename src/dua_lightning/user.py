@@ -11,11 +11,11 @@ from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracy, accuracy_per_task
 from dua_lightning.importance.base import Importance
-from dua_lightning.params import Params, State, eval_mode
-from dua_lightning.tasks import Expert, Task, UserModel
+from dua_lightning.params import State, eval_mode
+from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 
-def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Params]:
+def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
     """Psi = (Omega_1 .. Omega_N): each expert on the user-validation data of its task."""
     # Once for all: in each measurement of a small network it would take as long as a layer.
     with eval_mode(net):

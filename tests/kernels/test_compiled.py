@@ -31,7 +31,7 @@ USES = {
     "merging": (
         "from dua_lightning.merge import Mode",
         (1000, 1 << 20),
-        "Mode()([Expert(TASK, {'w': torch.rand(size)})], [{'w': torch.rand(size)}])",
+        "Mode()([Expert(TASK, {'w': torch.rand(size)})], [{'w': torch.rand(size)}], {})",
     ),
     "measuring convolutions": (
         "from dua_lightning.importance import MAS",

@@ -1,5 +1,6 @@
 """What is made of what: settings that matter to a stage change its digest, and no others do."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -17,7 +18,8 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.nets import mlp
 from dua_lightning.run.build import build
 from dua_lightning.run.recipes import Recipes
-from dua_lightning.run.rows import Row, make
+from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.settings import of_seed
 from tests.helpers.cli import TINY
 
 BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
@@ -28,22 +30,39 @@ TO_EXPERTS = (
     *("trainer.max_epochs=2", "trainer.lr=0.002", "trainer.momentum=0.8", "trainer.patience=4", "trainer.factor=0.2"),
     *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "trainer.accelerator=gpu"),
     *("trainer.precision=bf16-mixed", "trainer.devices=2", "+model.hidden=2"),
-    *("method.regulariser.strength=0.5", "method.regulariser.accumulate=true", "method.regulariser.first_task=3"),
-    *("method.regulariser.pull_head=true", "method.regulariser.importance._target_=dua_lightning.importance.MAS"),
-    *("method.training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
+    *("regularise.strength=0.5", "regularise.accumulate=true", "regularise.first_task=3"),
+    *("regularise.pull_head=true", "regularise.importance._target_=dua_lightning.importance.MAS"),
+    *(
+        "regularise=ewc",
+        "regularise=none",
+        "training=joint",
+        "fidelity=released",
+        "fidelity.l2_strength=0.5",
+        "fidelity.stop_after=9",
+    ),
 )
 TO_RESULTS = (
     *("importance=mas", "importance.labels=sampled", "importance.floor=0.1", "importance.estimator=batch_mean"),
-    *("importance.seed=7", "importance.precision=bf16", "method.prior=server", "merge.batch_norm=mean"),
-    *("merge.batch_norm=server", "method.merge.zero_importance=zero", "adapt=none", "adapt=adabn", "adapt.epochs=3"),
+    *("importance.seed=7", "importance.precision=bf16", "prior=server", "statistics=mean"),
+    *(
+        "statistics=server",
+        "statistics=task",
+        "merge.zero_importance=zero",
+        "adapt=none",
+        "adapt=adabn",
+        "adapt.epochs=3",
+    ),
     *("adapt.lr=0.1", "adapt.momentum=0.5", "adapt.seed=7", "adapt.reset_batch_norm=true", "data.user_per_class=5"),
     *("data.user_batch_size=5", "data.users_labelled=false", "fidelity.fim_floor=0.5", "fidelity.zero_importance=zero"),
 )
 TO_NOTHING = (
     *("name=another", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb", "engine=joblib"),
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
-    *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.experts=x", "method.adapt=x"),
-    *("importance.name=x", "importance.label=x", "adapt.name=x", "adapt.label=x", "fidelity.name=x"),
+    *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.prior=none prior=user"),
+    *("method.training=joint training=sequential", "method.regularise=x", "method.merge=x", "method.statistics=x"),
+    *("method.adapt=x", "regularise.name=x", "regularise.label=x", "importance.name=x", "importance.label=x"),
+    *("merge.name=x", "merge.label=x", "statistics.name=x", "statistics.label=x", "adapt.name=x", "adapt.label=x"),
+    *("fidelity.name=x", "method=imm prior=user"),
     *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.checkpoint_seconds=1"),
 )
 CLASSES = {**dict.fromkeys(TO_EXPERTS, 2), **dict.fromkeys(TO_RESULTS, 1), **dict.fromkeys(TO_NOTHING, 0)}
@@ -58,17 +77,19 @@ def _paths() -> Iterator[None]:
 
 @cache
 def benchmark(text: str, seed: int) -> Benchmark:
-    return build(OmegaConf.create(text), "data", seed=seed)
+    return build(json.loads(text), "data", seed=seed)
 
 
 def made_of(cfg: DictConfig, bench: Benchmark | None = None) -> tuple[Recipes, Row, Benchmark]:
-    row = make(cfg)
+    of_cfg = of_seed([cfg], cfg.seed)
+    (row,) = rows(of_cfg)
     if bench is None:
         # The numbers cannot be downloaded; what counts of them is that they are other images.
-        data = cfg.data if cfg.data._target_.endswith("digits") else compose("config", [*BASE, "seed=9"]).data
-        bench = benchmark(OmegaConf.to_yaml(data, resolve=True), 9 if data is not cfg.data else cfg.seed)
+        ours = cfg.data._target_.endswith("digits")
+        data = of_cfg.data if ours else of_seed([compose("config", [*BASE])], 9).data
+        bench = benchmark(json.dumps(data.node), cfg.seed if ours else 9)
     start = mlp(bench.shape, bench.classes, cfg.seed, width=cfg.model.width).state_dict()
-    return Recipes(cfg, start, bench), row, bench
+    return Recipes(of_cfg, start, bench), row, bench
 
 
 @cache
@@ -100,7 +121,7 @@ def effect(*changes: str) -> int:
 
 @pytest.mark.parametrize("change", CLASSES)
 def test_a_setting_reaches_what_it_matters_to(change: str) -> None:
-    assert effect(change) == CLASSES[change]
+    assert effect(*change.split()) == CLASSES[change]
 
 
 def test_all_gpus_are_so_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +221,7 @@ def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None
         recipes, row, bench = made_of(compose("config", [*BASE, *changes]))
         return recipes.priors(row, bench.users[0] if user else None).key
 
-    for change in ("merge.batch_norm=mean", "adapt.epochs=3", "data.user_batch_size=5"):
+    for change in ("statistics=mean", "adapt.epochs=3", "data.user_batch_size=5"):
         assert priors(change, user=True) == priors(user=True)
     assert priors("data.user_per_class=5", user=False) == priors(user=False)
     assert priors("data.user_per_class=5", user=True) != priors(user=True)

@@ -7,7 +7,7 @@ matching. NeurIPS 2017.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, product
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,7 @@ from torch import Tensor
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import Params, State
-from dua_lightning.tasks import Expert, UserModel
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""The buffers of batch-norm layers."""
+from dua_lightning.tasks import Expert, Prior, UserModel
 
 COMPILED_TYPES = [
     ({torch.float32}, {torch.float32}),
@@ -48,24 +45,15 @@ class Mode:
     `zero_importance`: a weight that no expert finds important (sum Omega = 0) becomes the experts' `"mean"`, or
     `"zero"`, as in the authors' release.
 
-    `batch_norm`: the running statistics, which no prior weighs, are those of the `"last"` expert for all tasks (as in
-    the release), of each `"task"`'s own expert, or for all tasks the `"mean"`: of the pooled data of all experts, were
-    they of equal size, so the variance includes that of the means.
-
     Raises `InputError` for a prior that does not fit its expert or is not a non-negative number everywhere.
     """
 
     zero_importance: Literal["mean", "zero"] = "mean"
-    batch_norm: Literal["last", "task", "mean"] = "last"
+    needs_prior: ClassVar[bool] = True
+    keeps_statistics: ClassVar[bool] = False
 
-    def __call__(self, experts: Sequence[Expert], priors: Sequence[Params], out: Params | None = None) -> UserModel:
-        """With `out`, the merged weights are written into its tensors of these names, and the model holds them.
-
-        Memory that was in use before is faster than fresh memory, which the system must first clear. After an error,
-        `out` may hold anything. Raises `InputError` where a tensor of `out` is not shaped like the experts', or shares
-        memory with them, a prior or another one.
-        """
-        return self.each(experts, [priors], None if out is None else [out])[0]
+    def __call__(self, experts: Sequence[Expert], priors: Sequence[Prior], start: State) -> UserModel:
+        return self.each(experts, [priors])[0]
 
     def each(
         self, experts: Sequence[Expert], users: Sequence[Sequence[Params]], outs: Sequence[Params] | None = None
@@ -81,8 +69,7 @@ class Mode:
         else:
             _check_outs(outs, experts, users)
         self._merge(experts, users, outs)
-        shared = self._buffers(experts)
-        return [{e.task.name: e.state | {name: out[name] for name in names} | shared for e in experts} for out in outs]
+        return [{e.task.name: e.state | {name: out[name] for name in names} for e in experts} for out in outs]
 
     @torch.no_grad()
     def _merge(self, experts: Sequence[Expert], users: Sequence[Sequence[Params]], outs: Sequence[Params]) -> None:
@@ -103,21 +90,6 @@ class Mode:
         if not sound:
             for priors in users:
                 _check_values(experts, priors)
-
-    def _buffers(self, experts: Sequence[Expert]) -> State:
-        """The running statistics that all tasks share."""
-        names = [name for name in experts[-1].state if name.rpartition(".")[2] in STATISTICS]
-        if self.batch_norm == "task":
-            return {}
-        shared = {name: experts[-1].state[name] for name in names}
-        if self.batch_norm == "mean":
-            for name in names:
-                if name.endswith("running_mean"):
-                    variance = name.removesuffix("mean") + "var"
-                    means, variances = (torch.stack([e.state[n] for e in experts]) for n in (name, variance))
-                    shared[name] = means.mean(0)
-                    shared[variance] = variances.mean(0) + means.var(0, correction=0)
-        return shared
 
 
 def _for_the_loop(
@@ -184,7 +156,8 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Params], first: Seq
             if name not in expert.state or omega.shape != expert.state[name].shape:
                 shape = tuple(expert.state[name].shape) if name in expert.state else "absent"
                 raise InputError(
-                    f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; measure it on that expert"
+                    f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; Mode weighs each weight by one "
+                    "number, so give it an importance of that kind, such as MAS or FIM, measured on that expert"
                 )
             if omega.is_complex():
                 raise InputError(f"{whose} has complex numbers for {name}; an importance is a non-negative number")

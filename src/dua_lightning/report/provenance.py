@@ -22,12 +22,13 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend
 def write(cfg: DictConfig, folder: Path) -> None:
     """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine.
 
-    The command of a sweep's cell is the one that runs this cell alone.
+    The command of a job of a sweep is the one that runs this job alone.
     """
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     hydra = HydraConfig.get()
-    # A launcher runs a cell of a sweep in a process with a command line of its own.
-    arguments = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
+    # A launcher runs a job of a sweep in a process with a command line of its own.
+    where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+    arguments = [*where, *hydra.overrides.task] if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
     found = {"command": ["python", "-m", "dua_lightning", *arguments], **environment()}
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
 

@@ -28,9 +28,9 @@ KEYS = [name for name in records.COLUMNS if name != "accuracy"]
 ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "trainer.checkpoint_seconds", "suggested")
 """Settings that change no result, are a column of the records, or act through others."""
 ROWS = "method.rows"
-OF_ROWS = ("method.", "importance.", "adapt.")
+OF_ROWS = ("method.", "regularise.", "importance.", "merge.", "statistics.", "adapt.", "prior", "training")
 """Groups of settings that a row is made of."""
-OF_TRAINING = ("data.", "model.", "trainer.", "method.regulariser.")
+OF_TRAINING = ("data.", "model.", "trainer.", "regularise.")
 """Groups of settings that an expert is made of."""
 
 
@@ -56,7 +56,7 @@ class Run:
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", command(kept)
         rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
-        asked = {_axis(text): text.partition("=")[2] for text in kept if _axis(text) in ("importance", "adapt")}
+        asked = {_axis(text): text.partition("=")[2] for text in kept if f"{_axis(text)}." in OF_ROWS[1:]}
         rows = [row for row in rows if all(row.get(axis, choice) == choice for axis, choice in asked.items())]
         seed = self.settings.get("seed")
         seeds = seed if isinstance(seed, list) else [seed]

@@ -4,13 +4,13 @@ import inspect
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
-from dua_lightning.run.build import plain, target
+from dua_lightning.run.build import target
 from dua_lightning.run.rows import Row
+from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store import versions as code
 from dua_lightning.store.store import Recipe, digest
 from dua_lightning.store.tensorfile import fingerprint
@@ -26,10 +26,10 @@ class Recipes:
     draws, other rows, names, folders, loggers and threads are in no recipe.
     """
 
-    def __init__(self, cfg: DictConfig, start: State, benchmark: Benchmark) -> None:
+    def __init__(self, of_seed: SeedSettings, start: State, benchmark: Benchmark) -> None:
         settings = {
-            node: {key: value for key, value in plain(cfg[node]).items() if key not in names}
-            for node, names in IRRELEVANT.items()
+            group: {key: value for key, value in getattr(of_seed, group).plain().items() if key not in names}
+            for group, names in IRRELEVANT.items()
         }
         if settings["trainer"].get("devices", 1) is None:
             # All GPUs: how many they are is in the bits.
@@ -58,11 +58,11 @@ class Recipes:
         """Of the accuracies and costs of one row for one draw of a user."""
         values = {
             "experts": self._keys(row),
-            "prior": None if row.psi is None else row.prior,
+            "prior": row.prior,
             "psi": row.settings["psi"],
             "server_training_data": row.prior == "server" and row.training_data_too,
             "chi": row.settings["chi"],
-            "recalibrate": row.recalibrate,
+            "statistics": row.settings["statistics"],
             "phi": row.settings["phi"],
             "user": user.recipe(),
         }

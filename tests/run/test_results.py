@@ -1,4 +1,4 @@
-"""Cells by every engine: the same table in the same order, and what is in the store is not computed."""
+"""Results by every engine: the same table in the same order, and what is in the store is not computed."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dua_lightning.report.records import read
-from dua_lightning.run import cells, draws
+from dua_lightning.run import draws, results
 from tests.helpers.cli import TINY, Done, run
 
 Run = Callable[..., Done]
@@ -48,7 +48,7 @@ def test_processes_give_the_bits_of_one_and_what_is_missing_alone(dua: Run, tmp_
 def test_whatever_finishes_first_the_table_is_in_order(
     dua: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_waiting: int
 ) -> None:
-    monkeypatch.setattr(cells, "MOST_WAITING", most_waiting)
+    monkeypatch.setattr(results, "MOST_WAITING", most_waiting)
     rows = ("method=racl", "data.iterations=5", "seed=[1,2]")
     dua("serial", *rows)
     dua("backwards", *rows, "engine._target_=tests.engines.toys.Backwards")
@@ -62,7 +62,7 @@ def test_where_everything_is_stored_no_draw_is_sent_and_no_prior_measured(
     dua("out", "method=imm")
     first = (tmp_path / "out" / "records.csv").read_bytes()
     monkeypatch.setattr(draws.Draws, "compute", None)
-    monkeypatch.setattr(cells.server, "measure", None)
+    monkeypatch.setattr(results.server, "measure", None)
     assert "reused 2 experts and 3 of 3 results" in dua("out", "method=imm", "engine=joblib").out
     assert (tmp_path / "out" / "records.csv").read_bytes() == first
 

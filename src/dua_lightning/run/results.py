@@ -1,30 +1,27 @@
-"""The cells of the table, one row for one draw of one user: each is computed once, and kept in the store."""
+"""The results of a seed, one for each row and draw of a user: each is computed once, and kept in the store."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from omegaconf import DictConfig
-
 from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
-from dua_lightning.params import Params
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import Epoch, Logger
-from dua_lightning.run.build import build
 from dua_lightning.run.draws import Draw, Draws, Result, joined, named
 from dua_lightning.run.rows import Row
+from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import Tensors
-from dua_lightning.tasks import Expert
+from dua_lightning.tasks import Expert, Prior
 
 MOST_WAITING = 1000
 """Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
 
 
 @dataclass
-class _Cell:
+class _Collected:
     """A draw whose results are being collected: those of the rows, in their order, and how to keep missing ones."""
 
     user: str
@@ -33,7 +30,7 @@ class _Cell:
     missing: dict[int, Recipe] = field(default_factory=dict)
 
 
-class Cells:
+class Results:
     """All rows of one seed on one benchmark.
 
     Experts are trained, and the server's priors measured, here and when the first result that needs them is not in the
@@ -41,11 +38,11 @@ class Cells:
     or the network cannot give.
     """
 
-    def __init__(self, configs: list[DictConfig], seed: int, display: Display, logger: Logger, engine: Engine) -> None:
-        self._draws = Draws(configs, seed, display.say)
+    def __init__(self, settings: SeedSettings, display: Display, logger: Logger, engine: Engine) -> None:
+        self._draws = Draws(settings, display.say)
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
-        self.seed = seed
+        self.seed = settings.seed
         self.computed = 0
         self.seconds = 0.0
         self._display = display
@@ -56,7 +53,7 @@ class Cells:
         self._experts: dict[str, tuple[Expert, ...]] = {}
         self._shared: set[str] = set()
 
-    def results(self) -> Iterator[tuple[str, int, list[Result]]]:
+    def by_draw(self) -> Iterator[tuple[str, int, list[Result]]]:
         """Each user's name, iteration and results of all rows, in the order of users; says at the end what was reused.
 
         Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. What
@@ -67,32 +64,33 @@ class Cells:
         experts = sum(self._store.path(recipe).exists() for recipe in needed.values())
         users, iterations = self.benchmark.users, self.benchmark.iterations
         total = len(users) * iterations
-        job = self._draws.job()
-        waiting: dict[int, _Cell] = {}
+        work = self._draws.work()
+        waiting: dict[int, _Collected] = {}
         turn = reused = 0
         with self._display.bar(f"seed {self.seed}: users", total) as advance:
             for place in range(total):
-                cell = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
-                reused += len(self.rows) - len(cell.missing)
-                if cell.missing:
-                    keys = {key: None for row in cell.missing for key in self._share(self.rows[row])}
-                    self._engine.submit(job, place, cell.draw, list(keys))
+                collected = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
+                reused += len(self.rows) - len(collected.missing)
+                if collected.missing:
+                    keys = {key: None for row in collected.missing for key in self._share(self.rows[row])}
+                    self._engine.submit(work, place, collected.draw, list(keys))
                 last = place == total - 1
                 while self._engine.pending and (
                     last or self._engine.pending >= self._engine.room or len(waiting) > MOST_WAITING
                 ):
                     self._receive(waiting)
                 while turn in waiting and not waiting[turn].missing:
-                    cell = waiting.pop(turn)
+                    collected = waiting.pop(turn)
                     turn += 1
-                    advance(f"user {cell.user}")
-                    yield cell.user, cell.draw.iteration, [result for result in cell.results if result is not None]
+                    advance(f"user {collected.user}")
+                    found = [result for result in collected.results if result is not None]
+                    yield collected.user, collected.draw.iteration, found
         if experts or reused:
             self._display.say(
                 f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
             )
 
-    def _kept(self, draw: Draw) -> _Cell:
+    def _kept(self, draw: Draw) -> _Collected:
         """What the store has of a draw."""
         data = self._draws.data(draw)
         results: list[Result | None] = []
@@ -103,14 +101,14 @@ class Cells:
             results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
             if kept is None:
                 missing[place] = recipe
-        return _Cell(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
+        return _Collected(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
 
-    def _receive(self, waiting: dict[int, _Cell]) -> None:
+    def _receive(self, waiting: dict[int, _Collected]) -> None:
         place, (results, seconds) = self._engine.receive()
-        cell = waiting[place]
-        for row, result in zip(cell.draw.rows, results, strict=True):
-            self._store.put(cell.missing.pop(row), result.tensors(self.benchmark.tasks))
-            cell.results[row] = result
+        collected = waiting[place]
+        for row, result in zip(collected.draw.rows, results, strict=True):
+            self._store.put(collected.missing.pop(row), result.tensors(self.benchmark.tasks))
+            collected.results[row] = result
         self.computed += 1
         self.seconds += seconds
 
@@ -121,7 +119,7 @@ class Cells:
         for recipe, expert in zip(recipes, experts, strict=False):
             self._give(recipe, expert.state)
         keys = [recipe.key for recipe in recipes]
-        if row.psi is not None and row.prior == "server":
+        if row.prior == "server":
             recipe = self._recipes.priors(row, None)
             if recipe.key not in self._shared:
                 self._give(recipe, self._server_priors(row, recipe, experts))
@@ -153,10 +151,10 @@ class Cells:
 
         # At each of a run's many fits Lightning would repeat the hardware and a tip.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        text = f"seed {self.seed}: {row.experts} experts"
-        values: Epoch = {"seed": self.seed, "experts": row.experts}
+        text = f"seed {self.seed}: {row.training_label} experts"
+        values: Epoch = {"seed": self.seed, "experts": row.training_label}
         progress = TrainingProgress(self._display, text, values, self._logger.epoch)
-        training = build(self._draws.configs[0].trainer, "trainer", Training)
+        training: Training = self._draws.settings.trainer.build(Training)
         data, net, start, store = self.benchmark.server, self._draws.net, self._draws.start, self._store
         if row.training == "joint":
             (recipe,) = recipes
@@ -171,10 +169,10 @@ class Cells:
     def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
         """What the server measures, once for all users; kept where asked, or where workers read it from the store."""
 
-        def measured() -> list[Params]:
+        def measured() -> list[Prior]:
             assert row.psi is not None
             return server.measure(row.psi, self._draws.net, experts, self.benchmark.server, row.training_data_too)
 
-        if self._draws.keep_priors or self._engine.by_path:
+        if self._draws.settings.keep_priors or self._engine.by_path:
             return self._store.once(recipe, lambda: named(measured()))
         return named(measured())
