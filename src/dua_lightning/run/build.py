@@ -71,6 +71,16 @@ def _without_names(value: Any) -> Any:
     return value
 
 
+def targets(value: Any) -> set[str]:
+    """Every `_target_` in plain values."""
+    if isinstance(value, list):
+        return {name for item in value for name in targets(item)}
+    if isinstance(value, dict):
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own | {name for item in value.values() for name in targets(item)}
+    return set()
+
+
 def check(value: Any, annotation: Any, place: str) -> Any:
     """`value` as the type `annotation`; raises `InputError` where it is another."""
     value = _shown(value)
