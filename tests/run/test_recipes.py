@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.adapt import Unchanged
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.nets import mlp
+from dua_lightning.regularise import Free
+from dua_lightning.run import recipes as module
 from dua_lightning.run.build import build
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, make
+from dua_lightning.store.versions import Code
 from tests.helpers.cli import TINY
 
 BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
@@ -209,19 +212,54 @@ def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None
     assert priors(user=False) != priors(user=True)
 
 
-def test_code_of_somebody_elses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dua_lightning.run import recipes as module
+@pytest.mark.parametrize("declared", [None, True, False])
+def test_the_first_expert_is_shared_only_by_regularisers_that_declare_that_they_leave_it_alone(
+    monkeypatch: pytest.MonkeyPatch, declared: bool | None
+) -> None:
+    if declared is not None:
+        monkeypatch.setattr(Eager, "acts_on_first_task", declared, raising=False)
+    theirs = ("~method.regulariser", f"+method.regulariser={{_target_: {__name__}.Eager, strength: 2}}")
+    (first, second), (ours, _) = (made_experts(*changes) for changes in (theirs, ()))
+    assert (first == ours) == (declared is False)
+    assert second not in (first, ours)
+    (stronger, _) = made_experts(*theirs[:1], theirs[1].replace("2", "3"))
+    assert (first == stronger) == (declared is False)
 
-    change = "adapt._target_=tests.run.test_recipes.Theirs"
-    (one, first), source = keys(change), module.inspect.getsource
-    keys.cache_clear()
-    monkeypatch.setattr(module.inspect, "getsource", lambda found: source(found) + "# changed")
-    assert keys(change)[0] == one
-    assert keys(change)[1] != first
+
+def made_experts(*changes: str) -> list[str]:
+    recipes, row, _ = made_of(compose("config", [*BASE, *changes]))
+    return [recipe.key for recipe in recipes.experts(row)]
 
 
-class Theirs(Unchanged):
-    """An adaptation of a reader's own."""
+class Eager(Free):
+    """A regulariser of a reader's own, that says nothing about the first task; the class it extends does."""
 
-    def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:
+    def __init__(self, strength: float) -> None:
         pass
+
+
+def test_code_of_somebody_elses_counts_with_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper, mine = tmp_path / "theirs_helper.py", tmp_path / "theirs.py"
+    helper.write_text("RATE = 1\n")
+    mine.write_text(
+        "from dua_lightning.adapt import Unchanged\nfrom theirs_helper import RATE\n\n\nclass Mine(Unchanged):\n"
+        "    def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:\n"
+        "        self.rate = RATE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = fresh_keys(monkeypatch, "adapt._target_=theirs.Mine")
+    for file in (helper, mine):
+        file.write_text(f"# What a reader wrote.\n{file.read_text()}")
+    assert fresh_keys(monkeypatch, "adapt._target_=theirs.Mine") == before
+    for file, old, new in ((helper, "1", "2"), (mine, "= RATE", "= -RATE")):
+        file.write_text(file.read_text().replace(old, new))
+        after = fresh_keys(monkeypatch, "adapt._target_=theirs.Mine")
+        assert after[0] == before[0]
+        assert not set(after[1]) & set(before[1])
+        before = after
+
+
+def fresh_keys(monkeypatch: pytest.MonkeyPatch, *changes: str) -> tuple[list[str], list[str]]:
+    """Those of a new process."""
+    monkeypatch.setattr(module, "version", Code().version)
+    return keys.__wrapped__(*changes)

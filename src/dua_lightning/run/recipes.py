@@ -44,8 +44,9 @@ class Recipes:
         regulariser = row.settings["regulariser"]
         if row.training == "joint":
             return [self._expert(self._data, regulariser, "joint")]
-        # Regularisers that declare that they do nothing on the first task share its expert.
-        first = regulariser if getattr(row.regulariser, "acts_on_first_task", True) else {}
+        # Classes that declare themselves that they do nothing on the first task share its expert.
+        acts = vars(type(row.regulariser)).get("acts_on_first_task", True)
+        first = regulariser if acts else {}
         count = len(self._data)
         return [
             self._expert(self._data[:t], regulariser if t > 1 else first, "sequential") for t in range(1, count + 1)

@@ -14,14 +14,15 @@ the module neither uses nor lists in `__all__`. Names that are computed while th
 import ast
 import builtins
 import importlib.util
+import pkgutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import cache, cached_property
 from hashlib import sha256
 from importlib import invalidate_caches, metadata
 from importlib.abc import InspectLoader
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ class Code:
             lines, mentioned = self._found[name]
             trees.update(lines)
             todo |= mentioned - seen
-        return {"code": sha256(repr(sorted(trees)).encode()).hexdigest(), "libraries": libraries}
+        code = sha256(repr(sorted(trees)).encode()).hexdigest()
+        return {"code": code, "libraries": dict(sorted(libraries.items()))}
 
     def library(self, top: str) -> str | None:
         """The version of the installed library that has the module `top`; none for what is read as source."""
@@ -127,12 +129,10 @@ class Code:
     def _spec(self, name: str) -> ModuleSpec | None:
         parent, _, _ = name.rpartition(".")
         if parent:
-            # By hand: Python's own search would import the parent.
             module = self._module(parent)
-            places = None if module is None else module.spec.submodule_search_locations
-            return None if places is None else PathFinder.find_spec(name, places)
+            return _search(name, () if module is None else module.folders)
         if self._path is not None:
-            return PathFinder.find_spec(name, self._path)
+            return _search(name, self._path)
         try:
             return importlib.util.find_spec(name)
         except ValueError:
@@ -154,8 +154,10 @@ class _Module:
     """A module's source by the names that it binds; of a compiled one the bytes."""
 
     def __init__(self, spec: ModuleSpec, code: Code) -> None:
-        self.spec = spec
         self.name = spec.name
+        self.folders = list(spec.submodule_search_locations or ())
+        """Where its own modules are searched for, if it is a package."""
+        self._package = spec.name if spec.submodule_search_locations is not None else spec.parent or ""
         self._code = code
         self._imports: dict[str, set[str]] = defaultdict(set)
         self._executed: dict[str, set[str]] = defaultdict(set)
@@ -231,9 +233,12 @@ class _Module:
                     mentioned.add(whole)
         for name in names:
             head, dot, rest = name.partition(".")
-            mentioned |= {f"{target}{dot}{rest}" for target in inner.get(head, set()) | self._imports.get(head, set())}
+            targets = self._imports.get(head, set())
+            mentioned |= {f"{target}{dot}{rest}" for target in inner.get(head, set()) | targets}
             if head in self._statements:
                 mentioned.add(f"{self.name}.{head}")
+        # Two names that change places leave the rest of the tree as it is.
+        words += [f"{head}={sorted(self._imports[head])}" for head in sorted(heads & self._imports.keys())]
         return " ".join(words), mentioned
 
     def _targets(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
@@ -243,15 +248,28 @@ class _Module:
                 top = alias.name.partition(".")[0]
                 yield alias.asname or top, alias.name if alias.asname else top, alias.name
             return
-        package = self.name.split(".")
-        if self.spec.submodule_search_locations is None:
-            package.pop()
+        package = self._package.split(".")
         base = package[: len(package) - node.level + 1] if node.level else []
         base += [node.module] if node.module else []
         for alias in node.names:
             # Of a star nobody knows the names: the whole module counts.
             target = ".".join(base if alias.name == "*" else [*base, alias.name])
             yield alias.asname or alias.name, target, target
+
+
+def _search(name: str, folders: Iterable[str]) -> ModuleSpec | None:
+    """Where a module lies; Python's own search would import the packages above it."""
+    parts: list[str] = []
+    for folder in folders:
+        finder = pkgutil.get_importer(folder)
+        spec = None if finder is None else finder.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            return spec
+        parts += [] if spec is None else spec.submodule_search_locations or ()
+    # A package without `__init__.py` lies in every folder of its name.
+    found = ModuleSpec(name, None, is_package=True)
+    found.submodule_search_locations = parts
+    return found if parts else None
 
 
 def _full_name(used: Used) -> str:
