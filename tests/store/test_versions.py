@@ -22,7 +22,7 @@ from tests.test_imports import ROOT
 
 EXPERTS = ("dua_lightning.server.train_experts", "dua_lightning.nets.mlp", "dua_lightning.regularise.Anchor")
 RESULTS = ("dua_lightning.user.evaluate", "dua_lightning.merge.Mode", "dua_lightning.adapt.Finetune")
-PIXELS = ("dua_lightning.data.corruptions.corrupt", "dua_lightning.data.decode.decode")
+PIXELS = ("dua_lightning.data.corrupted.Corrupted", "dua_lightning.data.decode.decode")
 EVERYTHING = (*EXPERTS, *RESULTS, *PIXELS)
 
 REACHED = {

@@ -41,7 +41,7 @@ class Corrupted:
 
     def digest(self, rows: Tensor) -> str:
         plain = self.plain.digest()
-        made_of = (version(corrupt), self.name, plain, self.severity, self.constants, self.seed, self.user)
+        made_of = (version(Corrupted), self.name, plain, self.severity, self.constants, self.seed, self.user)
         return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()
 
 

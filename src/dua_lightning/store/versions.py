@@ -304,29 +304,29 @@ def _take(node: Any, words: list[str], names: set[str], imports: list[ast.Import
 
     `ast.dump` does not serve: its text changes between versions of Python.
     """
-    if isinstance(node, ast.Name | ast.Attribute) and (dotted := _dotted(node)) is not None:
+    kind = type(node)
+    if kind is list:
+        for item in node:
+            if type(item) is not ast.Pass and not (type(item) is ast.Expr and type(item.value) is ast.Constant):
+                _take(item, words, names, imports)
+        words.append(";")
+    elif (kind is ast.Name or kind is ast.Attribute) and (dotted := _dotted(node)) is not None:
         names.add(dotted)
         words.append(dotted)
-    elif isinstance(node, ast.AST):
+    elif not isinstance(node, ast.AST):
+        words.append(repr(node))
+    else:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.append(node)
-        words.append(type(node).__name__)
-        for field in node._fields:
-            value = getattr(node, field, None)
+        words.append(kind.__name__)
+        values = vars(node)
+        for field in kind._fields:
+            value = values.get(field)
             # Whether a name is read or written follows from where it stands.
             if value is not None and value != [] and field != "ctx":
                 words.append(field)
                 _take(value, words, names, imports)
         words.append(";")
-    elif isinstance(node, list):
-        for item in node:
-            if not isinstance(item, ast.Pass) and not (
-                isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant)
-            ):
-                _take(item, words, names, imports)
-        words.append(";")
-    else:
-        words.append(repr(node))
 
 
 def _unmentioned(names: Set[str], tree: ast.AST) -> set[str]:
@@ -334,14 +334,16 @@ def _unmentioned(names: Set[str], tree: ast.AST) -> set[str]:
     left, nodes = {*names}, [tree]
     while nodes and left:
         node = nodes.pop()
-        if isinstance(node, ast.Name):
+        if type(node) is ast.Name:
             left.discard(node.id)
             continue
-        for value in vars(node).values():
-            if isinstance(value, ast.AST):
-                nodes.append(value)
-            elif isinstance(value, list):
+        values = vars(node)
+        for field in node._fields:
+            value = values.get(field)
+            if type(value) is list:
                 nodes += [item for item in value if isinstance(item, ast.AST)]
+            elif field != "ctx" and isinstance(value, ast.AST):
+                nodes.append(value)
     return left
 
 
