@@ -13,9 +13,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from dua_lightning.data import corrupted, decode
+from dua_lightning.data.images import images
 from dua_lightning.store import versions
 from dua_lightning.store.versions import HARMLESS, Code, version
 from tests.test_imports import ROOT
@@ -329,6 +333,29 @@ def test_another_version_of_a_library_is_another_version_of_what_uses_it(
     monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == distribution else found(name))
     assert Code().version(used) != before
     assert Code().version(used)["code"] == before["code"]
+
+
+@pytest.mark.parametrize(("library", "decoded", "transformed"), [("pillow", True, True), ("scipy", False, True)])
+def test_pictures_of_another_library_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, decoded: bool, transformed: bool
+) -> None:
+    picture, number = tmp_path / "a.png", torch.zeros(1, dtype=torch.int64)
+    Image.new("RGB", (4, 4)).save(picture)
+    plain = images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), number, number, 0.5, 0.5)
+
+    def made() -> tuple[int, str]:
+        for module in (decode, corrupted):
+            monkeypatch.setattr(module, "version", Code().version)
+        decode.decoded([picture], tmp_path, 4, tmp_path / "cache", upright=False, skip_unreadable=False)
+        seen = corrupted.seen_through("jpeg", plain, 3, "paper", 1, "user")
+        return len([*tmp_path.glob("cache/*.npy")]), seen.digest()
+
+    count, digest = made()
+    assert made() == (count, digest)
+    found = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == library else found(name))
+    after, other = made()
+    assert (after > count, other != digest) == (decoded, transformed)
 
 
 def test_an_expert_does_not_depend_on_what_reads_pictures() -> None:
