@@ -152,7 +152,7 @@ def test_a_job_with_other_settings_or_other_records_runs_again(
 
 def test_a_job_of_other_code_runs_again(work: Work, dua: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     dua(*SWEEP)
-    monkeypatch.setattr(code, "version", lambda parts: "other")
+    monkeypatch.setattr(code, "version", lambda *_: "other")
     dua(*SWEEP)
     assert work.ran == 2 * ALL
 

@@ -22,7 +22,8 @@ class Regulariser(Callback):
       do without it, since they act on the gradients.
 
     `acts_on_first_task`: whether the regulariser changes the training of a first task, before anything was
-    consolidated. If it does not, all trainings that differ in the regulariser alone may share the first expert.
+    consolidated. If it does not, all trainings that differ in the regulariser alone may share the first expert. A
+    subclass says it for itself, since it may do more than its base.
     """
 
     acts_on_first_task: ClassVar[bool] = True

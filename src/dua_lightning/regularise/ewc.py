@@ -3,6 +3,8 @@
 [Kirkpatrick2017] J. Kirkpatrick et al. Overcoming catastrophic forgetting in neural networks. PNAS 114(13), 2017.
 """
 
+from typing import ClassVar
+
 from dua_lightning.importance.fisher import Fisher
 from dua_lightning.regularise.quadratic import QuadraticPenalty
 
@@ -17,6 +19,8 @@ class EWC(QuadraticPenalty):
         strength: The factor of the penalty. 400 is what the scripts of De Lange et al. (CVPR 2020) use.
         limit: Where given, 2 strength Omega is cut at it.
     """
+
+    acts_on_first_task: ClassVar[bool] = False
 
     def __init__(self, strength: float = 400.0, limit: float | None = None) -> None:
         super().__init__(Fisher(labels="true"), strength, limit=limit)

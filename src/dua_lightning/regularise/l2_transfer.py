@@ -3,6 +3,8 @@
 [Lee2017] S.-W. Lee et al. Overcoming catastrophic forgetting by incremental moment matching. NeurIPS 2017.
 """
 
+from typing import ClassVar
+
 from dua_lightning.importance.uniform import Uniform
 from dua_lightning.regularise.quadratic import QuadraticPenalty
 
@@ -17,6 +19,8 @@ class L2Transfer(QuadraticPenalty):
         first_task: The first task, counted from 1, that is penalised; the release of De Lange et al. starts at 3.
         pull_head: Whether a new head is pulled towards its random start, as in that release.
     """
+
+    acts_on_first_task: ClassVar[bool] = False
 
     def __init__(self, strength: float = 1e-3, first_task: int = 2, pull_head: bool = False) -> None:
         super().__init__(Uniform(), strength, accumulate=False, first_task=first_task, pull_head=pull_head)

@@ -3,6 +3,8 @@
 [Aljundi2018] R. Aljundi et al. Memory Aware Synapses: Learning what (not) to forget. ECCV 2018.
 """
 
+from typing import ClassVar
+
 from dua_lightning.importance import mas
 from dua_lightning.regularise.quadratic import QuadraticPenalty
 
@@ -16,6 +18,8 @@ class MAS(QuadraticPenalty):
         strength: The factor of the penalty. 1 is what the scripts of De Lange et al. (CVPR 2020) use.
         limit: Where given, 2 strength Omega is cut at it.
     """
+
+    acts_on_first_task: ClassVar[bool] = False
 
     def __init__(self, strength: float = 1.0, limit: float | None = None) -> None:
         super().__init__(mas.MAS(), strength, limit=limit)

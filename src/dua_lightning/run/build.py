@@ -123,6 +123,16 @@ def _signature(made: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(made)
 
 
+def targets(value: Any) -> set[str]:
+    """Every `_target_` in plain values."""
+    if isinstance(value, list):
+        return {name for item in value for name in targets(item)}
+    if isinstance(value, dict):
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own | {name for item in value.values() for name in targets(item)}
+    return set()
+
+
 def check(value: Any, annotation: Any, place: str) -> Any:
     """`value` as the type `annotation`, or as it is where there is none.
 
@@ -160,6 +170,16 @@ def typed(values: Any, kind: type, place: str) -> Any:
         if parameter.default is parameter.empty and name not in found:
             raise InputError(f"{place}.{name} is missing; give {place}.{name}=VALUE")
     return kind(**found)
+
+
+def targets(value: Any) -> set[str]:
+    """Every `_target_` in plain values."""
+    if isinstance(value, list):
+        return {name for item in value for name in targets(item)}
+    if isinstance(value, dict):
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own | {name for item in value.values() for name in targets(item)}
+    return set()
 
 
 def _lacking(built: Any, kind: type) -> str:

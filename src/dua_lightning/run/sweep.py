@@ -159,15 +159,18 @@ def _notes(config: DictConfig) -> list[Path]:
 
 def _digest(cfg: DictConfig) -> str:
     """Of the code and of every setting that the results of a job depend on."""
-    # Not for help, which does without torch.
-    from dua_lightning.store import versions as code
+    # Not for help, which does without them.
+    from dua_lightning.run.build import targets
+    from dua_lightning.run.training import HARMLESS
+    from dua_lightning.store.versions import version
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    # Where results lie, how often an unfinished training is kept, and tracebacks change nothing in them.
+    # Where results lie, what a training shows, and tracebacks change nothing in them.
     settings["paths"] = settings["paths"]["data_dir"]
-    settings["trainer"].pop("checkpoint_seconds", None)
+    for name in HARMLESS:
+        settings["trainer"].pop(name, None)
     settings.pop("debug")
-    text = json.dumps([code.version(code.EVERYTHING), settings], sort_keys=True)
+    text = json.dumps([version("dua_lightning.run.pipeline.run", *sorted(targets(settings))), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
