@@ -11,7 +11,7 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
 from dua_lightning.params import Params
 from dua_lightning.report.display import Display
-from dua_lightning.report.loggers import Epoch, Logger
+from dua_lightning.report.loggers import RunLogger
 from dua_lightning.run.build import build
 from dua_lightning.run.draws import Draw, Draws, Result, joined, named
 from dua_lightning.run.rows import Row
@@ -41,7 +41,9 @@ class Cells:
     or the network cannot give.
     """
 
-    def __init__(self, configs: list[DictConfig], seed: int, display: Display, logger: Logger, engine: Engine) -> None:
+    def __init__(
+        self, configs: list[DictConfig], seed: int, display: Display, logger: RunLogger | None, engine: Engine
+    ) -> None:
         self._draws = Draws(configs, seed, display.say)
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
@@ -154,8 +156,7 @@ class Cells:
         # At each of a run's many fits Lightning would repeat the hardware and a tip.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         text = f"seed {self.seed}: {row.experts} experts"
-        values: Epoch = {"seed": self.seed, "experts": row.experts}
-        progress = TrainingProgress(self._display, text, values, self._logger.epoch)
+        progress = TrainingProgress(self._display, text)
         training = build(self._draws.configs[0].trainer, "trainer", Training)
         data, net, start, store = self.benchmark.server, self._draws.net, self._draws.start, self._store
         if row.training == "joint":
@@ -165,7 +166,7 @@ class Cells:
             experts = server.train_experts(net, start, data, row.regulariser, training, store, recipes, [progress])
         if progress.best:
             best = "  ".join(f"{task} {accuracy:.1f}" for task, accuracy in progress.best.items())
-            self._display.say(f"{text} trained in {progress.seconds():.1f} s, validation %: {best}")
+            self._display.say(f"{text} trained in {sum(progress.seconds.values()):.1f} s, validation %: {best}")
         return experts
 
     def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
