@@ -24,9 +24,9 @@ STAIRS = (
 TENANTS = {
     "hydra": {"run", "report.provenance", "__main__"},
     "omegaconf": {"run", "report.provenance", "commands.store", "__main__"},
-    "lightning": {"training", "report.progress"},
-    "wandb": {"report.wandb"},
-    "matplotlib": {"report.figures", "report.spread"},
+    "lightning": {"training", "report.loggers", "report.prefixed", "report.progress"},
+    "wandb": {"report.loggers"},
+    "matplotlib": {"report.figures", "report.loggers"},
     "joblib": {"engines.joblib"},
     "ray": {"engines.ray"},
     "rich": {"data.decode", "data.download", "report", "run.pipeline", "run.sweep", "commands"},

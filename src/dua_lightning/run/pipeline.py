@@ -1,11 +1,11 @@
 """One run: configuration in, records, table and figures out."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -14,11 +14,13 @@ from rich.console import Console
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
-from dua_lightning.report import figures, provenance, records, spread, tables
+from dua_lightning.report import figures, loggers, provenance, records, tables
 from dua_lightning.report.display import Display
-from dua_lightning.report.loggers import Logger, NoLogger
+from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
+from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings, read
@@ -39,16 +41,22 @@ def run(cfg: DictConfig) -> None:
         torch.set_num_threads(settings.threads)
     provenance.write(cfg, folder)
     console = Console(soft_wrap=True)
-    logger: Logger = settings.logger.build(Logger, folder=folder, config=settings.everything, name=settings.name)
+    method = settings.everything["method"]
+    logger = _logger(settings.logger, folder, settings.everything, method.get("label", loggers.SEVERAL))
     try:
         pictures: list[Path] = []
         display = Display(console)
         engine: Engine = settings.engine.build(Engine)
-        with engine, Stream(folder / "records.csv") as accuracies, Stream(folder / "costs.csv") as costs:
+        with (
+            engine,
+            Stream(folder / "records.csv") as accuracies,
+            Stream(folder / "costs.csv") as costs,
+            Stream(folder / "trainings.csv") as trainings,
+        ):
             computed, seconds = 0, 0.0
             with display.progress:
                 for of_seed in settings.seeds:
-                    results = Results(of_seed, display, logger, engine)
+                    results = Results(of_seed, display, logger, engine, trainings)
                     if not pictures:
                         shown = _first_users(results.benchmark)
                         pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
@@ -57,10 +65,22 @@ def run(cfg: DictConfig) -> None:
                             accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
                             costs.write(_costs(of_seed, row, user, iteration, result.costs))
                     computed, seconds = computed + results.computed, seconds + results.seconds
-        cost = spread.Cost(computed, seconds / computed) if computed else None
+        cost = tables.UserCost(computed, seconds / computed) if computed else None
         report(folder, settings.name, pictures, logger, console, cost)
     finally:
-        logger.close()
+        loggers.close(logger)
+
+
+def _logger(choice: Choice, folder: Path, everything: Mapping[str, Any], row: str) -> RunLogger | None:
+    if choice.node.get("_target_") is None:
+        return None
+    kind, parameters = target(choice.node["_target_"], "logger._target_")
+    settings = {
+        key: check(value, parameters[key].annotation, f"logger.{key}") if key in parameters else value
+        for key, value in choice.node.items()
+        if key != "_target_"
+    }
+    return loggers.start(kind, settings, folder, everything, row)
 
 
 def _first_users(benchmark: Benchmark) -> Benchmark:
@@ -71,33 +91,24 @@ def report(
     folder: Path,
     name: str,
     pictures: list[Path],
-    logger: Logger | None,
+    logger: RunLogger | None,
     console: Console,
-    cost: spread.Cost | None = None,
+    cost: tables.UserCost | None = None,
 ) -> None:
     """Summary, table and figures from the records in `folder`; prints the table and where everything lies.
 
-    Of many users the spread is shown, with what each `cost`, and no record is kept in memory.
+    Of many users the spread is shown, with the `cost` of each.
     """
-    path, costs = folder / "records.csv", folder / "costs.csv"
-    if spread.many(path):
-        rows = spread.read(folder)
-        spread.write_summary(rows, cost, folder / "summary.json")
-        pictures = [*pictures, spread.draw(rows, folder / "figures" / "spread.png")]
-        if logger is not None and not isinstance(logger, NoLogger):
-            # Others than these are given every record.
-            logger.results(records.read(path), pictures)
-        console.print(spread.table(rows, cost, name))
-    else:
-        frame = records.read(path)
-        tables.write_summary(frame, folder / "summary.json")
-        pictures = [*pictures, *figures.draw_all(frame, folder / "figures")]
-        if logger is not None:
-            logger.results(frame, pictures)
-        console.print(tables.table(frame, name))
-        if costs.exists():
-            console.print(tables.costs(pd.read_csv(costs)))
-    for written in (path, folder / "summary.json", *([costs] if costs.exists() else []), *pictures):
+    path = folder / "records.csv"
+    reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
+    tables.write_summary(reduced, costs, cost, folder / "summary.json")
+    pictures = [*pictures, *figures.draw_all(reduced, folder / "figures")]
+    loggers.results(logger, reduced, path, pictures)
+    console.print(tables.table(reduced, name, costs, cost))
+    if len(costs) and not reduced.many:
+        console.print(tables.costs(costs))
+    files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else []), *pictures]
+    for written in files:
         console.print(f"  {written}")
 
 

@@ -2,19 +2,26 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.data.server import union
 from dua_lightning.engines import Engine
+from dua_lightning.report import loggers
 from dua_lightning.report.display import Display
-from dua_lightning.report.loggers import Epoch, Logger
+from dua_lightning.report.loggers import RunLogger
+from dua_lightning.report.progress import TrainingProgress
+from dua_lightning.report.records import TrainingRecord
+from dua_lightning.report.stream import Stream
+from dua_lightning.run import training
 from dua_lightning.run.draws import Draw, Draws, Result, joined, named
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert, Prior
+from dua_lightning.training import Fitted
 
 MOST_WAITING = 1000
 """Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
@@ -38,7 +45,9 @@ class Results:
     or the network cannot give.
     """
 
-    def __init__(self, settings: SeedSettings, display: Display, logger: Logger, engine: Engine) -> None:
+    def __init__(
+        self, settings: SeedSettings, display: Display, logger: RunLogger | None, engine: Engine, trainings: Stream
+    ) -> None:
         self._draws = Draws(settings, display.say)
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
@@ -48,6 +57,7 @@ class Results:
         self._display = display
         self._logger = logger
         self._engine = engine
+        self._trainings = trainings
         self._store = self._draws.store
         self._recipes = self._draws.recipes
         self._experts: dict[str, tuple[Expert, ...]] = {}
@@ -145,26 +155,39 @@ class Results:
         return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
 
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
-        # Only where there is something to train is Lightning loaded, which takes seconds.
-        from dua_lightning.report.progress import TrainingProgress
-        from dua_lightning.training.training import Training
-
         # At each of a run's many fits Lightning would repeat the hardware and a tip.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         text = f"seed {self.seed}: {row.training_label} experts"
-        values: Epoch = {"seed": self.seed, "experts": row.training_label}
-        progress = TrainingProgress(self._display, text, values, self._logger.epoch)
-        training: Training = self._draws.settings.trainer.build(Training)
-        data, net, start, store = self.benchmark.server, self._draws.net, self._draws.start, self._store
-        if row.training == "joint":
-            (recipe,) = recipes
-            experts = server.train_joint(net, start, data, row.regulariser, training, store, recipe, [progress])
-        else:
-            experts = server.train_experts(net, start, data, row.regulariser, training, store, recipes, [progress])
-        if progress.best:
-            best = "  ".join(f"{task} {accuracy:.1f}" for task, accuracy in progress.best.items())
-            self._display.say(f"{text} trained in {progress.seconds():.1f} s, validation %: {best}")
-        return experts
+        progress = TrainingProgress(self._display, text)
+        made: list[Fitted] = []
+
+        def trained(fitted: Fitted) -> None:
+            made.append(fitted)
+            of = {"seed": self.seed, "experts": row.training_label, "task": fitted.expert.task.name}
+            took = {"epochs": fitted.epochs, "seconds": fitted.seconds, "val_accuracy": fitted.val_accuracy}
+            self._trainings.write([TrainingRecord(**of, **took)])
+
+        asked = training.make(self._draws.settings.training)
+        tasks = self.benchmark.server
+        experts = server.train_experts(
+            self._draws.net,
+            self._draws.start,
+            [union(tasks)] if row.training == "joint" else tasks,
+            row.regulariser,
+            replace(
+                asked,
+                callbacks=lambda: [*asked.callbacks(), progress],
+                logger=lambda task: loggers.curves(self._logger, self.seed, row.training_label, task.name),
+            ),
+            self._store,
+            recipes,
+            trained,
+        )
+        if made:
+            best = "  ".join(f"{fitted.expert.task.name} {fitted.val_accuracy:.1f}" for fitted in made)
+            seconds = sum(fitted.seconds for fitted in made)
+            self._display.say(f"{text} trained in {seconds:.1f} s, validation %: {best}")
+        return joined(self.benchmark.tasks, [expert.state for expert in experts])
 
     def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
         """What the server measures, once for all users; kept where asked, or where workers read it from the store."""

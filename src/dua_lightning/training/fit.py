@@ -13,9 +13,9 @@ from zipfile import ZipFile
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
