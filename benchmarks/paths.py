@@ -26,7 +26,7 @@ from dua_lightning.data.images import Images, images
 from dua_lightning.data.server import ServerData
 from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracies, accuracy
-from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.importance.functional import Vmapped
 from dua_lightning.importance.job import Precision
 from dua_lightning.merge import Mode
@@ -66,14 +66,14 @@ def noise(count: int, shape: tuple[int, ...] = (3, 28, 28), classes: int = 2) ->
 
 
 def psi(
-    net: nn.Module, shape: tuple[int, ...], count: int, kind: Literal["MAS", "Fisher"], precision: Precision = "full"
+    net: nn.Module, shape: tuple[int, ...], count: int, kind: Literal["MAS", "FIM"], precision: Precision = "full"
 ) -> Sides:
     """One expert's importance; floor: a forward and backward pass of the same batch, with gradients of all weights."""
     data = noise(count, shape)
     x, y = data.inputs(), data.labels
     net.eval()
     expert = Expert(Task("task", slice(0, 2)), clone(net.state_dict()))
-    importance: Importance = (MAS if kind == "MAS" else Fisher)(precision=precision)
+    importance: Importance = (MAS if kind == "MAS" else FIM)(precision=precision)
     loss, scalar, power = LOSSES[kind]
 
     def floor() -> None:
@@ -137,7 +137,7 @@ def _likelihood(logits: Tensor, y: Tensor) -> Tensor:
 
 LOSSES: dict[str, Any] = {
     "MAS": (lambda logits, _: logits.square().sum(), _squared, 1),
-    "Fisher": (lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum"), _likelihood, 2),
+    "FIM": (lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum"), _likelihood, 2),
 }
 """What is differentiated: of a batch, of samples one by one, and the power of its gradient."""
 
@@ -283,16 +283,16 @@ def _vgg11_bn() -> nn.Module:
 
 PASS = "forward + backward of the batch"
 LOOP = "a bare loop over tensors in memory"
-L2, EWC, MAS_PENALTY = Anchor(Uniform(), 1e-3, accumulate=False), Anchor(Fisher(), 400), Anchor(MAS(), 1)
+L2, EWC, MAS_PENALTY = Anchor(Uniform(), 1e-3, accumulate=False), Anchor(FIM(), 400), Anchor(MAS(), 1)
 PATHS: dict[str, Path] = {
     "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
     "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
-    "Fisher, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "Fisher"), 1.2, 1.0),
+    "FIM, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "FIM"), 1.2, 1.0),
     "MAS in bfloat16, VGG11-BN, 64 images of 64": Path(
         PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS", "bf16"), 0.6
     ),
     "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
-    "Fisher, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "Fisher"), 1.2),
+    "FIM, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "FIM"), 1.2),
     "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.15),
     "evaluation of 256 users' models, MLP": Path("one forward with shared weights", many_users, 1.0),
     "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),

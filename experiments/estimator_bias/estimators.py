@@ -38,7 +38,7 @@ from dua_lightning.__main__ import CONF
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
 from dua_lightning.data.user import UserData
-from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.importance.batchmean import BATCH
 from dua_lightning.metrics import average_accuracy
 from dua_lightning.params import Params, State
@@ -145,7 +145,7 @@ class Study:
 def importance(name: str, seed: int, estimator: Literal["per_sample", "batch_mean"]) -> Importance:
     if name == "MAS":
         return MAS(estimator)
-    return Fisher("true" if name == "FIM" else "sampled", seed, estimator)
+    return FIM("true" if name == "FIM" else "sampled", seed, estimator)
 
 
 def prepare(images: str, seed: int, folder: Path, display: Display) -> Study:

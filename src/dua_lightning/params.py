@@ -1,13 +1,13 @@
 """Named tensors of a network, and the little algebra that importances need."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Params = dict[str, Tensor]
@@ -17,82 +17,43 @@ State = dict[str, Tensor]
 """A full state dictionary: body, buffers and head."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a network holds its tensors, kept as long as it holds the same ones in the same places.
+def body_names(net: nn.Module) -> dict[str, str]:
+    """Name the parameters of the shared body: everything but `net.head`, or all of a network without that attribute.
 
-    Walking a small network by names takes longer than a pass through it. Of the network itself nothing is referred to,
-    or it would never be freed: `prefixes` and `weights` belong to the modules in the order of `modules_of`.
+    Args:
+        net: The network.
 
-    `body`: as `body_names` says. `slots`: each weight and buffer as the dictionary that holds it, its name there, and
-    its name in a state dictionary, which for a tied tensor is that of its first use. `weights`: of the body's weights
-    those that each module holds itself, by their names there.
+    Returns:
+        Each parameter's name with the name under which `named_parameters` lists it. The two differ for a weight that is
+        tied, which a state dictionary holds once per use.
     """
-
-    key: list[Any]
-    body: dict[str, str]
-    prefixes: list[str]
-    slots: list[tuple[dict[str, Any], str, str]]
-    weights: list[dict[str, str]]
-
-
-_layouts: WeakKeyDictionary[nn.Module, Layout] = WeakKeyDictionary()
-
-
-def modules_of(net: nn.Module) -> list[nn.Module]:
-    """Those of `net.modules()`, in their order."""
-    found: dict[nn.Module, None] = {}
-    stack: list[nn.Module | None] = [net]
-    while stack:
-        module = stack.pop()
-        if module is not None and module not in found:
-            found[module] = None
-            stack.extend(reversed(module._modules.values()))
-    return list(found)
-
-
-def layout(net: nn.Module, modules: list[nn.Module]) -> Layout:
-    """The layout of `net`, whose modules are given."""
     head = getattr(net, "head", None)
-    key: list[Any] = [id(head)]
-    for module in modules:
-        key.append(type(module))
-        for held in (module._parameters, module._buffers):
-            # The identity of a dictionary that a layout holds is not given to another one.
-            key += (id(held), *held, *map(id, held.values()))
-    known = _layouts.get(net)
-    if known is None or known.key != key:
-        known = _layouts[net] = _layout(net, head, key)
-    return known
-
-
-def _layout(net: nn.Module, head: object, key: list[Any]) -> Layout:
     skip = {id(p) for p in head.parameters()} if isinstance(head, nn.Module) else set()
     first: dict[int, str] = {}
-    body = {
+    return {
         name: first.setdefault(id(p), name)
         for name, p in net.named_parameters(remove_duplicate=False)
         if id(p) not in skip
     }
-    found = Layout(key, body, [], [], [])
-    for prefix, module in net.named_modules():
-        full = {own: f"{prefix}.{own}" if prefix else own for own in (*module._parameters, *module._buffers)}
-        found.prefixes.append(prefix)
-        found.weights.append({own: body[full[own]] for own in module._parameters if full[own] in body})
-        for held in (module._parameters, module._buffers):
-            for own, tensor in held.items():
-                if tensor is not None:
-                    found.slots.append((held, own, first.setdefault(id(tensor), full[own])))
-    return found
 
 
-def body_names(net: nn.Module) -> dict[str, str]:
-    """Names of the shared body's parameters, each with the name under which `named_parameters` lists it.
+def device_of(state: Mapping[str, Tensor]) -> torch.device:
+    """Tell on which device the tensors of a state are; the processor for a state without any."""
+    return next((tensor.device for tensor in state.values()), torch.device("cpu"))
 
-    The body is everything but `net.head`; a network without that attribute is all body. The two names differ for a
-    weight that is tied, which a state dictionary holds once per use.
-    """
-    return layout(net, modules_of(net)).body
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Give a tensor on a device, without waiting for the copy; float64 becomes float32 where there is none (mps)."""
+    if device.type == "mps" and tensor.dtype == torch.float64:
+        tensor = tensor.float()
+    return tensor.to(device, non_blocking=True)
+
+
+def loaded(net: nn.Module, state: State) -> nn.Module:
+    """Make a copy of a network with the tensors of a state, on the state's device."""
+    copied = copy.deepcopy(net).to(device_of(state))
+    copied.load_state_dict(state)
+    return copied
 
 
 def clone(state: State) -> State:
@@ -135,10 +96,9 @@ def reset_batch_norms(net: nn.Module) -> None:
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, each module's own mode restored afterwards; gradients are recorded as before."""
-    training = [module for module in modules_of(net) if module.training]
-    if training:
-        net.eval()
+    """Put a network into evaluation mode, and each module into its own mode again afterwards."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
     try:
         yield
     finally:
@@ -147,23 +107,18 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 
 def task_logits(net: nn.Module, state: State, x: Tensor, classes: slice) -> Tensor:
-    """`(n, classes of the task)` logits of `net` with the weights and buffers of `state`; `net` is left as it is."""
-    with _holding(net, state):
-        logits: Tensor = net(x)
+    """Compute a task's logits with the weights and buffers of a state, and leave the network as it is.
+
+    Args:
+        net: The network. All uses of a tied weight get what `state` has under the first one's name.
+        state: The tensors by name; what it does not have is the network's own, on the device of `x`.
+        x: Inputs `(n, ...)`, on the device of `state`.
+        classes: The columns of the task.
+
+    Returns:
+        Logits `(n, classes of the task)`.
+    """
+    own = chain(net.named_parameters(), net.named_buffers())
+    tensors = {name: state[name] if name in state else tensor.to(x.device) for name, tensor in own}
+    logits: Tensor = functional_call(net, tensors, (x,))
     return logits[:, classes]
-
-
-@contextmanager
-def _holding(net: nn.Module, state: State) -> Iterator[None]:
-    """`net` with the tensors of `state` in place of its own, as by `torch.func.functional_call`, which takes longer
-    than a small network's pass. All uses of a tied weight get what `state` has under the first one's name."""
-    slots = layout(net, modules_of(net)).slots
-    own = [held[name] for held, name, _ in slots]
-    try:
-        for held, name, full in slots:
-            if full in state:
-                held[name] = state[full]
-        yield
-    finally:
-        for (held, name, _), tensor in zip(slots, own, strict=True):
-            held[name] = tensor

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS, Fisher
+from dua_lightning.importance import FIM, MAS
 from tests.helpers.nets import CASES, MLP, TASK, Case, batches, close, labels
 from tests.reference.batchmean_loop import batch_mean
 
@@ -30,7 +30,7 @@ def test_it_is_the_loop_over_batches_of_20(case: Case, n: int) -> None:
 
     for importance, objective, power in (
         (MAS("batch_mean"), norm, 1),
-        (Fisher(estimator="batch_mean"), loss, 2),
+        (FIM(estimator="batch_mean"), loss, 2),
     ):
         expected = batch_mean(plain, x, objective, power)
         omega = importance(net, expert, data)
@@ -41,7 +41,7 @@ def test_it_is_the_loop_over_batches_of_20(case: Case, n: int) -> None:
 
 def test_it_is_smaller_than_the_mean_over_samples() -> None:
     net, expert, data = MLP.build(), MLP.expert(), [(MLP.images(40), labels(40))]
-    for released, exact in ((MAS("batch_mean"), MAS()), (Fisher(estimator="batch_mean"), Fisher())):
+    for released, exact in ((MAS("batch_mean"), MAS()), (FIM(estimator="batch_mean"), FIM())):
         a, b = released(net, expert, data), exact(net, expert, data)
         # |mean| <= mean of |.|, and the square of a mean <= the mean of squares.
         assert all((a[name] <= b[name] + 1e-12).all() for name in a)
@@ -50,7 +50,7 @@ def test_it_is_smaller_than_the_mean_over_samples() -> None:
 
 def test_the_floor_is_added_to_every_entry() -> None:
     net, expert, data = MLP.build(), MLP.expert(), [(MLP.images(5), labels(5))]
-    plain, raised = Fisher()(net, expert, data), Fisher(floor=1e-8)(net, expert, data)
+    plain, raised = FIM()(net, expert, data), FIM(floor=1e-8)(net, expert, data)
     for name in plain:
         close(raised[name], plain[name] + 1e-8)
 

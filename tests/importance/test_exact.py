@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dua_lightning.importance import MAS, Fisher, rules
+from dua_lightning.importance import FIM, MAS, rules
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import Power
 from dua_lightning.params import Params
@@ -14,7 +14,7 @@ from dua_lightning.tasks import Expert
 from tests.helpers.nets import TASK, Case, batches, labels, law
 from tests.importance.drawn import cases
 from tests.importance.engine import fallbacks
-from tests.reference.fisher_loop import fisher_true
+from tests.reference.fim_loop import fim_true
 from tests.reference.mas_loop import mas
 from tests.reference.power_loop import mean_power
 
@@ -44,10 +44,10 @@ def test_it_is_the_loop_over_images(case: Case, n: int, size: int, compiled_from
     net, expert, x, y = case.build(), case.expert(), case.images(n), labels(n)
     with fallbacks() as lines, pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "COMPILED_FROM", compiled_from)
-        omegas = [importance(net, expert, batches(x, y, size)) for importance in (MAS(), Fisher())]
+        omegas = [importance(net, expert, batches(x, y, size)) for importance in (MAS(), FIM())]
     assert not lines
     near(omegas[0], mas(net, expert, x), 1e-10)
-    near(omegas[1], fisher_true(net, expert, x, y), 1e-10)
+    near(omegas[1], fim_true(net, expert, x, y), 1e-10)
 
 
 @law

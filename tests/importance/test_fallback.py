@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from torch.nn.utils import parametrizations, prune
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS, Fisher
+from dua_lightning.importance import FIM, MAS
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.rules import RULES, Rule
 from dua_lightning.nets import Network
@@ -255,7 +255,7 @@ def test_a_first_batch_of_one_image_does_not_hide_that_the_sample_is_not_first()
 def test_gradients_of_0_do_not_hide_that_the_rules_do_not_fit() -> None:
     case = UNFIT[4]
     net, x = case.build(), case.images(N)
-    Fisher()(net, case.expert(task=ONE_CLASS), [(x, torch.full((N,), 3))])
+    FIM()(net, case.expert(task=ONE_CLASS), [(x, torch.full((N,), 3))])
     assert_exact(case, net, x)
 
 
@@ -300,12 +300,11 @@ def test_a_layer_that_becomes_another_after_a_measurement_is_found_out() -> None
     close(omega, mean_power(reference, plain.expert(), x, wave, 1))
 
 
-def test_a_measurement_by_formulas_does_not_vouch_for_the_rules() -> None:
+def test_a_hook_that_uses_a_weight_again_is_found_out() -> None:
     def again(layer: nn.Module, inputs: tuple[Tensor], y: Tensor) -> Tensor:
         return y + linear(inputs[0], layer.weight)
 
     net, reference, x = MLP.build(), MLP.build(), MLP.images(N)
-    MAS()(net, MLP.expert(), [(x, None)])
     for network in (net, reference):
         network.body[1].register_forward_hook(again)
     with fallbacks() as lines:
@@ -421,4 +420,4 @@ def test_labels_are_read_by_the_fallback_too() -> None:
         return logits.log_softmax(-1)[column]
 
     expected = mean_power(case.build(), case.expert(), x, likelihood, 2, y - TASK.classes.start)
-    close(Fisher()(net, case.expert(), batches(x, y, 2)), expected)
+    close(FIM()(net, case.expert(), batches(x, y, 2)), expected)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt.cost import reset_peak, status
-from dua_lightning.importance import MAS, Fisher, persample
+from dua_lightning.importance import FIM, MAS, persample
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.nets import Network
 from dua_lightning.tasks import Expert
@@ -31,24 +31,12 @@ def wave(logits: Tensor, _: Tensor) -> Tensor:
     return logits.sin().sum(-1)
 
 
-SERVED = [pytest.param(False, id="by formulas"), pytest.param(True, id="by rules")]
-"""A network with a hook is not a chain of its layers alone."""
-
-
-def perceptron(hooked: bool) -> nn.Module:
-    net = MLP.build()
-    if hooked:
-        net.register_forward_hook(lambda *_: None)
-    return net
-
-
-@pytest.mark.parametrize("hooked", SERVED)
 @pytest.mark.parametrize(
     ("images", "passes"),
     [(0, [1] * 7), (1, [1] * 7), (2, [2, 2, 1, 2]), (3, [3, 2, 2]), (5, [5, 2]), (10**6, [5, 2])],
 )
-def test_a_pass_holds_as_many_images_as_fit_and_at_least_one(images: int, passes: list[int], hooked: bool) -> None:
-    net, seen = perceptron(hooked), []
+def test_a_pass_holds_as_many_images_as_fit_and_at_least_one(images: int, passes: list[int]) -> None:
+    net, seen = MLP.build(), []
 
     def counted(logits: Tensor, sides: Tensor) -> Tensor:
         seen.append(len(logits))
@@ -79,9 +67,8 @@ def test_larger_images_come_in_smaller_passes() -> None:
     assert [len(x) for x in passes if x.shape[1:] == shapes[1]][-6:] == [1] * 6
 
 
-@pytest.mark.parametrize("hooked", SERVED)
-def test_an_image_is_held_with_the_inputs_of_all_layers(hooked: bool) -> None:
-    net = perceptron(hooked)
+def test_an_image_is_held_with_the_inputs_of_all_layers() -> None:
+    net = MLP.build()
     MAS()(net, MLP.expert(), [(MLP.images(2), None)])
     inputs, outputs = 8 * (6 + 5), 8 * (5 + 5 + CLASSES)
     assert inputs <= persample._plans[net].sample_bytes <= 2 * (inputs + outputs)
@@ -159,7 +146,7 @@ WASTE = Case("waste", (3,), lambda _: Network(WithWaste(), nn.Linear(4, CLASSES)
 def test_all_is_freed_with_the_result(case: Case) -> None:
     net, expert, data = case.build(), case.expert(), batches(case.images(N), labels(N), 3)
     before = tensors()
-    results = [weakref.ref(o) for importance in (MAS(), Fisher()) for o in importance(net, expert, data).values()]
+    results = [weakref.ref(o) for importance in (MAS(), FIM()) for o in importance(net, expert, data).values()]
     assert all(result() is None for result in results)
     assert tensors() == before
 
@@ -178,8 +165,8 @@ def test_a_network_that_was_measured_is_freed() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("importance", [MAS(), Fisher()], ids=["mas", "fisher"])
-def test_networks_of_half_precision_have_sums_of_float32(importance: MAS | Fisher, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("importance", [MAS(), FIM()], ids=["mas", "fim"])
+def test_networks_of_half_precision_have_sums_of_float32(importance: MAS | FIM, dtype: torch.dtype) -> None:
     def make(_: int) -> nn.Module:
         layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16)]
         return Network(nn.Sequential(*layers, nn.Tanh(), nn.Linear(16, 8)), nn.Linear(8, CLASSES))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dua_lightning import regularise
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS, Fisher, Importance, Uniform
+from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.params import Params
 from dua_lightning.regularise import EWC, L2Transfer, QuadraticPenalty
 from dua_lightning.tasks import Batch, Expert, Task
@@ -63,7 +63,7 @@ def after_three_tasks(case: Case, method: QuadraticPenalty) -> QuadraticPenalty:
 
 
 def omega_loop(case: Case, importance: Importance, expert: Expert, x: Tensor, y: Tensor) -> Params:
-    if isinstance(importance, Fisher):
+    if isinstance(importance, FIM):
         return fisher_true(case.build(), expert, x, y)
     omega = mas(case.build(), expert, x)
     return omega if isinstance(importance, MAS) else {name: torch.ones_like(o) for name, o in omega.items()}
@@ -89,7 +89,7 @@ def body(net: nn.Module) -> Params:
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("importance", [Uniform(), Fisher(), MAS()], ids=["uniform", "fim", "mas"])
+@pytest.mark.parametrize("importance", [Uniform(), FIM(), MAS()], ids=["uniform", "fim", "mas"])
 @pytest.mark.parametrize("case", [MLP, BATCH_NORM, TIED, PLAIN], ids=lambda case: case.name)
 def test_omega_is_the_last_tasks_or_the_sum_of_all_and_the_anchor_always_the_last(
     case: Case, importance: Importance, accumulate: bool

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS, Fisher, Uniform
+from dua_lightning.importance import FIM, MAS, Uniform
 from dua_lightning.merge import (
     Each,
     Last,
@@ -38,12 +38,12 @@ METHODS = [name for name in choices("method") if "rows:" not in (CONF / "method"
 L2 = Anchor(Uniform(), 1e-3, accumulate=False)
 ROWS = {
     ("racl", "mas", "none"): ("MAS-RACL", L2, "user", MAS(), Mode(), Unchanged()),
-    ("racl", "fim", "none"): ("FIM-RACL", L2, "user", Fisher("true", seed=1), Mode(), Unchanged()),
+    ("racl", "fim", "none"): ("FIM-RACL", L2, "user", FIM("true", seed=1), Mode(), Unchanged()),
     ("imm", "mas", "none"): ("MAS-IMM", L2, "server", MAS(), Mode(), Unchanged()),
-    ("imm", "fim", "none"): ("FIM-IMM", L2, "server", Fisher("true", seed=1), Mode(), Unchanged()),
+    ("imm", "fim", "none"): ("FIM-IMM", L2, "server", FIM("true", seed=1), Mode(), Unchanged()),
     ("mean_imm", "mas", "none"): ("mean-IMM", L2, "none", None, Mean(), Unchanged()),
     ("task_experts", "mas", "finetune"): ("Task Experts", L2, "none", None, Each(), Finetune(10, 5e-4, 0.9, seed=1)),
-    ("ewc", "mas", "none"): ("EWC", Anchor(Fisher("true"), 400, accumulate=True), "none", None, Last(), Unchanged()),
+    ("ewc", "mas", "none"): ("EWC", Anchor(FIM("true"), 400, accumulate=True), "none", None, Last(), Unchanged()),
     ("mas", "mas", "none"): ("MAS", Anchor(MAS(), 1, accumulate=True), "none", None, Last(), Unchanged()),
     ("lwf", "mas", "none"): ("LwF", Distil(1, 2), "none", None, Last(), Unchanged()),
     ("joint", "mas", "none"): ("Joint", Free(), "none", None, Last(), Unchanged()),
@@ -173,7 +173,7 @@ def test_the_released_behaviour_is_these_settings() -> None:
     assert found.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
     assert (cfg.trainer.stop_after, cfg.trainer.reset_batch_norm) == (6, True)
     fim = row("fidelity=released", "importance=fim", "method=imm")
-    assert fim.psi == Fisher("sampled", 1, "batch_mean", 1e-8)
+    assert fim.psi == FIM("sampled", 1, "batch_mean", 1e-8)
     assert fim.training_data_too
     assert row("fidelity=released", "adapt=adabn").phi == AdaBNReleased()
     assert row("fidelity=released", "adapt=adabn_s").phi == AdaBNSReleased(5, 1e-3, 0.9)

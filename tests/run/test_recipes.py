@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from dua_lightning.__main__ import CONF
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.nets import mlp
-from dua_lightning.adapt import Unchanged
 from dua_lightning.regularise import NoRegulariser
 from dua_lightning.run import recipes as module
 from dua_lightning.run.build import build

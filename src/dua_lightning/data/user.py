@@ -101,7 +101,7 @@ class UserData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """User-validation images in small batches, in an order of each epoch's own."""
-        names = [task.name for task in self.tasks]
+        names = tuple(task.name for task in self.tasks)
         stream: StreamName = (self.seed, "adapt", self.user, *names, self.iteration)
         return loader(self.validation, BatchOrder(len(self.validation), self.batch_size, stream), self.labelled)
 

@@ -1,6 +1,6 @@
 """The estimator of the authors' release: a function of the gradient of each batch's mean.
 
-It depends on the batch size: at batches of 20 it is about 1 / 20 of the per-sample Fisher of sampled labels, and a
+It depends on the batch size: at batches of 20 it is about 1 / 20 of the per-sample FIM of sampled labels, and a
 seventh to an eleventh of that of the data's labels (`experiments/estimator_bias`). It is here to be compared.
 """
 
@@ -13,7 +13,7 @@ from torch.func import grad
 from dua_lightning.errors import InputError
 from dua_lightning.importance.rules import Power, add_power_
 from dua_lightning.importance.scalars import Scalar
-from dua_lightning.params import Params, body_names, eval_mode, task_logits
+from dua_lightning.params import Params, body_names, device_of, eval_mode, moved, task_logits
 from dua_lightning.tasks import Batch, Expert
 
 BATCH = 20
@@ -28,13 +28,28 @@ def mean_over_batches(
     power: Power,
     side: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Params:
-    """Mean over batches of 20 of `|d (mean over the batch of scalar) / d theta|^power`.
+    """Compute the mean over batches of 20 of `|d (mean over the batch of scalar) / d theta|^power`.
 
-    Arguments as of `persample.mean_over_samples`. The batches are cut from the data in their order; a last, shorter one
-    counts as much as the others, as in the release. Raises `InputError` where there is no image.
+    The batches are cut from the data in their order; a last, shorter one counts as much as the others, as in the
+    release.
+
+    Args:
+        net: As of `persample.mean_over_samples`, as are the other arguments.
+        expert: The expert.
+        data: The data.
+        scalar: What is differentiated.
+        power: 1 or 2.
+        side: The side values.
+
+    Returns:
+        A tensor for each weight of the body.
+
+    Raises:
+        InputError: There is no image.
     """
     names = body_names(net)
     theta = {name: expert.state[name].detach() for name in dict.fromkeys(names.values())}
+    device = device_of(theta)
     batches = [(x, torch.zeros(len(x)) if side is None else side(x, y)) for x, y in data]
     if not sum(len(x) for x, _ in batches):
         raise InputError(f"an importance needs at least one image of task {expert.task.name}, and the data have none")
@@ -46,6 +61,6 @@ def mean_over_batches(
     total = {name: torch.zeros_like(t) for name, t in theta.items()}
     with eval_mode(net), torch.no_grad():
         for x, s in zip(xs, sides, strict=True):
-            for name, g in grad(value)(theta, x, s).items():
+            for name, g in grad(value)(theta, moved(x, device), moved(s, device)).items():
                 add_power_(total[name], g.contiguous(), power)
     return {name: total[first] / len(xs) for name, first in names.items()}

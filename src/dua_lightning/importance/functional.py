@@ -12,11 +12,11 @@ CHUNK_BYTES = 64 * 2**20
 """Per-sample gradients held at once; a network whose single gradient is larger goes one sample at a time."""
 
 ACTIVATIONS = 16
-"""Bytes of activations for one of an image, a guess: what a network holds is not known here."""
+"""Bytes of activations for each byte of an image. This is a guess: nothing here knows what a network holds."""
 
 
 class Vmapped:
-    """Adds sums over samples of |gradient of scale * scalar|^power to `totals`; holds those of a chunk's samples."""
+    """Add sums over samples of |gradient of scale * scalar|^power to `totals`; hold the gradients of a few samples."""
 
     def __init__(
         self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params, scale: float = 1.0
@@ -33,7 +33,7 @@ class Vmapped:
         self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in theta.values()))
 
     def add(self, x: Tensor, sides: Tensor) -> None:
-        """The samples `x` `(n, ...)` with their side values `(n,)`."""
+        """Add the samples `x` `(n, ...)` with their side values `(n,)`."""
         chunk = max(1, min(self.chunk, CHUNK_BYTES // (ACTIVATIONS * max(1, x[0].nbytes))))
         for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
             for name, g in self.gradients(self.theta, xs, s).items():

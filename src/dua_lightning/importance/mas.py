@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.job import Precision
+from dua_lightning.importance.measurement import Precision
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.scalars import squared_norm
 from dua_lightning.params import Params

@@ -1,6 +1,6 @@
 """The engine: exact means over samples of a power of each sample's own gradient, at the price of one backward pass.
 
-The absolute value (MAS) or the square (Fisher) is taken per sample, before any sum. Taking it of a batch's mean
+The absolute value (MAS) or the square (FIM) is taken per sample, before any sum. Taking it of a batch's mean
 gradient is another, biased quantity that depends on the batch size.
 
 One forward and one backward pass carry a batch with all weights frozen, so that autograd computes the gradients of the
@@ -22,13 +22,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance.chain import Chain
 from dua_lightning.importance.functional import Vmapped
-from dua_lightning.importance.job import Job, Precision
+from dua_lightning.importance.measurement import Measurement, Precision
 from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
 from dua_lightning.importance.scalars import Scalar
-from dua_lightning.nets.chain import chain_of
-from dua_lightning.params import Layout, Params, State, eval_mode, layout, modules_of, task_logits
+from dua_lightning.params import Params, State, body_names, device_of, eval_mode, moved, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
 
 log = logging.getLogger(__name__)
@@ -51,21 +49,29 @@ def mean_over_samples(
     precision: Precision = "full",
     memory: int = MEMORY,
 ) -> Params:
-    """Mean over samples of `|d scalar / d theta|^power` for each parameter theta of the shared body.
-
-    `scalar` maps one sample's logits `(classes of the task,)` and its side value `()` to `()`; `side` makes the side
-    values `(n,)` of a batch from its inputs and labels (zeros without it). `memory`: bytes of activations that one pass
-    may hold; the result does not depend on it. Sums are float32, or the weights' type where that is wider.
+    """Compute the mean over samples of `|d scalar / d theta|^power` for each parameter theta of the shared body.
 
     On the first use of a network with inputs of one shape the engine is compared with plain autograd on two images.
     Where they differ, or a layer has no rule, `torch.func` serves the whole network, and a line of the log says so.
 
-    Raises `InputError` where there is no sample or no weight, for batch normalisation without running statistics, and
-    for a layer's input that is changed in place afterwards.
+    Args:
+        net: The network, a workspace that is left as it was.
+        expert: The expert; everything is computed on the device of its state, to which the batches are moved.
+        data: The batches; the result depends neither on their sizes nor on their order.
+        scalar: Maps one sample's logits `(classes of the task,)` and its side value `()` to `()`.
+        power: 1 for the absolute gradient, 2 for its square.
+        side: Makes the side values `(n,)` of a batch from its inputs and labels; without it they are 0.
+        precision: The precision of the passes.
+        memory: Bytes of activations that one pass may hold; the result does not depend on it.
+
+    Returns:
+        A tensor for each weight of the body, in float32, or in the weights' type where that is wider.
+
+    Raises:
+        InputError: There is no sample or no weight; batch normalisation has no running statistics; or a layer's input
+            is changed in place afterwards.
     """
-    modules = modules_of(net)
-    places = layout(net, modules)
-    names = places.body
+    names = body_names(net)
     if not names:
         raise InputError(f"this {type(net).__name__} has no weights outside its head, so none can be important")
     state = {name: tensor.detach() for name, tensor in expert.state.items()}
@@ -73,7 +79,7 @@ def mean_over_samples(
         name: torch.zeros_like(state[name], dtype=torch.promote_types(state[name].dtype, torch.float32))
         for name in dict.fromkeys(names.values())
     }
-    device = next(iter(totals.values())).device
+    device = device_of(totals)
     count = unit = 0
     # An autocast around the call would compute in another precision than the one that is asked for.
     outer = torch.is_autocast_enabled(device.type)
@@ -83,20 +89,20 @@ def mean_over_samples(
             if not len(x):
                 continue
             sides = torch.zeros(len(x)) if side is None else side(x, y)
-            x, sides = x.detach().to(device), sides.to(device)
+            x, sides = moved(x.detach(), device), moved(sides, device)
             if engine is None:
                 # Of a scaled scalar, sums over a single batch are the means, and large totals need not be divided. In
                 # half precision the scale would round.
                 unit = len(x) if all(state[name].dtype == total.dtype for name, total in totals.items()) else 1
                 scale, frozen = unit ** (-1 / power), Expert(expert.task, state)
-                job = Job(net, modules, places, frozen, scalar, scale, power, totals, precision, memory)
-                engine = _choose(job, x)
+                engine = _choose(Measurement(net, names, frozen, scalar, scale, power, totals, precision, memory), x)
             engine.add(x, sides)
             count += len(x)
     if not count:
         raise InputError(f"an importance needs at least one image of task {expert.task.name}, and the data have none")
     if count > unit:
-        torch._foreach_mul_(list(totals.values()), unit / count)
+        for total in totals.values():
+            total.mul_(unit / count)
     return {name: totals[first] for name, first in names.items()}
 
 
@@ -104,8 +110,7 @@ def mean_over_samples(
 class _Plan:
     """What the first use of a network found out: whether the rules fit it, and what a pass holds for each sample."""
 
-    places: Layout
-    inputs: tuple[Any, ...]
+    key: tuple[Any, ...]
     fits: bool
     sample_bytes: int
 
@@ -113,79 +118,82 @@ class _Plan:
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _choose(job: Job, x: Tensor) -> "Chain | _Engine | Vmapped":
+def _choose(asked: Measurement, x: Tensor) -> "_Engine | Vmapped":
     """What serves a network, compared with plain autograd first if it has not been yet."""
-    chain = chain_of(job.net, x) if job.precision == "full" and nn.Linear in RULES else None
-    inputs = (x.shape[1:], x.dtype, next(iter(job.totals.values())).dtype, chain is None)
-    plan = _plans.get(job.net)
-    if plan is None or plan.places is not job.places or plan.inputs != inputs:
-        _refuse_batch_statistics(job)
+    layers = [(name, type(module)) for name, module in asked.net.named_modules()]
+    key = layers, dict(asked.names), x.shape[1:], x.dtype, next(iter(asked.totals.values())).dtype
+    plan = _plans.get(asked.net)
+    if plan is None or plan.key != key:
+        _refuse_batch_statistics(asked.net)
         try:
-            fits, size = _compare(job, x, chain)
+            fits, size = _compare(asked, x)
             reason = "the layers' rules and plain autograd differ on it"
         except _UnfitError as unfit:
             fits, size, reason = False, 0, str(unfit)
-        for total in job.totals.values():
+        for total in asked.totals.values():
             total.zero_()
         if not fits:
-            log.warning("%s: importances by torch.func, which is slower; %s", type(job.net).__name__, reason)
-        plan = _plans[job.net] = _Plan(job.places, inputs, fits, size)
+            log.warning("%s: importances by torch.func, which is slower; %s", type(asked.net).__name__, reason)
+        plan = _plans[asked.net] = _Plan(key, fits, size)
     if not plan.fits:
-        return Vmapped(job.net, job.expert, job.scalar, job.power, job.totals, job.scale)
-    return Chain(job, chain) if chain else _Engine(job, plan.sample_bytes / max(1, x[0].numel()))
+        return Vmapped(asked.net, asked.expert, asked.scalar, asked.power, asked.totals, asked.scale)
+    return _Engine(asked, plan.sample_bytes / max(1, x[0].numel()))
 
 
-def _compare(job: Job, x: Tensor, chain: list[nn.Module] | None) -> tuple[bool, int]:
+def _compare(asked: Measurement, x: Tensor) -> tuple[bool, int]:
     """Whether the rules' sums of absolute gradients are those of plain autograd; bytes held per sample.
 
     For two noisy images, moved buffers, gains and biases, and a mixture of all logits: with the data's, the expert's
-    and the scalar's own, a use that the rules miss may have no effect. The job's sums, still 0, hold the differences in
-    the end. No more than one weight's plain gradient exists at a time.
+    and the scalar's own, a use that the rules miss may have no effect. The sums, still 0, hold the differences in the
+    end. No more than one weight's plain gradient exists at a time.
     """
-    dtype = next(iter(job.totals.values())).dtype
+    dtype = next(iter(asked.totals.values())).dtype
     stream = torch.Generator().manual_seed(0)
-    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in job.expert.state.items()}
-    buffers = {name for name, _ in job.net.named_buffers()}
+
+    def noise(shape: torch.Size) -> Tensor:
+        return moved(torch.rand(shape, generator=stream, dtype=dtype), x.device)
+
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in asked.expert.state.items()}
+    buffers = {name for name, _ in asked.net.named_buffers()}
     for name, t in state.items():
         # Not every weight: a copy of the large ones would be as large.
         if t.is_floating_point() and (name in buffers or t.dim() < 2):
-            state[name] = t + torch.rand(t.shape, generator=stream, dtype=dtype).to(x.device)
+            state[name] = t + noise(t.shape)
     images = x[:1].repeat(2, *[1] * (x.dim() - 1))
     if x.is_floating_point():
-        images = images.to(dtype) + torch.rand(images.shape, generator=stream, dtype=dtype).to(x.device)
-    sides = torch.zeros(len(images))
+        images = images.to(dtype) + noise(images.shape)
+    sides = torch.zeros(len(images), device=x.device)
 
     def mixture(logits: Tensor, _: Tensor) -> Tensor:
         return (logits * torch.arange(1, logits.shape[-1] + 1, device=logits.device).to(dtype).cos()).sum(-1)
 
     everything = Expert(Task("all", slice(None)), state)
-    probe = replace(job, expert=everything, scalar=mixture, scale=1.0, power=1, precision="full")
+    probe = replace(asked, expert=everything, scalar=mixture, scale=1.0, power=1, precision="full")
     try:
-        serving = Chain(probe, chain) if chain else _Engine(probe, 0)
-        held = serving.measured_add(images.clone(), sides)
+        held = _Engine(probe, 0).measured_add(images.clone(), sides)
     except InputError:
         raise
     except Exception as error:  # of a rule, which may be the user's own
         raise _UnfitError(f"a rule failed ({error})") from error
 
-    theta = {name: state[name].detach().requires_grad_() for name in job.totals}
+    theta = {name: state[name].detach().requires_grad_() for name in asked.totals}
     sizes = dict.fromkeys(theta, 0.0)
 
     def subtract(name: str, p: Tensor) -> None:
         if p.grad is not None:
             sizes[name] += _size(p.grad)
-            job.totals[name].sub_(p.grad.abs_())
+            asked.totals[name].sub_(p.grad.abs_())
             p.grad = None
 
     for name, p in theta.items():
         p.register_post_accumulate_grad_hook(partial(subtract, name))
     for image in images.split(1):
         with torch.enable_grad():
-            value = mixture(task_logits(job.net, state | theta, image.clone(), slice(None))[0], sides)
+            value = mixture(task_logits(asked.net, state | theta, image.clone(), slice(None))[0], sides)
         if value.requires_grad:
             value.backward()
-    noise = ROUNDING * max(sizes[name] / max(1, total.numel()) for name, total in job.totals.items())
-    fits = all(_size(t) <= TOLERANCE * sizes[name] + noise * t.numel() for name, t in job.totals.items())
+    rounding = ROUNDING * max(sizes[name] / max(1, total.numel()) for name, total in asked.totals.items())
+    fits = all(_size(t) <= TOLERANCE * sizes[name] + rounding * t.numel() for name, t in asked.totals.items())
     return fits, held // len(images)
 
 
@@ -193,8 +201,8 @@ def _size(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, 1))
 
 
-def _refuse_batch_statistics(job: Job) -> None:
-    for name, layer in zip(job.places.prefixes, job.modules, strict=True):
+def _refuse_batch_statistics(net: nn.Module) -> None:
+    for name, layer in net.named_modules():
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:
             raise InputError(
                 f"{name} normalises by the batch's own statistics, so no image has a gradient of its own; build it "
@@ -231,19 +239,23 @@ class _Use:
 
 
 class _Engine:
-    """Adds sums over samples of |gradient|^power to the job's totals; a pass holds `bytes_per_number` of the images."""
+    """Adds sums over samples of |gradient|^power to the totals; a pass holds `bytes_per_number` of the images."""
 
-    def __init__(self, job: Job, bytes_per_number: float) -> None:
-        self.job = job
+    def __init__(self, asked: Measurement, bytes_per_number: float) -> None:
+        self.asked = asked
         self.bytes_per_number = bytes_per_number
-        self.root = next(iter(job.totals.values())).new_zeros((), requires_grad=True)
+        self.root = next(iter(asked.totals.values())).new_zeros((), requires_grad=True)
+        self.names = {module: name for name, module in asked.net.named_modules()}
         self.weights: dict[nn.Module, dict[str, str]] = {}
-        for module, own in zip(job.modules, job.places.weights, strict=True):
-            if own:
-                self.weights[module] = own
+        for module, prefix in self.names.items():
+            held = module.named_parameters(recurse=False, remove_duplicate=False)
+            full = {own: f"{prefix}.{own}" if prefix else own for own, _ in held}
+            weights = {own: asked.names[name] for own, name in full.items() if name in asked.names}
+            if weights:
+                self.weights[module] = weights
                 if type(module) not in RULES:
                     kind = type(module).__name__
-                    raise _UnfitError(f"{self._name(module) or 'the network itself'} is a {kind}, which has no rule")
+                    raise _UnfitError(f"{self.names[module] or 'the network itself'} is a {kind}, which has no rule")
         self.images = 0
         self.uses: list[_Use] = []
         self.shared: set[str] = set()
@@ -251,14 +263,14 @@ class _Engine:
 
     def add(self, x: Tensor, sides: Tensor) -> None:
         """The samples `x` `(n, ...)` with their side values `(n,)`."""
-        chunk = max(1, int(self.job.memory / max(1.0, x[0].numel() * self.bytes_per_number)))
+        chunk = max(1, int(self.asked.memory / max(1.0, x[0].numel() * self.bytes_per_number)))
         for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
             self._add(xs, s)
 
     def measured_add(self, x: Tensor, sides: Tensor) -> int:
         """The same in one pass; returns the bytes of what it held."""
         held: dict[int, int] = {}
-        weights = {tensor.data_ptr() for tensor in self.job.expert.state.values()}
+        weights = {tensor.data_ptr() for tensor in self.asked.expert.state.values()}
 
         def note(tensor: Tensor) -> Tensor:
             if tensor.data_ptr() not in weights:
@@ -275,8 +287,8 @@ class _Engine:
         hooks = [layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True) for layer in self.weights]
         try:
             with torch.enable_grad(), self._precision():
-                logits = task_logits(self.job.net, self.job.expert.state, x, self.job.expert.task.classes)
-                value = self.job.scalar(logits.to(self.root.dtype), sides).sum() * self.job.scale
+                logits = task_logits(self.asked.net, self.asked.expert.state, x, self.asked.expert.task.classes)
+                value = self.asked.scalar(logits.to(self.root.dtype), sides).sum() * self.asked.scale
         finally:
             for hook in hooks:
                 hook.remove()
@@ -291,7 +303,7 @@ class _Engine:
         self._add_shared()
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.root.device.type, torch.bfloat16, enabled=self.job.precision == "bf16")
+        return torch.autocast(self.root.device.type, torch.bfloat16, enabled=self.asked.precision == "bf16")
 
     def _seen(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """After a layer's forward pass: keep its input, and wait for its output's gradient."""
@@ -299,12 +311,15 @@ class _Engine:
             return y
         a: Tensor = args[0] if args else kwargs["input"]
         if len(a) != self.images or a.dim() < 2:
-            raise _UnfitError(f"{self._name(layer)} sees {len(a)} inputs for {self.images} images")
+            raise _UnfitError(f"{self.names[layer]} sees {len(a)} inputs for {self.images} images")
+        if y.requires_grad and y._base is not None:
+            # A later change in place of a view gives it another history, and the gradient would not come here.
+            y = y.clone()
         if not y.requires_grad:
             y = _Root.apply(y, self.root)
         use = _Use(
             layer,
-            {name: buffer for name, buffer in layer._buffers.items() if buffer is not None},
+            dict(layer.named_buffers(recurse=False)),
             a.detach(),
             a._version,
         )
@@ -320,13 +335,13 @@ class _Engine:
     def _arrived(self, use: _Use, d: Tensor) -> None:
         if use.a._version != use.version:
             raise InputError(
-                f"the input of {self._name(use.layer)} is changed in place after the layer has seen it, so the "
+                f"the input of {self.names[use.layer]} is changed in place after the layer has seen it, so the "
                 "layer's gradient cannot be computed; use the form that is not in place"
             )
         names = self.weights[use.layer]
         if self.shared.isdisjoint(names.values()):
-            totals = {own: self.job.totals[name] for own, name in names.items()}
-            RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.job.power)
+            totals = {own: self.asked.totals[name] for own, name in names.items()}
+            RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.asked.power)
             del use.a
         else:
             use.d = d
@@ -343,8 +358,5 @@ class _Engine:
                 for own, name in self.weights[use.layer].items():
                     sums[name] = sums[name] + gradients[own][0] if name in sums else gradients[own][0]
             for name, gradient in sums.items():
-                add_power_(self.job.totals[name], gradient, self.job.power)
+                add_power_(self.asked.totals[name], gradient, self.asked.power)
         self.waiting.clear()
-
-    def _name(self, layer: nn.Module) -> str:
-        return self.job.places.prefixes[self.job.modules.index(layer)]

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from dua_lightning.params import Params, State
 
 Power = Literal[1, 2]
-"""Of the absolute gradient of each sample: 1 for MAS, 2 for the Fisher."""
+"""The power of the absolute gradient of each sample: 1 for MAS, 2 for the FIM."""
 
 BLOCK_BYTES = 2 * 2**20
 """Of a temporary that stays in a core's cache between its making and its use."""

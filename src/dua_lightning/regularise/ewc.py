@@ -5,7 +5,7 @@
 
 from typing import ClassVar
 
-from dua_lightning.importance.fisher import Fisher
+from dua_lightning.importance.fim import FIM
 from dua_lightning.regularise.quadratic import QuadraticPenalty
 
 
@@ -23,4 +23,4 @@ class EWC(QuadraticPenalty):
     acts_on_first_task: ClassVar[bool] = False
 
     def __init__(self, strength: float = 400.0, limit: float | None = None) -> None:
-        super().__init__(Fisher(labels="true"), strength, limit=limit)
+        super().__init__(FIM(labels="true"), strength, limit=limit)

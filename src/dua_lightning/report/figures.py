@@ -235,7 +235,7 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
 def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
     """What the server trains on and what each user's device sees: some images of every task, spread evenly."""
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
-    sides |= {f"user {user.user}": Images.cat(user.validation) for user in benchmark.users}
+    sides |= {f"user {user.user}": user.validation for user in benchmark.users}
     size = (9, 0.95 * len(sides) + 0.4)
     with _saved(path, size, "The domains of the server and of the users", len(sides)) as (_, grid):
         for axes, (name, images) in zip(grid.flat, sides.items(), strict=True):

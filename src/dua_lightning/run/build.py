@@ -172,16 +172,6 @@ def typed(values: Any, kind: type, place: str) -> Any:
     return kind(**found)
 
 
-def targets(value: Any) -> set[str]:
-    """Every `_target_` in plain values."""
-    if isinstance(value, list):
-        return {name for item in value for name in targets(item)}
-    if isinstance(value, dict):
-        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
-        return own | {name for item in value.values() for name in targets(item)}
-    return set()
-
-
 def _lacking(built: Any, kind: type) -> str:
     """What a protocol has that the object lacks, as the end of a message."""
     members = sorted(name for name in dir(kind) if not name.startswith("_") or name == "__call__")

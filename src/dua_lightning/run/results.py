@@ -163,9 +163,8 @@ class Results:
 
         def trained(fitted: Fitted) -> None:
             made.append(fitted)
-            of = {"seed": self.seed, "experts": row.training_label, "task": fitted.expert.task.name}
-            took = {"epochs": fitted.epochs, "seconds": fitted.seconds, "val_accuracy": fitted.val_accuracy}
-            self._trainings.write([TrainingRecord(**of, **took)])
+            of = self.seed, row.training_label, fitted.expert.task.name
+            self._trainings.write([TrainingRecord(*of, fitted.epochs, fitted.seconds, fitted.val_accuracy)])
 
         asked = training.make(self._draws.settings.training)
         tasks = self.benchmark.server

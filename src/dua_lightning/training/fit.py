@@ -160,9 +160,10 @@ def fit(
 @contextmanager
 def _refused(*kinds: type[Exception]) -> Iterator[None]:
     """Turns what Lightning says of settings that it cannot use into an `InputError`."""
+    refused: tuple[type[Exception], ...] = (MisconfigurationException, *kinds)
     try:
         yield
-    except (MisconfigurationException, *kinds) as error:
+    except refused as error:
         raise InputError(f"Lightning cannot train so: {' '.join(str(error).split())}") from error
 
 

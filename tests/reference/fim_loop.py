@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from dua_lightning.tasks import Expert
 
 
-def fisher_true(net: nn.Module, expert: Expert, xs: Tensor, ys: Tensor) -> dict[str, Tensor]:
+def fim_true(net: nn.Module, expert: Expert, xs: Tensor, ys: Tensor) -> dict[str, Tensor]:
     """Mean over images of (d log p(label | image) / d theta)^2."""
     return _mean(
         net, expert, [(x, int(y) - expert.task.classes.start, 1 / len(xs)) for x, y in zip(xs, ys, strict=True)]
     )
 
 
-def fisher_sampled(net: nn.Module, expert: Expert, xs: Tensor, uniforms: Sequence[float]) -> dict[str, Tensor]:
+def fim_sampled(net: nn.Module, expert: Expert, xs: Tensor, uniforms: Sequence[float]) -> dict[str, Tensor]:
     """As above with the first label whose cumulative probability exceeds the image's uniform number."""
     terms = []
     for x, p, uniform in zip(xs, _probabilities(net, expert, xs), uniforms, strict=True):
@@ -27,7 +27,7 @@ def fisher_sampled(net: nn.Module, expert: Expert, xs: Tensor, uniforms: Sequenc
     return _mean(net, expert, terms)
 
 
-def fisher_expected(net: nn.Module, expert: Expert, xs: Tensor) -> dict[str, Tensor]:
+def fim_expected(net: nn.Module, expert: Expert, xs: Tensor) -> dict[str, Tensor]:
     """As above with every label, weighted by its probability: what the sampled Fisher estimates."""
     terms = []
     for x, p in zip(xs, _probabilities(net, expert, xs), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.batchmean import mean_over_batches
-from dua_lightning.importance.job import Precision
+from dua_lightning.importance.measurement import Precision
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.importance.scalars import log_likelihood, log_likelihood_sampled
 from dua_lightning.params import Params
@@ -24,7 +24,7 @@ from dua_lightning.tasks import Batch, Expert
 
 
 @dataclass(frozen=True)
-class Fisher:
+class FIM:
     """Omega = E_x (d log p(y | x) / d theta)^2, the softmax taken over the task's classes.
 
     Mean over samples of the squared per-sample gradient, independent of the batch size.

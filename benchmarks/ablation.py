@@ -1,0 +1,236 @@
+"""What each mechanism of our own gains: a run's paths with one mechanism at a time switched off.
+
+    python benchmarks/ablation.py [--pairs 9] [--only WORD ...]
+
+Each path and the path without a mechanism run in turn in one process, several times after a warm-up; the table has the
+median of the pairs' ratios, and their quartiles. The mechanisms:
+
+- formulas: perceptrons are measured and evaluated by formulas (`nets/chain.py`, `importance/chain.py`);
+- joint pass: the tasks of one merged model go through the body together in evaluation;
+- compiled tile: `kernels/convolution.py`; in its place a plain numba loop, or the library's gradient of each image.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+# Before torch is loaded, as the command line does.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+import torch
+from numba import njit
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from dua_lightning import evaluation, user
+from dua_lightning.adapt import AdaBN, Adapt, Unchanged
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.data.digits import digits
+from dua_lightning.data.photos import photos
+from dua_lightning.data.transprior import transprior
+from dua_lightning.importance import FIM, MAS, Importance, persample, rules
+from dua_lightning.kernels.compiled import in_threads
+from dua_lightning.merge import Mode
+from dua_lightning.nets import mlp, vgg11_bn
+from dua_lightning.params import clone
+from dua_lightning.tasks import Expert, Task
+
+Call = Callable[[], object]
+Switch = Callable[[], "patch"]
+
+
+def one_user(
+    benchmark: Benchmark, make: Callable[[int], nn.Module], importance: Importance, adapt: Adapt, threads: int
+) -> Call:
+    """Everything a run does for one draw of one user: psi, the merge after each task, adaptation, evaluation."""
+    net = make(0)
+    experts = [Expert(task, clone(make(k).state_dict())) for k, task in enumerate(benchmark.tasks, start=1)]
+    start = clone(net.state_dict())
+
+    def path() -> None:
+        torch.set_num_threads(threads)
+        data = benchmark.users[0].draw(1)
+        priors = user.measure(importance, net, experts, data)
+        models = [(t, Mode()(experts[:t], priors[:t], start)) for t in range(1, len(experts) + 1)]
+        user.evaluate(net, experts, models, adapt, data)
+
+    return path
+
+
+def psi(importance: Importance, side: int, count: int, threads: int) -> Call:
+    """One expert's prior for VGG11-BN at its full width."""
+    net = vgg11_bn((3, side, side), 2, seed=0, pooled=1)
+    expert = Expert(Task("task", slice(0, 2)), clone(net.state_dict()))
+    stream = torch.Generator().manual_seed(0)
+    data = [(torch.randn(count, 3, side, side, generator=stream), torch.arange(count) % 2)]
+
+    def path() -> None:
+        torch.set_num_threads(threads)
+        importance(net, expert, data)
+
+    return path
+
+
+def on_digits(importance: Importance, threads: int) -> Call:
+    benchmark = digits(seed=1)
+    return one_user(
+        benchmark,
+        lambda seed: mlp(benchmark.shape, benchmark.classes, seed),
+        importance,
+        Unchanged(),
+        threads,
+    )
+
+
+def on_photos(threads: int, extra: int | None) -> Call:
+    benchmark = transprior(seed=1, images=photos(), extra_per_task=extra, input_size=32, user_batch_size=25)
+    return one_user(
+        benchmark,
+        lambda seed: vgg11_bn(benchmark.shape, benchmark.classes, seed, width=0.125, pooled=1),
+        MAS(),
+        AdaBN(),
+        threads,
+    )
+
+
+PATHS: dict[str, Callable[[], Call]] = {
+    "one user, digits, MLP, MAS, 1 thread": lambda: on_digits(MAS(), 1),
+    "one user, digits, MLP, MAS, 2 threads": lambda: on_digits(MAS(), 2),
+    "one user, digits, MLP, FIM, 1 thread": lambda: on_digits(FIM(), 1),
+    "one user, digits, MLP, FIM, 2 threads": lambda: on_digits(FIM(), 2),
+    "one user, photographs, VGG11-BN narrow, 1 thread": lambda: on_photos(1, 0),
+    "one user, photographs, VGG11-BN narrow, 2 threads": lambda: on_photos(2, 0),
+    "psi, VGG11-BN, 64 images of 64, 1 thread": lambda: psi(MAS(), 64, 64, 1),
+    "psi, VGG11-BN, 64 images of 64, 2 threads": lambda: psi(MAS(), 64, 64, 2),
+}
+
+
+def without_formulas() -> Iterator[None]:
+    def none(*_: object) -> None:
+        return None
+
+    with patch.object(persample, "chain_of", none), patch.object(evaluation, "chain_of", none):
+        yield
+
+
+def without_joint_pass() -> Iterator[None]:
+    def alone(net: nn.Module, states: list, tasks: list, images: object) -> list[float]:
+        data = images.batches()[: len(tasks)]
+        return [evaluation.accuracy(net, *one) for one in zip(states, tasks, data, strict=True)]
+
+    with patch.object(user, "accuracy_per_task", alone):
+        yield
+
+
+def without_either() -> Iterator[None]:
+    with contextmanager(without_formulas)(), contextmanager(without_joint_pass)():
+        yield
+
+
+def with_plain_numba() -> Iterator[None]:
+    with patch.object(rules, "_add_compiled_", _add_by_numba_):
+        yield
+
+
+def with_the_library() -> Iterator[None]:
+    with patch.object(rules, "_compiles", lambda *_: False):
+        yield
+
+
+PERCEPTRON, CONVOLUTION = "MLP", "VGG11"
+CHANGES: dict[str, tuple[str, Callable[[], Iterator[None]]]] = {
+    "without formulas": (PERCEPTRON, without_formulas),
+    "without the joint pass": (PERCEPTRON, without_joint_pass),
+    "without both": (PERCEPTRON, without_either),
+    "plain numba for the compiled tile": (CONVOLUTION, with_plain_numba),
+    "the library for the compiled tile": (CONVOLUTION, with_the_library),
+}
+"""Name -> the word in a path's name that it concerns, and the change."""
+
+ROWS, POSITIONS = 4, 4
+"""Inputs, and positions, that the plain numba loop takes in a step."""
+SHARE = 64
+"""Inputs that a thread takes at a time."""
+
+
+def _add_by_numba_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: int) -> None:
+    """As `rules._add_compiled_`, by a loop without vectors written by hand."""
+    a = rules._padded(layer, a).contiguous()
+    channel, *steps = a[0].stride()
+    dilated = [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)]
+    inputs = rules._grid((layer.in_channels, *layer.kernel_size), (channel, *dilated))
+    positions = rules._grid(d.shape[2:], [stride * step for stride, step in zip(layer.stride, steps, strict=True)])
+    rows, real = len(inputs), len(positions)
+    inputs = nn.functional.pad(inputs, (0, -rows % ROWS))
+    # Gradients of 0 at the positions that fill the last step up.
+    d = nn.functional.pad(d.flatten(2), (0, -real % POSITIONS)).mT.contiguous()
+    positions = nn.functional.pad(positions, (0, -real % POSITIONS))
+    sums = total.new_zeros(len(inputs), len(total))
+    arrays = [tensor.numpy() for tensor in (sums, a.flatten(1), inputs, positions, d)]
+    in_threads(
+        lambda first: _loop(*arrays, first, min(len(inputs), first + SHARE), power), range(0, len(inputs), SHARE)
+    )
+    total.view(len(total), -1).add_(sums[:rows].mT)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _loop(sums, images, inputs, positions, gradients, first, last, power):  # type: ignore[no-untyped-def]
+    tile = sums[:4].copy()
+    for i in range(len(images)):
+        image, gradient = images[i], gradients[i]
+        for r in range(first, last, 4):
+            r0, r1, r2, r3 = inputs[r], inputs[r + 1], inputs[r + 2], inputs[r + 3]
+            tile[:] = 0
+            for k in range(0, len(positions), 4):
+                k0, k1, k2, k3 = positions[k], positions[k + 1], positions[k + 2], positions[k + 3]
+                a00, a01, a02, a03 = image[r0 + k0], image[r0 + k1], image[r0 + k2], image[r0 + k3]
+                a10, a11, a12, a13 = image[r1 + k0], image[r1 + k1], image[r1 + k2], image[r1 + k3]
+                a20, a21, a22, a23 = image[r2 + k0], image[r2 + k1], image[r2 + k2], image[r2 + k3]
+                a30, a31, a32, a33 = image[r3 + k0], image[r3 + k1], image[r3 + k2], image[r3 + k3]
+                for o in range(tile.shape[1]):
+                    d0, d1 = gradient[k, o], gradient[k + 1, o]
+                    d2, d3 = gradient[k + 2, o], gradient[k + 3, o]
+                    tile[0, o] += a00 * d0 + a01 * d1 + a02 * d2 + a03 * d3
+                    tile[1, o] += a10 * d0 + a11 * d1 + a12 * d2 + a13 * d3
+                    tile[2, o] += a20 * d0 + a21 * d1 + a22 * d2 + a23 * d3
+                    tile[3, o] += a30 * d0 + a31 * d1 + a32 * d2 + a33 * d3
+            for j in range(4):
+                for o in range(tile.shape[1]):
+                    value = abs(tile[j, o])
+                    sums[r + j, o] += value if power == 1 else value * value
+
+
+def seconds(call: Call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--only", nargs="+", default=[""], help="paths whose name has one of these words")
+    given = parser.parse_args()
+    print("| path | change | path (ms) | time of the changed path, of the path's | quartiles |\n|---|---|---|---|---|")
+    for name in (name for name in PATHS if any(word in name for word in given.only)):
+        path = PATHS[name]()
+        for change, (word, context) in CHANGES.items():
+            if word not in name:
+                continue
+            pairs = []
+            for _ in range(given.pairs + 1):
+                own = seconds(path)
+                with contextmanager(context)():
+                    pairs.append((own, seconds(path)))
+            ratios = [changed / own for own, changed in pairs[1:]]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            own = 1e3 * statistics.median(own for own, _ in pairs[1:])
+            print(f"| {name} | {change} | {own:.1f} | {middle:.2f} | {low:.2f} - {high:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
