@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningDataModule
 
@@ -101,8 +101,8 @@ class UserData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """User-validation images in small batches, in an order of each epoch's own."""
-        names = tuple(task.name for task in self.tasks)
-        stream: StreamName = (self.seed, "adapt", self.user, *names, self.iteration)
+        names = (task.name for task in self.tasks)
+        stream = cast(StreamName, (self.seed, "adapt", self.user, *names, self.iteration))
         return loader(self.validation, BatchOrder(len(self.validation), self.batch_size, stream), self.labelled)
 
     def val_dataloader(self) -> Loader:

@@ -101,7 +101,7 @@ def _setting(value: Any, annotation: Any, place: str) -> Any:
     if isinstance(value, list) and any(isinstance(item, Mapping) and "_target_" in item for item in value):
         return [_setting(item, Any, f"{place}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping) and "_target_" in value:
-        known = isinstance(annotation, type) and annotation is not inspect.Parameter.empty
+        known = isinstance(annotation, type) and annotation not in (inspect.Parameter.empty, Any)
         return build(value, place, annotation if known else object)
     return check(value, annotation, place)
 
