@@ -6,15 +6,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from dua_lightning import server, user
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
 from dua_lightning.run.build import plain, targets
 from dua_lightning.run.rows import Row
+from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import fingerprint
 from dua_lightning.store.versions import Used, version
+from dua_lightning.user import evaluate
+from dua_lightning.user import measure as measure_on_device
 
 IRRELEVANT = {"model": ("weights",), "trainer": ("checkpoint_seconds",)}
 """Settings that change no bit: the start's weights are digested wherever they lie, and a checkpoint is only kept."""
@@ -58,7 +60,7 @@ class Recipes:
         # Importances do not depend on how data are cut into batches.
         of.pop("batch_size", None)
         psi = row.settings["psi"]
-        used: list[Used] = [server.measure, self._data_class] if data is None else [user.measure, type(data)]
+        used: list[Used] = [measure, self._data_class] if data is None else [measure_on_device, type(data)]
         return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of))
 
     def result(self, row: Row, data: UserData) -> Recipe:
@@ -73,15 +75,15 @@ class Recipes:
             "phi": row.settings["phi"],
             "user": data.recipe(),
         }
-        used: list[Used] = [server.merge_prefixes, user.evaluate, type(data)]
+        used: list[Used] = [merge_prefixes, evaluate, type(data)]
         if row.psi is not None:
-            used += [server.measure, self._data_class] if row.prior == "server" else [user.measure]
+            used += [measure, self._data_class] if row.prior == "server" else [measure_on_device]
         if row.recalibrate:
-            used += [server.recalibrate, self._data_class]
+            used += [recalibrate, self._data_class]
         return Recipe("results", _with_code(used, **values))
 
     def _expert(self, data: list[dict[str, Any]], regulariser: dict[str, Any], training: str) -> Recipe:
-        used: list[Used] = [server.train_joint if training == "joint" else server.train_experts, self._data_class]
+        used: list[Used] = [train_joint if training == "joint" else train_experts, self._data_class]
         values = {**self._common, "data": data, "regulariser": regulariser, "training": training}
         return Recipe("experts", _with_code(used, **values))
 
