@@ -73,7 +73,7 @@ def decoded(
                         found += 1
                     advance()
 
-    rows = cached(cache, ["pictures", version(decode), size, upright, files, scales], shape, write)
+    rows = cached(cache, ["pictures", version(f"{__name__}.decode"), size, upright, files, scales], shape, write)
     readable = rows[count:].flatten()[:count].bool()
     lost = [names[place] for place in (~readable).nonzero()[:, 0].tolist()]
     if lost and not skip_unreadable:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from dua_lightning import server, user
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
@@ -13,9 +12,12 @@ from dua_lightning.run import training
 from dua_lightning.run.build import targets
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
+from dua_lightning.server import measure, merge_prefixes, train_experts
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import fingerprint
 from dua_lightning.store.versions import Used, version
+from dua_lightning.user import evaluate
+from dua_lightning.user import measure as measure_on_device
 
 ALL_DEVICES = (-1, "-1", "auto")
 """Values of `trainer.devices` that stand for as many as there are."""
@@ -70,7 +72,7 @@ class Recipes:
         # Importances do not depend on how data are cut into batches.
         of.pop("batch_size", None)
         psi = row.settings["psi"]
-        used: list[Used] = [server.measure, self._data_class] if data is None else [user.measure, type(data)]
+        used: list[Used] = [measure, self._data_class] if data is None else [measure_on_device, type(data)]
         return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of, **self._device))
 
     def result(self, row: Row, data: UserData) -> Recipe:
@@ -86,15 +88,15 @@ class Recipes:
             "user": data.recipe(),
             **self._device,
         }
-        used: list[Used] = [server.merge_prefixes, user.evaluate, type(data)]
+        used: list[Used] = [merge_prefixes, evaluate, type(data)]
         if row.psi is not None:
-            used += [server.measure, self._data_class] if row.prior == "server" else [user.measure]
+            used += [measure, self._data_class] if row.prior == "server" else [measure_on_device]
         if row.statistics is not None:
             used.append(self._data_class)
         return Recipe("results", _with_code(used, **values))
 
     def _expert(self, data: list[dict[str, Any]], regulariser: dict[str, Any], order: str) -> Recipe:
-        used: list[Used] = [server.train_experts, self._data_class]
+        used: list[Used] = [train_experts, self._data_class]
         values = {**self._training, "data": data, "regulariser": regulariser, "training": order}
         return Recipe("experts", _with_code(used, **values))
 
