@@ -15,12 +15,13 @@ from dua_lightning.errors import InputError
 from dua_lightning.importance import FIM, MAS
 from dua_lightning.merge import Each, Last, Merge, Mode
 from dua_lightning.params import Params, State, clone
-from dua_lightning.regularise import Free
+from dua_lightning.regularise import NoRegulariser
 from dua_lightning.server import merge_prefixes
 from dua_lightning.tasks import Batch, Expert, Task, UserModel
-from dua_lightning.training.training import Training, fit
+from dua_lightning.training import fit
 from dua_lightning.user import evaluate, measure
 from tests.helpers import tiny
+from tests.helpers.training import training
 
 TASKS = tiny.tasks()
 START = tiny.network(seed=1).state_dict()
@@ -39,7 +40,8 @@ def someone(labelled: bool = True) -> UserData:
 def experts() -> tuple[Expert, ...]:
     """Trained one after another on the server."""
     net = tiny.network()
-    return tuple(fit(net, of_task, Free(), Training(max_epochs=6, lr=0.02)) for of_task in hard().server)
+    asked = training(max_epochs=6, lr=0.02)
+    return tuple(fit(net, of_task, NoRegulariser(), asked).expert for of_task in hard().server)
 
 
 def priors() -> list[Params]:
@@ -72,15 +74,19 @@ def naive(models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData)
     R = np.full((3, 3), np.nan)
     for t, model in models:
         for j in range(t):
-            final = adapt(tiny.network(seed=7), clone(model[TASKS[j].name]), TASKS[j], data.train_dataloader()[j])
+            final = adapt(
+                tiny.network(seed=7), clone(model[TASKS[j].name]), TASKS[j], data.of(TASKS[j]).adaptation_batches()
+            )
             net = tiny.network(seed=8)
             net.load_state_dict(final)
             right = 0
-            for x, label in zip(data.evaluation[j].inputs(), data.evaluation[j].labels, strict=True):
+            for x, label in zip(
+                data.of(TASKS[j]).evaluation.inputs(), data.of(TASKS[j]).evaluation.labels, strict=True
+            ):
                 logits: Tensor = net(x[None])[0].detach()
                 columns = range(TASKS[j].classes.start, TASKS[j].classes.stop)
                 right += max(columns, key=lambda c: float(logits[c])) == int(label)
-            R[t - 1, j] = 100 * right / len(data.evaluation[j])
+            R[t - 1, j] = 100 * right / len(of_task.evaluation)
     return R
 
 
@@ -188,7 +194,7 @@ def test_adaptation_reads_the_validation_half_of_its_task_alone():
 
     matrix(merge_prefixes(Each(), experts(), [], START), Spy(), data)
     assert [task for task, _ in seen] == list(TASKS)
-    for (_, images), half in zip(seen, data.validation, strict=True):
+    for (_, images), half in zip(seen, (data.of(task).validation for task in TASKS), strict=True):
         assert sorted(images.flatten(1).tolist()) == sorted(half.inputs().flatten(1).tolist())
 
 
@@ -218,7 +224,9 @@ def test_each_expert_is_measured_on_the_validation_half_of_its_task(labelled: bo
     data, spy, some = someone(labelled), Spy(), experts()
     measured = measure(spy, tiny.network(), some, data)
     assert [int(prior["number"]) for prior in measured] == [1, 2, 3]
-    for (expert, batches), given, half in zip(spy.seen, some, data.validation, strict=True):
+    for (expert, batches), given, half in zip(
+        spy.seen, some, (data.of(task).validation for task in TASKS), strict=True
+    ):
         assert expert is given
         assert torch.equal(torch.cat([x for x, _ in batches]), half.inputs())
         assert all((y is not None) == labelled for _, y in batches)

@@ -1,17 +1,22 @@
 """The configuration: every choice composes and builds what the paper's table of rows says."""
 
+import inspect
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig
 
+from dua_lightning import regularise
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
 from dua_lightning.errors import InputError
-from dua_lightning.importance import FIM, MAS, Uniform
+from dua_lightning.importance import FIM, MAS
 from dua_lightning.merge import (
     Each,
     Last,
@@ -22,10 +27,11 @@ from dua_lightning.merge import (
     ServerStatistics,
     TaskStatistics,
 )
-from dua_lightning.regularise import Anchor, Distil, Free
+from dua_lightning.regularise import EWC, L2Transfer, LwF, NoRegulariser, Regulariser
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import VERBS, of_seed
-from dua_lightning.training.training import Training
+from dua_lightning.run.training import device, make
+from dua_lightning.training import Plateau
 
 
 def choices(group: str) -> list[str]:
@@ -35,7 +41,7 @@ def choices(group: str) -> list[str]:
 METHODS = [name for name in choices("method") if "rows:" not in (CONF / "method" / f"{name}.yaml").read_text()]
 
 # The rows of the paper as combinations: label, regulariser, who measures psi with what, chi, phi.
-L2 = Anchor(Uniform(), 1e-3, accumulate=False)
+L2 = L2Transfer(1e-3)
 ROWS = {
     ("racl", "mas", "none"): ("MAS-RACL", L2, "user", MAS(), Mode(), Unchanged()),
     ("racl", "fim", "none"): ("FIM-RACL", L2, "user", FIM("true", seed=1), Mode(), Unchanged()),
@@ -43,10 +49,10 @@ ROWS = {
     ("imm", "fim", "none"): ("FIM-IMM", L2, "server", FIM("true", seed=1), Mode(), Unchanged()),
     ("mean_imm", "mas", "none"): ("mean-IMM", L2, "none", None, Mean(), Unchanged()),
     ("task_experts", "mas", "finetune"): ("Task Experts", L2, "none", None, Each(), Finetune(10, 5e-4, 0.9, seed=1)),
-    ("ewc", "mas", "none"): ("EWC", Anchor(FIM("true"), 400, accumulate=True), "none", None, Last(), Unchanged()),
-    ("mas", "mas", "none"): ("MAS", Anchor(MAS(), 1, accumulate=True), "none", None, Last(), Unchanged()),
-    ("lwf", "mas", "none"): ("LwF", Distil(1, 2), "none", None, Last(), Unchanged()),
-    ("joint", "mas", "none"): ("Joint", Free(), "none", None, Last(), Unchanged()),
+    ("ewc", "mas", "none"): ("EWC", EWC(400), "none", None, Last(), Unchanged()),
+    ("mas", "mas", "none"): ("MAS", regularise.MAS(1), "none", None, Last(), Unchanged()),
+    ("lwf", "mas", "none"): ("LwF", LwF(1, 2), "none", None, Last(), Unchanged()),
+    ("joint", "mas", "none"): ("Joint", NoRegulariser(), "none", None, Last(), Unchanged()),
 }
 
 
@@ -62,11 +68,18 @@ def row(*overrides: str) -> Row:
     return found
 
 
+def same(a: Regulariser, b: Regulariser) -> bool:
+    """Whether both are of one class and have the same settings, before anything is learnt."""
+    return type(a) is type(b) and vars(a) == vars(b)
+
+
 @pytest.mark.parametrize("choice", ROWS, ids="-".join)
 def test_a_row_of_the_paper_is_this_combination(choice: tuple[str, str, str]) -> None:
     method, importance, adapt = choice
     found = row(f"method={method}", f"importance={importance}")
-    assert (found.label, found.regulariser, found.prior, found.psi, found.chi, found.phi) == ROWS[choice]
+    label, regulariser, *rest = ROWS[choice]
+    assert [found.label, found.prior, found.psi, found.chi, found.phi] == [label, *rest]
+    assert same(found.regulariser, regulariser)
     assert found.training == ("joint" if method == "joint" else "sequential")
     assert found.adapt == adapt
     assert found.statistics == (None if found.chi.keeps_statistics else LastStatistics())
@@ -100,7 +113,7 @@ def test_a_verb_on_the_command_line_beats_the_methods_own() -> None:
     for overrides in (("method=ewc", "merge=mean"), ("merge=mean", "method=ewc")):
         assert row(*overrides).chi == Mean()
     assert row("method=task_experts", "adapt=none").phi == Unchanged()
-    assert row("+experiment=digits", "method=lwf", "regularise=ewc").regulariser == row("method=ewc").regulariser
+    assert same(row("+experiment=digits", "method=lwf", "regularise=ewc").regulariser, row("method=ewc").regulariser)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +180,11 @@ def test_small_networks_run_on_one_thread_and_others_on_pytorchs_choice() -> Non
 def test_the_released_behaviour_is_these_settings() -> None:
     cfg = config("fidelity=released", "adapt=finetune")
     found = row("fidelity=released", "adapt=finetune")
-    assert found.regulariser == Anchor(Uniform(), 1.0, accumulate=False, first_task=3, pull_head=True)
+    assert same(found.regulariser, L2Transfer(1.0, first_task=3, pull_head=True))
     assert found.psi == MAS("batch_mean")
     assert (found.chi, found.statistics) == (Mode("zero"), LastStatistics())
     assert found.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
-    assert (cfg.trainer.stop_after, cfg.trainer.reset_batch_norm) == (6, True)
+    assert (cfg.callbacks.plateau.stop_after, cfg.reset_batch_norm) == (6, True)
     fim = row("fidelity=released", "importance=fim", "method=imm")
     assert fim.psi == FIM("sampled", 1, "batch_mean", 1e-8)
     assert fim.training_data_too
@@ -188,7 +201,8 @@ def test_the_released_behaviour_is_these_settings() -> None:
 def test_each_released_behaviour_can_be_chosen_alone() -> None:
     found = row("fidelity.zero_importance=zero")
     assert found.chi == Mode("zero")
-    assert (found.regulariser, found.psi) == (L2, MAS())
+    assert found.psi == MAS()
+    assert same(found.regulariser, L2)
 
 
 @pytest.mark.parametrize(
@@ -273,18 +287,94 @@ def test_an_experiment_can_be_narrowed_to_one_row(experiment: str) -> None:
 
 
 def test_the_paper_trains_as_section_5_1_says() -> None:
-    cfg = config("+experiment=numbers")
-    trainer = {key: cfg.trainer[key] for key in ("max_epochs", "lr", "momentum", "patience", "factor")}
-    assert trainer == {"max_epochs": 10, "lr": 1e-3, "momentum": 0.9, "patience": 5, "factor": 0.1}
+    cfg = config("+experiment=numbers", "method=racl")
+    asked = make(of_seed([cfg], 1).training)
+    (optimizer, rule), weight = (asked.optimizer, asked.callbacks()), torch.nn.Parameter(torch.zeros(()))
+    assert isinstance(optimizer([weight]), torch.optim.SGD)
+    settings = optimizer([weight]).param_groups[0]
+    assert (settings["lr"], settings["momentum"], settings["nesterov"], settings["weight_decay"]) == (
+        1e-3,
+        0.9,
+        False,
+        0,
+    )
+    assert [vars(one) for one in rule] == [vars(Plateau())]
+    assert asked.scheduler is None
+    assert asked.trainer(logger=False).max_epochs == 10
     assert (cfg.data.batch_size, cfg.data.per_task_and_domain, list(cfg.seed)) == (20, 10_000, [1, 2, 3])
 
 
 @pytest.mark.parametrize("trainer", choices("trainer"))
-def test_a_trainer_is_the_papers_on_another_device(trainer: str) -> None:
-    settings = of_seed([config("+experiment=transprior", f"trainer={trainer}")], 1)
+def test_a_trainer_is_lightnings_on_a_device(trainer: str) -> None:
+    settings = of_seed([config("+experiment=transprior", f"trainer={trainer}")], 1).training
     gpu = {"accelerator": "gpu", "precision": "bf16-mixed"}
-    expected = {"default": {}, "gpu": gpu, "ddp": {**gpu, "devices": None}}[trainer]
-    assert settings.trainer.build(Training) == Training(max_epochs=30, **expected)
+    ddp = {**gpu, "devices": -1, "strategy": "ddp_spawn", "sync_batchnorm": True}
+    expected = {"default": {}, "cpu": {}, "gpu": gpu, "ddp": ddp, "mps": {"accelerator": "mps"}}[trainer]
+    plain = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "strategy": "auto", "sync_batchnorm": False}
+    given = make(settings).trainer.keywords
+    assert {name: given[name] for name in plain} == {**plain, **expected}
+    assert given["max_epochs"] == 30
+    assert [type(plugin).__name__ for plugin in given["plugins"]] == ["LightningEnvironment"]
+
+
+LIGHTNING = set(inspect.signature(Trainer).parameters) - {"logger", "callbacks"}
+NOT_LISTED = {
+    *("use_distributed_sampler", "barebones", "reload_dataloaders_every_n_epochs"),
+    *("enable_autolog_hparams", "model_registry"),
+}
+
+
+def test_every_argument_of_lightnings_trainer_can_be_given() -> None:
+    """Those that say nothing to people here are not listed, and can be added."""
+    assert set(config().trainer) - {"_target_", "_partial_"} == LIGHTNING - NOT_LISTED
+    asked = make(of_seed([config("trainer.gradient_clip_val=0.5", "+trainer.barebones=false")], 1).training)
+    assert asked.trainer(logger=False).gradient_clip_val == 0.5
+    with pytest.raises(InputError, match=r"trainer\.max_epoch is not a setting of lightning\.Trainer"):
+        make(of_seed([config("+trainer.max_epoch=3")], 1).training)
+    with pytest.raises(InputError, match=r"trainer\.max_epochs=many cannot be used"):
+        make(of_seed([config("trainer.max_epochs=many")], 1).training)
+
+
+@pytest.mark.parametrize("choice", choices("optimizer"))
+def test_an_optimizer_takes_the_parameters_of_a_network(choice: str) -> None:
+    made = make(of_seed([config(f"optimizer={choice}", "optimizer.lr=0.5")], 1).training)
+    assert made.optimizer([torch.nn.Parameter(torch.zeros(2))]).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("choice", choices("scheduler"))
+def test_a_scheduler_takes_an_optimizer(choice: str) -> None:
+    made = make(of_seed([config(f"scheduler={choice}")], 1).training)
+    optimizer = made.optimizer([torch.nn.Parameter(torch.zeros(2))])
+    if choice == "none":
+        assert made.scheduler is None
+    else:
+        made.scheduler(optimizer)
+
+
+def test_any_callback_of_lightnings_can_be_given() -> None:
+    cfg = config(
+        "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "+callbacks.lr.log_momentum=true"
+    )
+    rule, second = make(of_seed([cfg], 1).training).callbacks()
+    assert isinstance(rule, Plateau)
+    assert isinstance(second, LearningRateMonitor)
+    assert make(of_seed([config("callbacks=none")], 1).training).callbacks() == []
+    with pytest.raises(InputError, match=r"callbacks\.x\._target_=torch\.nn\.Linear cannot be used there"):
+        make(of_seed([config("+callbacks.x={_target_: torch.nn.Linear, in_features: 1, out_features: 1}")], 1).training)
+
+
+def test_processes_that_would_run_the_whole_program_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trainer\.strategy=ddp cannot be used.*ddp_spawn"):
+        make(of_seed([config("trainer.strategy=ddp")], 1).training)
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"trainer.accelerator={name} cannot be used"):
+        device(of_seed([config(f"trainer.accelerator={name}")], 1).training)
+    assert device(of_seed([config("trainer.accelerator=auto")], 1).training).type == "cpu"
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")

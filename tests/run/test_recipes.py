@@ -22,6 +22,7 @@ from dua_lightning.run.build import build
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import of_seed
+from dua_lightning.run.training import HARMLESS
 from dua_lightning.store.versions import Code
 from tests.helpers.cli import TINY
 
@@ -33,7 +34,8 @@ TO_EXPERTS = (
     *("trainer.max_epochs=2", "trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "trainer.devices=2"),
     *("trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=1"),
     *("trainer.enable_checkpointing=false", "trainer=ddp", "+model.hidden=2", "reset_batch_norm=true"),
-    *("optimizer=adamw", "optimizer.lr=0.002", "optimizer.momentum=0.8", "scheduler=cosine"),
+    *("optimizer=adamw", "optimizer.lr=0.002", "optimizer.momentum=0.8", "optimizer.nesterov=true"),
+    *("optimizer.weight_decay=0.1", "optimizer._partial_=false", "scheduler=cosine", "callbacks.plateau.monitor=x"),
     *("callbacks.plateau.patience=4", "callbacks.plateau.factor=0.2", "callbacks.plateau.stop_after=4"),
     *("callbacks=none", "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"),
     *("regularise.strength=0.5", "regularise.first_task=3", "regularise.pull_head=true", "regularise=ewc"),
@@ -125,7 +127,23 @@ def test_a_setting_reaches_what_it_matters_to(change: str) -> None:
 
 def test_all_gpus_are_so_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert keys("trainer=ddp") == keys("trainer=gpu", "trainer.devices=3") != keys("trainer=gpu")
+    assert keys("trainer=ddp") == keys("trainer=ddp", "trainer.devices=3") != keys("trainer=ddp", "trainer.devices=2")
+
+
+LISTED = ("_target_", "_partial_", "accelerator", "devices")
+
+
+@pytest.mark.parametrize("name", [name for name in OmegaConf.load(CONF / "trainer/default.yaml") if name not in LISTED])
+def test_every_argument_of_the_trainer_counts_but_those_that_change_no_bit(name: str) -> None:
+    cfg = compose("config", list(BASE))
+    recipes, row, bench = made_of(cfg)
+    of_cfg = of_seed([cfg], cfg.seed)
+    trainer = replace(of_cfg.training.trainer, node={**of_cfg.training.trainer.node, name: "another value"})
+    changed = replace(of_cfg, training=replace(of_cfg.training, trainer=trainer))
+    start = mlp(bench.shape, bench.classes, cfg.seed, width=cfg.model.width).state_dict()
+    other = Recipes(changed, start, bench)
+    pairs = list(zip(other.experts(row), recipes.experts(row), strict=True))
+    assert all((a.key == b.key) == (name in HARMLESS) for a, b in pairs)
 
 
 numbers = {
@@ -165,8 +183,9 @@ def test_every_setting_has_its_place_in_the_lists() -> None:
         for path in every
         if path not in listed
         # A target is chosen by its group; fidelity's values act through the settings that name them.
-        and not (path.endswith("_target_") and path.partition(".")[0] in groups | {"method", "model", "trainer"})
-        and not path.startswith("fidelity.")
+        and not (path.endswith("_target_") and path.partition(".")[0] in groups | {"method", "model"})
+        # The Trainer's arguments have a test of their own.
+        and path.partition(".")[0] not in ("fidelity", "trainer")
     }
     assert forgotten == set()
 
@@ -234,11 +253,11 @@ def test_the_first_expert_is_shared_only_by_regularisers_that_declare_that_they_
 ) -> None:
     if declared is not None:
         monkeypatch.setattr(Eager, "acts_on_first_task", declared, raising=False)
-    theirs = ("~method.regulariser", f"+method.regulariser={{_target_: {__name__}.Eager, strength: 2}}")
+    theirs = (f"regularise._target_={__name__}.Eager", "regularise.strength=2")
     (first, second), (ours, _) = (made_experts(*changes) for changes in (theirs, ()))
     assert (first == ours) == (declared is False)
     assert second not in (first, ours)
-    (stronger, _) = made_experts(*theirs[:1], theirs[1].replace("2", "3"))
+    (stronger, _) = made_experts(theirs[0], "regularise.strength=3")
     assert (first == stronger) == (declared is False)
 
 
@@ -250,7 +269,7 @@ def made_experts(*changes: str) -> list[str]:
 class Eager(NoRegulariser):
     """A regulariser of a reader's own, that says nothing about the first task; the class it extends does."""
 
-    def __init__(self, strength: float) -> None:
+    def __init__(self, strength: float, first_task: int, pull_head: bool) -> None:
         pass
 
 
