@@ -86,7 +86,7 @@ def naive(models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData)
                 logits: Tensor = net(x[None])[0].detach()
                 columns = range(TASKS[j].classes.start, TASKS[j].classes.stop)
                 right += max(columns, key=lambda c: float(logits[c])) == int(label)
-            R[t - 1, j] = 100 * right / len(of_task.evaluation)
+            R[t - 1, j] = 100 * right / len(data.of(TASKS[j]).evaluation)
     return R
 
 
