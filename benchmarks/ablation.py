@@ -3,11 +3,9 @@
     python benchmarks/ablation.py [--pairs 9] [--only WORD ...]
 
 Each path and the path without a mechanism run in turn in one process, several times after a warm-up; the table has the
-median of the pairs' ratios, and their quartiles. The mechanisms:
-
-- formulas: perceptrons are measured and evaluated by formulas (`nets/chain.py`, `importance/chain.py`);
-- joint pass: the tasks of one merged model go through the body together in evaluation;
-- compiled tile: `kernels/convolution.py`; in its place a plain numba loop, or the library's gradient of each image.
+median of the pairs' ratios and their quartiles, of elapsed time and of the processor's, which other programs on the
+machine change less. What is switched off is the compiled tile of `kernels/convolution.py`: in its place comes a plain
+numba loop, or the library's gradient of each image.
 """
 
 import argparse
@@ -26,21 +24,19 @@ from numba import njit
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dua_lightning import evaluation, user
-from dua_lightning.adapt import AdaBN, Adapt, Unchanged
+from dua_lightning import user
+from dua_lightning.adapt import AdaBN, Adapt
 from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.digits import digits
 from dua_lightning.data.photos import photos
 from dua_lightning.data.transprior import transprior
-from dua_lightning.importance import FIM, MAS, Importance, persample, rules
+from dua_lightning.importance import MAS, Importance, rules
 from dua_lightning.kernels.compiled import in_threads
 from dua_lightning.merge import Mode
-from dua_lightning.nets import mlp, vgg11_bn
+from dua_lightning.nets import vgg11_bn
 from dua_lightning.params import clone
 from dua_lightning.tasks import Expert, Task
 
 Call = Callable[[], object]
-Switch = Callable[[], "patch"]
 
 
 def one_user(
@@ -75,17 +71,6 @@ def psi(importance: Importance, side: int, count: int, threads: int) -> Call:
     return path
 
 
-def on_digits(importance: Importance, threads: int) -> Call:
-    benchmark = digits(seed=1)
-    return one_user(
-        benchmark,
-        lambda seed: mlp(benchmark.shape, benchmark.classes, seed),
-        importance,
-        Unchanged(),
-        threads,
-    )
-
-
 def on_photos(threads: int, extra: int | None) -> Call:
     benchmark = transprior(seed=1, images=photos(), extra_per_task=extra, input_size=32, user_batch_size=25)
     return one_user(
@@ -98,37 +83,11 @@ def on_photos(threads: int, extra: int | None) -> Call:
 
 
 PATHS: dict[str, Callable[[], Call]] = {
-    "one user, digits, MLP, MAS, 1 thread": lambda: on_digits(MAS(), 1),
-    "one user, digits, MLP, MAS, 2 threads": lambda: on_digits(MAS(), 2),
-    "one user, digits, MLP, FIM, 1 thread": lambda: on_digits(FIM(), 1),
-    "one user, digits, MLP, FIM, 2 threads": lambda: on_digits(FIM(), 2),
     "one user, photographs, VGG11-BN narrow, 1 thread": lambda: on_photos(1, 0),
     "one user, photographs, VGG11-BN narrow, 2 threads": lambda: on_photos(2, 0),
     "psi, VGG11-BN, 64 images of 64, 1 thread": lambda: psi(MAS(), 64, 64, 1),
     "psi, VGG11-BN, 64 images of 64, 2 threads": lambda: psi(MAS(), 64, 64, 2),
 }
-
-
-def without_formulas() -> Iterator[None]:
-    def none(*_: object) -> None:
-        return None
-
-    with patch.object(persample, "chain_of", none), patch.object(evaluation, "chain_of", none):
-        yield
-
-
-def without_joint_pass() -> Iterator[None]:
-    def alone(net: nn.Module, states: list, tasks: list, images: object) -> list[float]:
-        data = images.batches()[: len(tasks)]
-        return [evaluation.accuracy(net, *one) for one in zip(states, tasks, data, strict=True)]
-
-    with patch.object(user, "accuracy_per_task", alone):
-        yield
-
-
-def without_either() -> Iterator[None]:
-    with contextmanager(without_formulas)(), contextmanager(without_joint_pass)():
-        yield
 
 
 def with_plain_numba() -> Iterator[None]:
@@ -141,15 +100,11 @@ def with_the_library() -> Iterator[None]:
         yield
 
 
-PERCEPTRON, CONVOLUTION = "MLP", "VGG11"
-CHANGES: dict[str, tuple[str, Callable[[], Iterator[None]]]] = {
-    "without formulas": (PERCEPTRON, without_formulas),
-    "without the joint pass": (PERCEPTRON, without_joint_pass),
-    "without both": (PERCEPTRON, without_either),
-    "plain numba for the compiled tile": (CONVOLUTION, with_plain_numba),
-    "the library for the compiled tile": (CONVOLUTION, with_the_library),
+CHANGES: dict[str, Callable[[], Iterator[None]]] = {
+    "plain numba for the compiled tile": with_plain_numba,
+    "the library for the compiled tile": with_the_library,
 }
-"""Name -> the word in a path's name that it concerns, and the change."""
+
 
 ROWS, POSITIONS = 4, 4
 """Inputs, and positions, that the plain numba loop takes in a step."""
@@ -204,10 +159,16 @@ def _loop(sums, images, inputs, positions, gradients, first, last, power):  # ty
                     sums[r + j, o] += value if power == 1 else value * value
 
 
-def seconds(call: Call) -> float:
-    began = time.perf_counter()
+def spent(call: Call) -> tuple[float, float]:
+    """Seconds that passed, and seconds of the processor."""
+    began, used = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def median_and_quartiles(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f} - {high:.2f})"
 
 
 def main() -> None:
@@ -215,21 +176,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=[""], help="paths whose name has one of these words")
     given = parser.parse_args()
-    print("| path | change | path (ms) | time of the changed path, of the path's | quartiles |\n|---|---|---|---|---|")
+    print("| path | change | path (s) | elapsed, of the path's | processor, of the path's |\n|---|---|---|---|---|")
     for name in (name for name in PATHS if any(word in name for word in given.only)):
         path = PATHS[name]()
-        for change, (word, context) in CHANGES.items():
-            if word not in name:
-                continue
+        for change, context in CHANGES.items():
             pairs = []
             for _ in range(given.pairs + 1):
-                own = seconds(path)
+                own = spent(path)
                 with contextmanager(context)():
-                    pairs.append((own, seconds(path)))
-            ratios = [changed / own for own, changed in pairs[1:]]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            own = 1e3 * statistics.median(own for own, _ in pairs[1:])
-            print(f"| {name} | {change} | {own:.1f} | {middle:.2f} | {low:.2f} - {high:.2f} |", flush=True)
+                    pairs.append((own, spent(path)))
+            elapsed, processor = (
+                median_and_quartiles([changed[kind] / own[kind] for own, changed in pairs[1:]]) for kind in (0, 1)
+            )
+            seconds = statistics.median(own for (own, _), _ in pairs[1:])
+            print(f"| {name} | {change} | {seconds:.2f} | {elapsed} | {processor} |", flush=True)
 
 
 if __name__ == "__main__":

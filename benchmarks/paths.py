@@ -25,10 +25,9 @@ from dua_lightning.adapt import Unchanged
 from dua_lightning.data.images import Images, images
 from dua_lightning.data.server import ServerData
 from dua_lightning.data.user import UserData
-from dua_lightning.evaluation import accuracies, accuracy
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.importance.functional import Vmapped
-from dua_lightning.importance.job import Precision
+from dua_lightning.importance.measurement import Precision
 from dua_lightning.merge import Mode
 from dua_lightning.nets import mlp, vgg11, vgg11_bn
 from dua_lightning.params import Params, clone
@@ -173,45 +172,25 @@ def one_user() -> Sides:
     return Sides(path, floor)
 
 
-def many_users(count: int = 256, each: int = 200) -> Sides:
-    """A model for each user; floor: one forward pass of all images with shared weights."""
-    task, net = Task("task", slice(0, 2)), mlp((3, 28, 28), 2, seed=0)
-    states = [clone(mlp((3, 28, 28), 2, seed=k).state_dict()) for k in range(count)]
-    x = noise(each).inputs()
-    y = torch.arange(each) % 2
-    everyone = torch.cat([x] * count)
-
-    def floor() -> None:
-        with torch.no_grad():
-            net(everyone).argmax(1)
-
-    def one_by_one() -> None:
-        for state in states:
-            accuracy(net, state, task, [(x, y)])
-
-    data = [[(x, y)]] * count
-    return Sides(lambda: accuracies(net, states, task, data), floor, {"one user after another": one_by_one})
-
-
 def merge(weights: int = 133_000_000, count: int = 4) -> Sides:
-    """Experts of VGG11's size into memory that is used again; floor: triads that move as many bytes."""
+    """Experts of VGG11's size; floor: triads that move as many bytes, into memory that is fresh each time as well."""
     states = [{"body": torch.rand(weights)} for _ in range(count)]
     experts = [Expert(Task(str(k), slice(2 * k, 2 * k + 2)), state) for k, state in enumerate(states)]
     priors: list[Params] = [{"body": torch.rand(weights)} for _ in range(count)]
-    out = {"body": torch.empty(weights)}
     moved, triad = 2 * count + 1, 3
 
     def floor() -> None:
+        out = torch.empty(weights)
         # Each reads two tensors and writes one: three of them move the nine tensors of a merge of four.
         for k in range(moved // triad):
-            torch.add(experts[k].state["body"], priors[k]["body"], alpha=0.5, out=out["body"])
+            torch.add(experts[k].state["body"], priors[k]["body"], alpha=0.5, out=out)
 
     def released() -> None:
         total = sum(prior["body"] for prior in priors)
         total[total == 0] = 1e-10
         sum(expert.state["body"] * (prior["body"] / total) for expert, prior in zip(experts, priors, strict=True))
 
-    return Sides(lambda: Mode()(experts, priors, out=out), floor, {"an expression of whole tensors": released})
+    return Sides(lambda: Mode()(experts, priors, {}), floor, {"an expression of whole tensors": released})
 
 
 class Plain(LightningModule):
@@ -294,7 +273,6 @@ PATHS: dict[str, Path] = {
     "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
     "FIM, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "FIM"), 1.2),
     "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.15),
-    "evaluation of 256 users' models, MLP": Path("one forward with shared weights", many_users, 1.0),
     "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),
     "training": Path(LOOP, lambda: training(Free()), 1 / 0.85),
     "training with L2-transfer": Path(LOOP, lambda: training(L2), 1 / 0.8),

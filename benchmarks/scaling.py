@@ -1,4 +1,4 @@
-"""How the hot paths grow: with images, weights, tasks and users, beside their lower bounds. Part of `make bench`.
+"""How the hot paths grow: with images, weights and tasks, beside their lower bounds. Part of `make bench`.
 
     python benchmarks/scaling.py [--runs 5] [--out outputs/bench]
 
@@ -32,7 +32,6 @@ AXES: dict[str, tuple[str, list[int], Callable[[int], paths.Sides]]] = {
     ),
     "merge of 10M weights": ("tasks", [2, 4, 8, 16], lambda count: paths.merge(10_000_000, count)),
     "merge of 4 experts": ("weights", [10**5, 10**6, 10**7, 4 * 10**7], lambda size: paths.merge(size, 4)),
-    "evaluation, 200 images each": ("users", [4, 16, 64, 256], paths.many_users),
 }
 """Title -> what grows, its values, and the path at each."""
 

@@ -16,7 +16,17 @@ from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 
 def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
-    """Psi = (Omega_1 .. Omega_N): each expert on the user-validation data of its task."""
+    """Measure Psi = (Omega_1 .. Omega_N): each expert on the user-validation data of its task.
+
+    Args:
+        importance: psi.
+        net: A workspace.
+        experts: The experts, in the order of the tasks.
+        data: The user's data.
+
+    Returns:
+        One prior for each expert, on its device.
+    """
     return [importance(net, expert, data.of(expert.task).validation_batches()) for expert in experts]
 
 
@@ -27,11 +37,21 @@ def evaluate(
     adapt: Adapt,
     data: UserData,
 ) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
-    """R `(N, N)` in percent, and what each adaptation cost; nothing for `Unchanged`, which is none.
+    """Adapt and evaluate the personal models of a user.
 
-    `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j (0-based). Rows of
-    prefixes that are not among `models` and entries above the diagonal are NaN. A state that serves a task after
-    several prefixes is adapted and evaluated once.
+    A state that serves a task after several prefixes is adapted and evaluated once.
+
+    Args:
+        net: A workspace.
+        experts: The unmerged experts, for adaptations that ask for them.
+        models: Pairs of t and the personal model of the first t tasks.
+        adapt: phi.
+        data: The user's data.
+
+    Returns:
+        R `(N, N)` in percent, and the cost of each adaptation in the order in which they were made, none for
+        `Unchanged`. `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j, counted
+        from 0. Rows of prefixes that are not among `models` and entries above the diagonal are NaN.
     """
     R = np.full((len(data.tasks), len(data.tasks)), np.nan)
     seen: dict[str, tuple[State, float]] = {}

@@ -33,5 +33,5 @@ def test_it_is_blind_to_the_users_data_where_adabn_is_not() -> None:
 
 
 def test_a_network_without_batch_norm_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="adabn_released"):
+    with pytest.raises(InputError, match=r"AdaBN \(released\) needs BatchNorm"):
         AdaBNReleased().check(MLP.build())

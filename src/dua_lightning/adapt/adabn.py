@@ -4,7 +4,6 @@
 arXiv:1603.04779, 2016.
 """
 
-import copy
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone
+from dua_lightning.params import State, batch_norms, clone, device_of, loaded, moved
 from dua_lightning.tasks import Batch, Task
 
 EMA_MOMENTUM = 0.1
-"""Of torchvision's batch-norm layers, which the release keeps."""
+"""The momentum of torchvision's batch-norm layers, which the release keeps."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,16 @@ class AdaBN:
     images nor their batches matter. Unsupervised: labels are never read, and only the buffers `running_mean` and
     `running_var` change.
 
-    By default one forward pass carries all images together. With `images_at_once` it carries that many, in as many
-    passes as there are layers, each up to the layer whose statistics it takes; the result is the same up to rounding.
+    Args:
+        images_at_once: With `None` one forward pass carries all images together. With a number it carries that many, in
+            as many passes over the data as there are layers, each up to the layer whose statistics it takes; the result
+            is the same up to rounding.
+        statistics: `"exact"`, or `"ema"`, which is what the release gathers, and then loses: from mean 0 and variance
+            1, a running average (momentum 0.1) of the batches' own statistics, so that order and batches matter and
+            0.9^batches of the start remain.
 
-    `statistics="ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average
-    (momentum 0.1) of the batches' own statistics, so that order and batches matter and 0.9^batches of the start remain.
-
-    Raises `InputError` for a network without batch-norm layers with running statistics, and for empty data.
+    Raises:
+        InputError: The network has no batch-norm layers with running statistics, or the data are empty.
     """
 
     images_at_once: int | None = None
@@ -46,18 +48,17 @@ class AdaBN:
 
     def __post_init__(self) -> None:
         if self.images_at_once is not None and self.images_at_once < 1:
-            raise InputError(f"adapt=adabn takes at least 1 image at once, got {self.images_at_once}")
+            raise InputError(f"AdaBN takes at least 1 image at once, got {self.images_at_once}")
 
     def check(self, net: nn.Module) -> None:
-        require_batch_norm(net, "adabn")
+        require_batch_norm(net, "AdaBN")
 
     def trainable(self, net: nn.Module) -> int:
         return 0
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
-        adapted = copy.deepcopy(net)
-        adapted.load_state_dict(state)
+        adapted = loaded(net, state)
         if self.statistics == "exact":
             take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
         else:
@@ -69,27 +70,38 @@ def require_batch_norm(net: nn.Module, adaptation: str) -> None:
     """Raise `InputError` if `net` has no batch-norm layer with running statistics."""
     if not batch_norms(net):
         raise InputError(
-            f"adapt={adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
-            "none; use a model with batch normalisation (model=vgg11_bn), or adapt=none"
+            f"{adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
+            "none; use a network with batch normalisation, such as vgg11_bn, or no adaptation"
         )
 
 
 def take_statistics(net: nn.Module, images: list[Tensor], images_at_once: int | None, task: Task) -> None:
-    """Set the running statistics of `net`, in place and in evaluation mode, to those of `images`."""
+    """Set the running statistics of a network, in place and in evaluation mode, to those of some images.
+
+    Args:
+        net: The network; it ends in evaluation mode.
+        images: Batches of inputs, which are moved to the network's device.
+        images_at_once: The number of images in a pass; all of them with `None`.
+        task: The task, which is named in the error.
+
+    Raises:
+        InputError: There is no image.
+    """
     count = sum(map(len, images))
     if not count:
         raise InputError(f"batch-norm statistics need at least one image of task {task.name}, and the user has none")
     net.eval()
+    device = device_of(net.state_dict())
     with torch.no_grad():
         if images_at_once is None or images_at_once >= count:
             hooks = [layer.register_forward_pre_hook(_take) for layer in batch_norms(net)]
-            net(torch.cat(images))
+            net(moved(torch.cat(images), device))
             for hook in hooks:
                 hook.remove()
         else:
             chunks = [chunk for x in images for chunk in x.split(images_at_once)]
-            for layer in _in_order(net, chunks[0]):
-                _take_in_chunks(net, layer, chunks)
+            for layer in _in_order(net, moved(chunks[0], device)):
+                _take_in_chunks(net, layer, chunks, device)
 
 
 def _average_batches(net: nn.Module, batches: list[Tensor]) -> None:
@@ -99,9 +111,10 @@ def _average_batches(net: nn.Module, batches: list[Tensor]) -> None:
         layer.reset_running_stats()
         layer.momentum = EMA_MOMENTUM
         layer.train()
+    device = device_of(net.state_dict())
     with torch.no_grad():
         for x in batches:
-            net(x)
+            net(moved(x, device))
 
 
 def _take(layer: nn.Module, args: tuple[Any, ...]) -> None:
@@ -141,12 +154,14 @@ class _ReachedError(Exception):
     """The pass has come to the layer it was for."""
 
 
-def _take_in_chunks(net: nn.Module, layer: _BatchNorm, chunks: list[Tensor]) -> None:
+def _take_in_chunks(net: nn.Module, layer: _BatchNorm, chunks: list[Tensor], device: torch.device) -> None:
     """Pool the moments of the layer's input over chunks, in float64: each about its own mean, then combined."""
+    # Without float64 the chunks' own rounding remains; mps has none.
+    wide = torch.float32 if device.type == "mps" else torch.float64
     parts: list[tuple[int, Tensor, Tensor]] = []
 
     def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].double()
+        x = args[0].to(wide)
         variance, mean = torch.var_mean(x, dim=_over(x), correction=0)
         parts.append((x.numel() // x.shape[1], mean, variance))
         raise _ReachedError
@@ -154,7 +169,7 @@ def _take_in_chunks(net: nn.Module, layer: _BatchNorm, chunks: list[Tensor]) -> 
     hook = layer.register_forward_pre_hook(note)
     for chunk in chunks:
         with suppress(_ReachedError):
-            net(chunk)
+            net(moved(chunk, device))
     hook.remove()
     total = sum(n for n, _, _ in parts)
     mean = torch.stack([m * (n / total) for n, m, _ in parts]).sum(0)

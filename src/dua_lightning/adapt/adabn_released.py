@@ -24,7 +24,7 @@ class AdaBNReleased:
     needs_labels: ClassVar[bool] = False
 
     def check(self, net: nn.Module) -> None:
-        require_batch_norm(net, "adabn_released")
+        require_batch_norm(net, "AdaBN (released)")
 
     def trainable(self, net: nn.Module) -> int:
         return 0

@@ -1,6 +1,5 @@
 """The paper's supervised variant of AdaBN."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,19 +10,26 @@ from torch import nn
 from dua_lightning.adapt.adabn import require_batch_norm, take_statistics
 from dua_lightning.adapt.finetune import check_steps, descend
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone
+from dua_lightning.params import State, batch_norms, clone, loaded
 from dua_lightning.tasks import Batch, Task
 
 
 @dataclass(frozen=True)
 class AdaBNS:
-    """AdaBN-S (Section 3.3): gamma and beta of the batch-norm layers are trained on the user's labels, all else frozen.
+    """Train gamma and beta of the batch-norm layers on the user's labels, all else frozen: AdaBN-S (Section 3.3).
 
     While they are trained the layers normalise by each batch's own statistics, and dropout is off. At the end the
     layers take the statistics of all of the user's images through the tuned model, as `AdaBN` does, so that they fit
     what is then evaluated. Only gamma, beta and the running statistics change.
 
-    Raises `InputError` for a network without batch-norm layers, and for data without images or labels.
+    Args:
+        epochs: The number of passes over the data.
+        lr: The learning rate of SGD.
+        momentum: Its momentum.
+        images_at_once: As of `AdaBN`.
+
+    Raises:
+        InputError: A number cannot be used, the network has no batch-norm layers, or the data no images or no labels.
     """
 
     epochs: int = 5
@@ -34,21 +40,20 @@ class AdaBNS:
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
-            raise InputError(f"adapt=adabn_s takes 0 or more epochs, got {self.epochs}")
-        check_steps(self.lr, self.momentum, "adapt=adabn_s")
+            raise InputError(f"AdaBN-S takes 0 or more epochs, got {self.epochs}")
+        check_steps(self.lr, self.momentum, "AdaBN-S")
 
     def check(self, net: nn.Module) -> None:
-        require_batch_norm(net, "adabn_s")
+        require_batch_norm(net, "AdaBN-S")
         if not self.trainable(net):
-            raise InputError("adapt=adabn_s trains gamma and beta, and no BatchNorm layer has them; use adapt=adabn")
+            raise InputError("AdaBN-S trains gamma and beta, and no BatchNorm layer has them; use AdaBN")
 
     def trainable(self, net: nn.Module) -> int:
         return sum(p.numel() for layer in batch_norms(net) for p in layer.parameters())
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
-        adapted = copy.deepcopy(net)
-        adapted.load_state_dict(state)
+        adapted = loaded(net, state)
         tune(adapted, task, data, self.epochs, self.lr, self.momentum)
         take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
         return clone(adapted.state_dict())

@@ -1,6 +1,5 @@
 """What the authors' released code evaluates under the name of AdaBN-S."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +7,7 @@ from torch import nn
 
 from dua_lightning.adapt.adabn_s import AdaBNS, tune
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norm_affine, reset_batch_norms
+from dua_lightning.params import State, batch_norm_affine, loaded, reset_batch_norms
 from dua_lightning.tasks import Batch, Expert, Task
 
 
@@ -33,8 +32,7 @@ class AdaBNSReleased(AdaBNS):
         self.check(net)
         if self.expert is None:
             raise InputError(f"the released AdaBN-S tunes the expert of task {task.name}, and was given none; use of()")
-        tuned = copy.deepcopy(net)
-        tuned.load_state_dict(self.expert)
+        tuned = loaded(net, self.expert)
         reset_batch_norms(tuned)
         tune(tuned, task, data, self.epochs, self.lr, self.momentum)
         found = tuned.state_dict()

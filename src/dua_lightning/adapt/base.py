@@ -18,15 +18,31 @@ class Adapt(Protocol):
     """
 
     @property
-    def needs_labels(self) -> bool: ...
+    def needs_labels(self) -> bool:
+        """Whether the data need labels."""
 
     def check(self, net: nn.Module) -> None:
-        """Raise `InputError` if this kind of network cannot be adapted so."""
+        """Check a network.
+
+        Raises:
+            InputError: This kind of network cannot be adapted so.
+        """
 
     def trainable(self, net: nn.Module) -> int:
-        """Number of parameters of `net` that are trained."""
+        """Count the parameters of a network that are trained."""
 
-    def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State: ...
+    def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
+        """Adapt one task's state.
+
+        Args:
+            net: The network that lends its architecture.
+            state: The task's state of the personal model; everything is computed on its device.
+            task: The task.
+            data: The user's own batches of the task, on any device.
+
+        Returns:
+            The final state, on the same device; it may share tensors with `state`.
+        """
 
 
 @runtime_checkable
@@ -34,4 +50,4 @@ class OfExpert(Protocol):
     """An adaptation that needs the task's unmerged expert too, which the device has since it measured psi on it."""
 
     def of(self, expert: Expert) -> Adapt:
-        """The adaptation with that expert."""
+        """Make the adaptation with that expert."""

@@ -9,17 +9,20 @@ import torch
 from torch import nn
 
 from dua_lightning.adapt.base import Adapt
-from dua_lightning.params import State
+from dua_lightning.params import State, device_of
 from dua_lightning.tasks import Batch, Task
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of adapting one task's state.
+    """What it costs to adapt one task's state.
 
-    `trainable`: number of parameters with a gradient. `bytes`: size of the tensors that differ from the state that the
-    server sent, which the device must keep for itself. `seconds`: wall time. `peak_bytes`: how far the process's
-    memory rose above where it stood before (on Linux; NaN elsewhere), for tensors on a GPU the allocator's peak.
+    Args:
+        trainable: The number of parameters with a gradient.
+        bytes: The size of the tensors that differ from the state that the server sent, which the device must keep.
+        seconds: Wall time, until the device has finished.
+        peak_bytes: How far memory rose above where it stood before: the allocator's for tensors on a CUDA device, the
+            process's for tensors on the processor of a Linux machine, NaN elsewhere.
     """
 
     trainable: int
@@ -29,23 +32,53 @@ class Cost:
 
 
 def measured(adapt: Adapt, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> tuple[State, Cost]:
-    """The adapted state, and what it cost."""
-    cuda = any(tensor.is_cuda for tensor in state.values())
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before: float = torch.cuda.memory_allocated()
-    else:
-        before = reset_peak()
+    """Adapt a state and measure the cost.
+
+    Args:
+        adapt: The adaptation.
+        net: The network that lends its architecture.
+        state: The task's state of the personal model.
+        task: The task.
+        data: The user's own data of the task.
+
+    Returns:
+        The adapted state, and what it cost.
+    """
+    device = device_of(state)
+    before = _begin(device)
     began = time.perf_counter()
     final = adapt(net, state, task, data)
+    after = _finish(device)
     seconds = time.perf_counter() - began
-    after: float = torch.cuda.max_memory_allocated() if cuda else status("VmHWM")
     changed = sum(t.nbytes for name, t in final.items() if t is not state[name] and not torch.equal(t, state[name]))
     return final, Cost(adapt.trainable(net), changed, seconds, after - before)
 
 
+def _begin(device: torch.device) -> float:
+    """The memory in use, with the record of its peak set back to it."""
+    if device.type == "cpu":
+        return reset_peak()
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return float(torch.cuda.memory_allocated(device))
+
+
+def _finish(device: torch.device) -> float:
+    """Wait for the device; the peak of the memory in use."""
+    if device.type == "cpu":
+        return status("VmHWM")
+    if device.type == "mps":
+        torch.mps.synchronize()
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device))
+
+
 def reset_peak() -> float:
-    """Resident memory now, in bytes, with the kernel's record of its peak set back to it."""
+    """Read the resident memory, in bytes, and set the kernel's record of its peak back to it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -54,7 +87,7 @@ def reset_peak() -> float:
 
 
 def status(key: str) -> float:
-    """A size of this process in bytes, by its name in Linux's /proc; NaN elsewhere."""
+    """Read a size of this process in bytes, by its name in Linux's /proc; NaN elsewhere."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

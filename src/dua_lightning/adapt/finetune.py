@@ -1,29 +1,40 @@
 """Supervised training of every weight on the user's data."""
 
-import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, clone, reset_batch_norms
+from dua_lightning.params import State, clone, device_of, loaded, moved, reset_batch_norms
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task
+
+DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
+"""Functions that multiply their input by random numbers."""
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Cross-entropy over the task's classes, SGD with momentum, all parameters; with `Each` the paper's Task Experts.
+    """Train all parameters by SGD on the cross-entropy over the task's classes; with `Each` the paper's Task Experts.
 
-    The last weights are kept: a device has no spare labelled data to select with. The batches of `data` are the steps;
-    let it reshuffle at each pass. Dropout draws from the stream `(seed, "finetune", task)`. With
-    `reset_batch_norm` the batch-norm layers start as they are built, as in the authors' release.
+    The last weights are kept: a device has no spare labelled data to select with. The batches of the data are the
+    steps; let them reshuffle at each pass.
 
-    Raises `InputError` for data without images or labels.
+    Args:
+        epochs: The number of passes over the data.
+        lr: The learning rate.
+        momentum: The momentum.
+        seed: Dropout draws from the stream `(seed, "finetune", task)`, on the processor for every device.
+        reset_batch_norm: Whether the batch-norm layers start as they are built, as in the authors' release.
+
+    Raises:
+        InputError: A number cannot be used, or the data have no images or no labels.
     """
 
     epochs: int = 10
@@ -45,16 +56,29 @@ class Finetune:
         return sum(p.numel() for p in net.parameters())
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
-        tuned = copy.deepcopy(net)
-        tuned.load_state_dict(state)
+        tuned = loaded(net, state)
         tuned.train().requires_grad_(True)
         if self.reset_batch_norm:
             reset_batch_norms(tuned)
         optimizer = torch.optim.SGD(tuned.parameters(), lr=self.lr, momentum=self.momentum)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.seed, "finetune", task.name))
+        with torch.random.fork_rng(devices=[]), _DropoutOfTheProcessor():
+            torch.default_generator.manual_seed(derive(self.seed, "finetune", task.name))
             descend(tuned, optimizer, task, data, self.epochs)
         return clone(tuned.state_dict())
+
+
+class _DropoutOfTheProcessor(TorchFunctionMode):
+    """Inside it, dropout on any device leaves out what the processor would leave out: its numbers are drawn there."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in DROPOUTS or args[0].device.type == "cpu":
+            return func(*args, **kwargs)
+        x, *rest = args
+        mask = func(torch.ones(x.shape, dtype=x.dtype), *rest, **kwargs)
+        return x * moved(mask, x.device)
 
 
 def check_steps(lr: float, momentum: float, adaptation: str) -> None:
@@ -66,13 +90,28 @@ def check_steps(lr: float, momentum: float, adaptation: str) -> None:
 
 
 def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: Iterable[Batch], epochs: int) -> None:
-    """Steps of `optimizer` on the cross-entropy over the task's classes, one for each batch of `data`, in place."""
+    """Take steps on the cross-entropy over the task's classes, one for each batch of the data, in place.
+
+    Args:
+        net: The network; the batches are moved to its device.
+        optimizer: What takes the steps.
+        task: The task.
+        data: Labelled batches.
+        epochs: The number of passes over the data.
+
+    Raises:
+        InputError: The data have no images or no labels.
+    """
+    device = device_of(net.state_dict())
     for _ in range(epochs):
         images = 0
         for x, y in data:
             if y is None:
-                raise InputError("training on the device needs labels, and these data have none; use adapt=none")
-            loss = nn.functional.cross_entropy(net(x)[:, task.classes], task.columns(y))
+                raise InputError(
+                    "training on the device needs labels, and these data have none; adapt without labels, or not at all"
+                )
+            logits = net(moved(x, device))[:, task.classes]
+            loss = nn.functional.cross_entropy(logits, moved(task.columns(y), device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -25,16 +25,22 @@ from dua_lightning.tasks import Batch, Expert
 
 @dataclass(frozen=True)
 class FIM:
-    """Omega = E_x (d log p(y | x) / d theta)^2, the softmax taken over the task's classes.
+    """Measure Omega = E_x (d log p(y | x) / d theta)^2, the softmax taken over the task's classes.
 
-    Mean over samples of the squared per-sample gradient, independent of the batch size.
+    It is the mean over samples of the squared per-sample gradient, whatever the batch size.
 
-    `labels="true"` reads the data's labels: the empirical Fisher of [Kunstner2019], used by EWC [Kirkpatrick2017].
-    `labels="sampled"` draws each label from the model's own softmax: an unbiased estimate of the Fisher that needs no
-    labels. The i-th image of the data uses the i-th number of the stream `(seed, "labels", task)`.
+    Args:
+        labels: `"true"` reads the data's labels: the empirical FIM of [Kunstner2019], used by EWC [Kirkpatrick2017].
+            `"sampled"` draws each label from the model's own softmax: an unbiased estimate of the FIM that needs no
+            labels. The i-th image of the data uses the i-th number of the stream `(seed, "labels", task)`, which is
+            drawn on the processor for every device.
+        seed: The seed of that stream.
+        estimator: `"per_sample"`, or `"batch_mean"` as in the authors' release (see `batchmean.mean_over_batches`).
+        floor: A number that is added to every entry; the release adds 1e-8.
+        precision: As of `MAS`.
 
-    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`. `floor` is added to every
-    entry; the release adds 1e-8. `precision`: as of `MAS`.
+    Raises:
+        InputError: `labels` or `floor` cannot be used.
     """
 
     labels: Literal["true", "sampled"] = "true"
@@ -45,9 +51,9 @@ class FIM:
 
     def __post_init__(self) -> None:
         if self.labels not in ("true", "sampled"):
-            raise InputError(f"the Fisher's labels are 'true' or 'sampled', got {self.labels!r}")
+            raise InputError(f"the labels of the FIM are 'true' or 'sampled', got {self.labels!r}")
         if not 0 <= self.floor < math.inf:
-            raise InputError(f"the Fisher's floor is at least 0 and finite, got {self.floor}")
+            raise InputError(f"the floor of the FIM is at least 0 and finite, got {self.floor}")
 
     @property
     def needs_labels(self) -> bool:
@@ -62,8 +68,8 @@ class FIM:
         def columns(_: Tensor, y: Tensor | None) -> Tensor:
             if y is None:
                 raise InputError(
-                    "the Fisher with true labels needs labels, and these data have none; "
-                    "use importance=mas, or importance=fim importance.labels=sampled"
+                    "the FIM of true labels needs labels, and these data have none; use MAS, or the FIM with "
+                    "labels='sampled'"
                 )
             return expert.task.columns(y)
 

@@ -20,13 +20,15 @@ from dua_lightning.tasks import Batch, Expert
 
 @dataclass(frozen=True)
 class MAS:
-    """Eq. (3): Omega = E_x | d ||F(x)||^2 / d theta |, F the logits of the task; MAS of [Aljundi2018].
+    """Measure eq. (3): Omega = E_x | d ||F(x)||^2 / d theta |, F the logits of the task; MAS of [Aljundi2018].
 
-    Mean over samples of the absolute per-sample gradient, independent of the batch size. Labels are never read. The
-    paper prints no absolute value; without it the mean could be negative, and no precision.
+    It is the mean over samples of the absolute per-sample gradient, whatever the batch size. Labels are never read. The
+    paper prints no absolute value; without it the mean could be negative, and would be no precision.
 
-    `estimator="batch_mean"` is the authors' release: see `batchmean.mean_over_batches`. `precision="bf16"`: autocast
-    runs the passes in bfloat16, which is faster where the processor computes in it; sums stay float32.
+    Args:
+        estimator: `"per_sample"`, or `"batch_mean"` as in the authors' release (see `batchmean.mean_over_batches`).
+        precision: `"full"`, or `"bf16"`: autocast runs the passes in bfloat16, which is faster where the device
+            computes in it; sums stay float32.
     """
 
     estimator: Literal["per_sample", "batch_mean"] = "per_sample"

@@ -11,7 +11,7 @@ the layer's input what each sample adds, and both are let go.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 MEMORY = 256 * 2**20
 """Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
 TOLERANCE = 1e-3
-"""Of the comparison with plain autograd: far above rounding, far below what a missed use of a weight changes."""
+"""What the comparison with plain autograd forgives: far above rounding, far below what a missed use would change."""
 ROUNDING = 1e-5
-"""Of the largest mean gradient of a weight; less is noise: a bias before a normalisation has no effect at all."""
+"""The share of the largest mean gradient that is rounding: a bias before a normalisation has no effect at all."""
 
 
 def mean_over_samples(
@@ -82,8 +82,7 @@ def mean_over_samples(
     device = device_of(totals)
     count = unit = 0
     # An autocast around the call would compute in another precision than the one that is asked for.
-    outer = torch.is_autocast_enabled(device.type)
-    with eval_mode(net), torch.no_grad(), torch.autocast(device.type, enabled=False) if outer else nullcontext():
+    with eval_mode(net), torch.no_grad(), _autocast(device, "full"):
         engine = None
         for x, y in data:
             if not len(x):
@@ -197,6 +196,14 @@ def _compare(asked: Measurement, x: Tensor) -> tuple[bool, int]:
     return fits, held // len(images)
 
 
+def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    if precision == "bf16":
+        raise InputError(f"passes in bfloat16 need autocast, which {device} does not have; use precision='full'")
+    return nullcontext()
+
+
 def _size(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, 1))
 
@@ -286,7 +293,7 @@ class _Engine:
         self.images = len(x)
         hooks = [layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True) for layer in self.weights]
         try:
-            with torch.enable_grad(), self._precision():
+            with torch.enable_grad(), _autocast(self.root.device, self.asked.precision):
                 logits = task_logits(self.asked.net, self.asked.expert.state, x, self.asked.expert.task.classes)
                 value = self.asked.scalar(logits.to(self.root.dtype), sides).sum() * self.asked.scale
         finally:
@@ -301,9 +308,6 @@ class _Engine:
         if value.requires_grad:
             torch.autograd.grad(value, self.root, allow_unused=True)
         self._add_shared()
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.root.device.type, torch.bfloat16, enabled=self.asked.precision == "bf16")
 
     def _seen(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """After a layer's forward pass: keep its input, and wait for its output's gradient."""

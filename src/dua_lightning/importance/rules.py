@@ -21,9 +21,9 @@ Power = Literal[1, 2]
 """The power of the absolute gradient of each sample: 1 for MAS, 2 for the FIM."""
 
 BLOCK_BYTES = 2 * 2**20
-"""Of a temporary that stays in a core's cache between its making and its use."""
+"""The size of a temporary that stays in a core's cache between its making and its use."""
 INPUT_BYTES = 4 * 2**20
-"""Of a block of a linear layer's inputs: a matrix product of fewer rows is slower, and its inputs come from memory."""
+"""The size of a block of a linear layer's inputs. A matrix product of fewer rows is slower, and reads from memory."""
 COMPILED_FROM = 1 << 27
 """Multiplications of a convolution's gradients from which they go through the compiled loop."""
 LARGEST_MAP = 256
@@ -41,14 +41,14 @@ def add_power_(total: Tensor, gradient: Tensor, power: Power) -> None:
 
 
 class Rule(ABC):
-    """For layers of one class: the gradients of their weights from inputs `a` and output gradients `d`.
+    """The gradients of the weights of one class of layers, from inputs `a` and output gradients `d`.
 
     The first dimension of both is the sample. Names of weights are the layer's own, `weight` and `bias`.
     """
 
     @abstractmethod
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
-        """`(n, *shape of the weight)` for each weight: the gradient of each sample."""
+        """Compute the gradient of each sample, `(n, *shape of the weight)`, for each weight."""
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
         """Add the sum over samples of |gradient|^power to `totals`; weights that are not in it are left out."""
@@ -60,7 +60,7 @@ class Rule(ABC):
 
 
 class LinearRule(Rule):
-    """On flat inputs `(n, in)` in closed form: sum_i |d_i a_i^T| = |D|^T |A|, and so with squares."""
+    """The rule of linear layers; on flat inputs `(n, in)` it is sum_i |d_i a_i^T| = |D|^T |A|, and so with squares."""
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         a, d = _rows(a).to(d.dtype), _rows(d)
@@ -85,9 +85,10 @@ class LinearRule(Rule):
 
 
 class ConvRule(Rule):
-    """Each sample's gradient is added to the total while it is in the cache or, by a compiled loop, in the registers.
+    """The rule of convolutions: each sample's gradient is added to the total while it is in the cache.
 
-    The library's own weight gradient of a single sample is slow where its output has few positions.
+    The library's own weight gradient of a single sample is slow where its output has few positions. There, and on a
+    processor, a compiled loop adds it while it is in the registers.
     """
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
@@ -110,7 +111,7 @@ class ConvRule(Rule):
 
 
 class NormRule(Rule):
-    """For layers whose gradients are smaller than their inputs: those of a block of samples at once."""
+    """The rule of layers whose gradients are smaller than their inputs: those of a block of samples at once."""
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
         size = _block(a)
@@ -121,7 +122,7 @@ class NormRule(Rule):
 
 
 class BatchNormRule(NormRule):
-    """In evaluation mode, where the layer is an affine map of each sample."""
+    """The rule of batch normalisation in evaluation mode, where the layer is an affine map of each sample."""
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, _BatchNorm)
@@ -131,7 +132,7 @@ class BatchNormRule(NormRule):
 
 
 class LayerNormRule(NormRule):
-    """The weights have the shape of what is normalised; dimensions before it are positions."""
+    """The rule of layer normalisation: the weights have the shape of what is normalised, after the positions."""
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, nn.LayerNorm)
@@ -141,6 +142,8 @@ class LayerNormRule(NormRule):
 
 
 class GroupNormRule(NormRule):
+    """The rule of group normalisation."""
+
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, nn.GroupNorm)
         normalised = nn.functional.group_norm(a, layer.num_groups, eps=layer.eps)
@@ -158,7 +161,7 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: LayerNormRule(),
     nn.GroupNorm: GroupNormRule(),
 }
-"""By exact class: a subclass may compute something else."""
+"""The rule of each exact class; a subclass may compute something else."""
 
 
 def _power(x: Tensor, power: Power) -> Tensor:
@@ -225,7 +228,7 @@ def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
 
 
 def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
-    """Of one sample, `(1, ...)`; by the library's own backward pass."""
+    """The gradient of one sample, `(1, ...)`, by the library's own backward pass."""
     padding: tuple[int | str, ...] = (0,) * len(layer.stride)
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
         padding = layer.padding

@@ -12,9 +12,9 @@ from dua_lightning.tasks import Batch, Expert
 
 @dataclass(frozen=True)
 class Uniform:
-    """Omega = 1, the data unread: merging by it is mean-IMM, anchoring by it is the L2-transfer of IMM.
+    """Give every weight Omega = 1 without reading the data; anchoring by it is the L2-transfer of IMM.
 
-    Each entry is an expanded scalar and takes no memory; do not write to it.
+    Each tensor is an expanded scalar and takes no memory; do not write to it.
     """
 
     needs_labels: ClassVar[bool] = False
