@@ -95,7 +95,7 @@ def test_everything_from_outside_at_once_in_a_sweep_of_processes_of_their_own(mi
 
 def test_a_prior_that_a_merge_cannot_use_is_one_line(dua: Callable[..., Done]) -> None:
     for wrong, words in (
-        (("merge=mode", "importance=gram"), ("Mode weighs each weight by one number", "MAS or FIM")),
+        (("merge=mode", "importance=gram"), ("body.1.weight (8, 2352)", "this merge takes a number for each weight")),
         (("merge=regmean", "importance=mas"), ("RegMean needs the Gram matrix", "importance=gram")),
     ):
         done = dua(*wrong, *TINY)

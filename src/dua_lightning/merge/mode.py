@@ -123,8 +123,8 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
             if name not in expert.state or omega.shape != expert.state[name].shape:
                 shape = tuple(expert.state[name].shape) if name in expert.state else "absent"
                 raise InputError(
-                    f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; Mode weighs each weight by one "
-                    "number, so give it an importance of that kind, such as MAS or FIM, measured on that expert"
+                    f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; this merge takes a number for each "
+                    "weight, measured on that expert"
                 )
             if omega.is_complex():
                 raise InputError(f"{whose} has complex numbers for {name}; an importance is a non-negative number")

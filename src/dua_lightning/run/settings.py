@@ -51,6 +51,20 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Where the store lies."""
+
+    store_dir: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the store keeps besides experts and results."""
+
+    priors: bool
+
+
+@dataclass(frozen=True)
 class RowSettings:
     """One row of the table: a choice of each verb, who measures the prior, and how experts are trained."""
 
@@ -116,11 +130,11 @@ def read(cfg: DictConfig) -> Settings:
     everything = _plain(cfg)
     configs = expand(cfg)
     return Settings(
-        name=str(everything["name"]),
-        threads=_threads(everything["threads"]),
-        engine=Choice("engine", everything["engine"]),
-        logger=Choice("logger", everything["logger"]),
-        seeds=tuple(of_seed(configs, seed) for seed in _seeds(everything["seed"])),
+        name=str(everything.get("name")),
+        threads=_threads(everything.get("threads")),
+        engine=_choice(everything, "engine"),
+        logger=_choice(everything, "logger"),
+        seeds=tuple(of_seed(configs, seed) for seed in _seeds(everything.get("seed"))),
         everything=everything,
     )
 
@@ -131,22 +145,24 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
     common = values[0]
     return SeedSettings(
         seed=seed,
-        data=Choice("data", common["data"]),
-        model=Choice("model", common["model"]),
+        data=_choice(common, "data"),
+        model=_choice(common, "model"),
         training=TrainingSettings(
-            **{group: Choice(group, common[group]) for group in ("trainer", "optimizer", "scheduler")},
-            callbacks={name: Choice(f"callbacks.{name}", node) for name, node in common["callbacks"].items() if node},
-            reset_batch_norm=check(common["reset_batch_norm"], bool, "reset_batch_norm"),
+            **{group: _choice(common, group) for group in ("trainer", "optimizer", "scheduler")},
+            callbacks={
+                name: Choice(f"callbacks.{name}", node) for name, node in _group(common, "callbacks").items() if node
+            },
+            reset_batch_norm=check(common.get("reset_batch_norm"), bool, "reset_batch_norm"),
         ),
-        fidelity=typed(common["fidelity"], Fidelity, "fidelity"),
-        store_dir=Path(check(common["paths"]["store_dir"], str, "paths.store_dir")),
-        keep_priors=check(common["store"]["priors"], bool, "store.priors"),
+        fidelity=typed(common.get("fidelity"), Fidelity, "fidelity"),
+        store_dir=Path(typed(common.get("paths"), Paths, "paths").store_dir),
+        keep_priors=typed(common.get("store"), Kept, "store").priors,
         rows=tuple(
             RowSettings(
-                method=typed(row["method"], Method, "method"),
-                prior=check(row["prior"], Measurer, "prior"),
-                training=check(row["training"], TaskOrder, "training"),
-                **{verb: Choice(verb, row[verb]) for verb in VERBS},
+                method=typed(row.get("method"), Method, "method"),
+                prior=check(row.get("prior"), Measurer, "prior"),
+                training=check(row.get("training"), TaskOrder, "training"),
+                **{verb: _choice(row, verb) for verb in VERBS},
             )
             for row in values
         ),
@@ -164,7 +180,7 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
     """
     if "rows" not in cfg.method:
         return [cfg]
-    rows = check(OmegaConf.to_container(cfg.method.rows, resolve=True), list[dict[str, str]], "method.rows")
+    rows = check(_plain(cfg)["method"]["rows"], list[dict[str, str]], "method.rows")
     given = HydraConfig.get().overrides
     overrides = [(_axis(text), text) for text in given.task]
     asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in OF_ROWS[1:]}
@@ -189,6 +205,21 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def _group(values: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    node = values.get(group)
+    if not isinstance(node, Mapping):
+        raise InputError(f"{group}={node} cannot be used: it is a group of settings")
+    return node
+
+
+def _choice(values: Mapping[str, Any], group: str) -> Choice:
+    node = _group(values, group)
+    # A target of null is the choice of nothing, where a group has one.
+    if not isinstance(node.get("_target_", 0), str | None):
+        raise InputError(f"{group}={dict(node)} cannot be used: it is a group of settings with a _target_")
+    return Choice(group, node)
 
 
 def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
