@@ -44,7 +44,6 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     from dua_lightning.__main__ import CONF
     from dua_lightning.engines import Engine
     from dua_lightning.report.display import Display
-    from dua_lightning.report.loggers import NoLogger
     from dua_lightning.report.stream import Stream
     from dua_lightning.run.build import build
     from dua_lightning.run.cells import Cells
@@ -57,7 +56,7 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     began = used = 0.0
     with build(cfg.engine, "engine", Engine) as engine, Stream(Path(folder) / "records.csv") as stream:
-        cells = Cells([cfg], seed, Display(console), NoLogger(Path(folder), {}, ""), engine)
+        cells = Cells([cfg], seed, Display(console), None, engine)
         for place, (user, iteration, (result,)) in enumerate(cells.results()):
             stream.write(draw_records(cfg, cells.rows[0], seed, user, iteration, result.R))
             if place == WARM_UP - 1:

@@ -150,7 +150,7 @@ def prepare(images: str, seed: int, folder: Path, display: Display) -> Study:
     benchmark = build(cfg.data, "data", seed=seed)
     net = build(cfg.model, "model", shape=benchmark.shape, classes=benchmark.classes, seed=seed)
     start = clone(net.state_dict())
-    progress = TrainingProgress(display, f"{images}, seed {seed}: experts", {}, lambda _: None)
+    progress = TrainingProgress(display, f"{images}, seed {seed}: experts")
     experts = server.train_experts(
         net,
         start,
