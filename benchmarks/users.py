@@ -44,7 +44,6 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     from dua_lightning.__main__ import CONF
     from dua_lightning.engines import Engine
     from dua_lightning.report.display import Display
-    from dua_lightning.report.loggers import NoLogger
     from dua_lightning.report.stream import Stream
     from dua_lightning.run.pipeline import draw_records, report
     from dua_lightning.run.results import Results
@@ -58,8 +57,12 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     torch.set_num_threads(of_run.threads or 1)
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     began = used = 0.0
-    with of_run.engine.build(Engine) as engine, Stream(Path(folder) / "records.csv") as stream:
-        results = Results(of_seed, Display(console), NoLogger(Path(folder), {}, ""), engine)
+    with (
+        of_run.engine.build(Engine) as engine,
+        Stream(Path(folder) / "records.csv") as stream,
+        Stream(Path(folder) / "trainings.csv") as trainings,
+    ):
+        results = Results(of_seed, Display(console), None, engine, trainings)
         for place, (user, iteration, (result,)) in enumerate(results.by_draw()):
             stream.write(draw_records(of_seed, results.rows[0], user, iteration, result.R))
             if place == WARM_UP - 1:

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from dua_lightning import server, user
 from dua_lightning.__main__ import CONF
 from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
+from dua_lightning.data.images import EVALUATION_BATCH, BatchOrder, Images, loader
 from dua_lightning.data.user import UserData
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.importance.batchmean import BATCH
@@ -44,6 +44,7 @@ from dua_lightning.metrics import average_accuracy
 from dua_lightning.params import Params, State
 from dua_lightning.report.display import Display
 from dua_lightning.report.progress import TrainingProgress
+from dua_lightning.run import training
 from dua_lightning.run.draws import Draws
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import read
@@ -125,7 +126,7 @@ class Study:
 
     def measure(self, psi: Importance, images: Sequence[Images]) -> list[Params]:
         return [
-            psi(self.net, expert, Batches(of_task, EVALUATION_BATCH))
+            psi(self.net, expert, loader(of_task, BatchOrder(len(of_task), EVALUATION_BATCH)))
             for expert, of_task in zip(self.experts, images, strict=True)
         ]
 
@@ -157,15 +158,15 @@ def prepare(images: str, seed: int, folder: Path, display: Display) -> Study:
     torch.set_num_threads(settings.threads or 1)
     draws = Draws(of_seed, display.say)
     (row,) = draws.rows
+    plain, progress = training.make(of_seed.training), TrainingProgress(display, f"{images}, seed {seed}: experts")
     experts = server.train_experts(
         draws.net,
         draws.start,
         draws.benchmark.server,
         row.regulariser,
-        of_seed.trainer.build(),
+        replace(plain, callbacks=lambda: [*plain.callbacks(), progress]),
         draws.store,
         draws.recipes.experts(row),
-        [TrainingProgress(display, f"{images}, seed {seed}: experts", {}, lambda _: None)],
     )
     return Study(images, seed, draws.benchmark, draws.net, experts, draws.start, row)
 

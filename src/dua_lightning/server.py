@@ -53,7 +53,7 @@ def train_experts(
         nonlocal consolidated
         for place in range(consolidated, len(experts)):
             net.load_state_dict(experts[place].state)
-            module = training.module(net, data[place])
+            module = training.module(net, data[place]).to(training.device)
             regulariser.consolidate(module, data[place].task, data[place].predict_dataloader())
         consolidated = len(experts)
         fitted = fit(net, data[len(experts)], regulariser, training, store.partial(recipe))

@@ -83,7 +83,7 @@ def test_the_table_shows_every_row_whole_in_80_columns(frame: pd.DataFrame) -> N
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.table(reduced, "made"))
     text = console.export_text()
-    for name, accuracy, lost, accuracy_std, lost_std in over_seeds(reduced.draws).itertuples():
+    for name, accuracy, accuracy_std, lost, lost_std in over_seeds(reduced.draws).itertuples():
         (line,) = [line for line in text.splitlines() if line.startswith(f"│ {name} ")]
         assert tables.shown(accuracy, accuracy_std) in line
         assert tables.shown(lost, lost_std) in line

@@ -56,7 +56,16 @@ TO_RESULTS = (
     *("data.user_batch_size=5", "data.users_labelled=false", "fidelity.fim_floor=0.5", "fidelity.zero_importance=zero"),
 )
 TO_NOTHING = (
-    *("name=another", "logger.name=x", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb", "engine=joblib"),
+    *(
+        "name=another",
+        "logger.name=x",
+        "threads=3",
+        "debug=true",
+        "store.priors=true",
+        "logger=none",
+        "logger=wandb",
+        "engine=joblib",
+    ),
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
     *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.prior=none prior=user"),
     *("method.training=joint training=sequential", "method.regularise=x", "method.merge=x", "method.statistics=x"),

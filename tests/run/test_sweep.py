@@ -13,8 +13,9 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import provenance, tables
+from dua_lightning.report import provenance
 from dua_lightning.report.records import Record, read, write
+from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
 from dua_lightning.run import pipeline, stopping
 from dua_lightning.run.stopping import Stopped, continue_in
@@ -113,8 +114,7 @@ def test_rows_of_one_name_are_told_apart_by_their_settings(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
     assert dua(*SWEEP, "trainer.max_epochs=1,2").status == 0
-    found = tables.rows(read(tmp_path / "out" / "records.csv"))
-    means = {name: row.accuracy.mean for name, row in found.items()}
+    means = over_seeds(reduce([read(tmp_path / "out" / "records.csv")]).draws)["average_accuracy"].to_dict()
     assert means == {f"MAS-{m}, max_epochs={n}": 51.5 + n for m in ("racl", "imm") for n in (1, 2)}
     assert len(read_runs(tmp_path / "out")) == 8
 

@@ -39,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write(study: "Study", out: Path) -> list[Path]:
-    """`report.html`, `report.md`, `figures/` and `tables/` in `out`; returns the first two. Raises `InputError`."""
+    """Write `report.html`, `report.md`, `figures/` and `tables/` into `out`; returns the first two.
+
+    Raises `InputError` for a folder that cannot be made.
+    """
     from dua_lightning.report import pages, sections
     from dua_lightning.report.document import Table
     from dua_lightning.store.files import write_text

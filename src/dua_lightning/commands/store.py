@@ -1,4 +1,4 @@
-"""`dua store`: what the store keeps, whether it is whole, and how to make room."""
+"""`dua store`: lists the entries of the store, shows and verifies them, and makes room."""
 
 import argparse
 import json

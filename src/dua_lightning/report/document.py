@@ -9,7 +9,7 @@ from pandas.api.types import is_numeric_dtype
 
 
 @dataclass(frozen=True)
-class Cell:
+class Shown:
     """A value of a table and its text for people; the text of a value that is not defined is empty."""
 
     value: object
@@ -44,12 +44,12 @@ class Table:
         """Whether a column has numbers."""
         return is_numeric_dtype(self.frame[column])
 
-    def lines(self, longest: int) -> Iterator[list[Cell]]:
+    def lines(self, longest: int) -> Iterator[list[Shown]]:
         """The first `longest` lines."""
         numbers = [self.numeric(column) for column in self.columns]
         for line in self.frame.head(longest).to_dict("records"):
             texts = [self._text(str(column), value) for column, value in line.items()]
-            yield [Cell(*cell) for cell in zip(line.values(), texts, numbers, strict=True)]
+            yield [Shown(*shown) for shown in zip(line.values(), texts, numbers, strict=True)]
 
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]

@@ -191,7 +191,7 @@ def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
         values[i, j], values[j, i] = pair["difference"], -pair["difference"]
         if pair["p (Holm)"] < 1 - LEVEL:
             clear += [(i, j), (j, i)]
-    # What is rounded to zero has no sign then.
+    # A difference that is rounded to zero then has no sign.
     values = values.round(1) + 0.0
     side = 2.4 + 0.45 * len(names)
     with _saved(path, (max(6.5, side + 0.8), side), headlines.differences(pairs)) as (figure, grid):
@@ -233,7 +233,7 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
 
 
 def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
-    """What the server trains on and what each user's device sees: some images of every task, spread evenly."""
+    """Some images of every task, spread evenly, of the server's training data and of each user's device."""
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
     sides |= {f"user {user.user}": user.validation for user in benchmark.users}
     size = (9, 0.95 * len(sides) + 0.4)

@@ -81,7 +81,7 @@ def start(
 def _names(
     kind: Callable[..., "Logger"], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
 ) -> dict[str, Any]:
-    """What tells runs apart where a service sorts them, and where it is kept on this machine."""
+    """The arguments by which a service sorts runs, and the place of its files on this machine."""
     from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
     # Several rows have an adaptation each.

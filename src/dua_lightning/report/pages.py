@@ -13,7 +13,7 @@ LONGEST = 500
 """Lines of a table on the page; all of them are in its CSV file."""
 LONGEST_MARKDOWN = 60
 WIDE = 60
-"""A cell of more characters may be broken into lines."""
+"""A text of more characters in a table may be broken into lines."""
 
 
 def html(document: Document) -> str:
@@ -26,7 +26,7 @@ def html(document: Document) -> str:
 def markdown(document: Document, folder: Path) -> str:
     """Write the text; `folder` is where it will lie, with the tables as `tables/NAME.csv` below it."""
     given = {"longest": LONGEST_MARKDOWN, "folder": folder}
-    return _environment().get_template("page.md.jinja").render(document=document, **given) + "\n"
+    return _environment().get_template("page.md.jinja").render(document=document, **given)
 
 
 def _environment() -> Environment:

@@ -117,7 +117,7 @@ def over_seeds(draws: pd.DataFrame, by: Sequence[str] = ("row",)) -> pd.DataFram
     Each seed's value is its mean over users and iterations. NaN where a figure is not defined.
     """
     seeds = draws.groupby([*by, "seed"], sort=False)[list(MERITS)].mean().groupby(list(by), sort=False)
-    return seeds.mean().join(seeds.std().add_suffix("_std"))
+    return seeds.mean().join(seeds.std().add_suffix("_std")).sort_index(axis="columns")
 
 
 def percentiles(draws: pd.DataFrame) -> pd.DataFrame:

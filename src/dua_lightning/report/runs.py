@@ -17,13 +17,15 @@ from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
 
 CONFIG, ENVIRONMENT, OVERRIDES = "config.yaml", "environment.json", ".hydra/overrides.yaml"
-ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "trainer.checkpoint_seconds", "suggested")
+ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "suggested")
 """Settings that change no result, are a column of the records, or act through others."""
 ROWS = "method.rows"
-OF_ROWS = ("method.", "regularise.", "importance.", "merge.", "statistics.", "adapt.", "prior", "training")
-"""Groups of settings that a row is made of."""
-OF_TRAINING = ("data.", "model.", "trainer.", "regularise.")
-"""Groups of settings that an expert is made of."""
+AXES = ("regularise", "importance", "merge", "statistics", "adapt", "prior", "training")
+"""Choices that a row is made of; on the command line they choose among the rows of a method."""
+OF_ROWS = ("method.", *(f"{axis}." for axis in AXES[:-2]), *AXES[-2:])
+"""Settings that a row is made of."""
+OF_TRAINING = ("data.", "model.", "trainer.", "optimizer.", "scheduler.", "callbacks.", "regularise.", "training")
+"""Settings that an expert is made of."""
 CURVE = ["epoch", "train_loss", "val_accuracy"]
 
 
@@ -50,7 +52,7 @@ class Run:
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", _command(kept)
         rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
-        asked = {_axis(text): text.partition("=")[2] for text in kept if f"{_axis(text)}." in OF_ROWS[1:]}
+        asked = {_axis(text): text.partition("=")[2] for text in kept if _axis(text) in AXES}
         rows = [row for row in rows if all(row.get(axis, choice) == choice for axis, choice in asked.items())]
         seed = self.settings.get("seed")
         seeds = seed if isinstance(seed, list) else [seed]

@@ -35,13 +35,13 @@ def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, 
     summary: dict[str, Any] = {}
     for row, part in draws.groupby("row", sort=False):
         found = summary[str(row)] = {**part.iloc[0][names], **merits[row]}
-        found["seeds"] = part.groupby("seed")["average_accuracy"].mean().to_dict()
         if reduced.many:
             found |= {"percentiles": percentiles(part).iloc[0].to_dict(), "draws": len(part)}
             found["adapting_seconds"] = spent.get(row, math.nan)
         else:
             users = over_seeds(part, ("user",))[["average_accuracy", "average_accuracy_std"]]
             found["users"] = users.set_axis(["mean", "std"], axis="columns").to_dict("index")
+        found["seeds"] = part.groupby("seed")["average_accuracy"].mean().to_dict()
     if reduced.many:
         summary["cost_per_user"] = asdict(cost) if cost else None
     write_text(path, json.dumps(_without_nan(summary), indent=2) + "\n")
@@ -68,14 +68,14 @@ def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost:
     result.add_column("method", no_wrap=True)
     for column in ("average accuracy", "forgetting", *more):
         result.add_column(column, justify="right")
-    for name, accuracy, lost, accuracy_std, lost_std in over_seeds(draws).itertuples(name=None):
+    for name, accuracy, accuracy_std, lost, lost_std in over_seeds(draws).itertuples(name=None):
         others = ["" if math.isnan(value) else f"{value:.2f}" for value in more.loc[name]]
         result.add_row(name, shown(accuracy, accuracy_std), shown(lost, lost_std), *others)
     return result
 
 
 def costs(records: pd.DataFrame) -> Table:
-    """What adapting one task's state costs a device: medians over rows, users and tasks."""
+    """The table of the costs of adapting one task's state on a device: medians over rows, users and tasks."""
     middle = cost_medians(records)
     result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
     for column in map(str, middle):

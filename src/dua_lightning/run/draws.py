@@ -16,6 +16,7 @@ from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, clone
+from dua_lightning.run import training
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
@@ -75,6 +76,8 @@ class Draws:
         for row in self.rows:
             self._check(row)
         self.start: State = clone(self.net.state_dict())
+        self.device = training.device(settings.training)
+        self._moved: dict[str, Tensors] = {}
         self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
         self.recipes = Recipes(settings, self.start, self.benchmark)
 
@@ -89,6 +92,8 @@ class Draws:
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """The results of the draw's rows and the seconds they took; `shared` as `experts` and `priors` name it."""
         began = time.perf_counter()
+        # A training in this process leaves the network in the processor's memory.
+        self.net.to(self.device)
         data = self.data(draw)
         own_priors: dict[str, list[Prior]] = {}
         found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
@@ -109,10 +114,18 @@ class Draws:
             )
 
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
-        states = [shared[recipe.key] for recipe in self.recipes.experts(row)]
+        states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]
         experts = joined(self.benchmark.tasks, states)
         priors = self._priors(row, experts, data, own_priors, shared)
         return Result(*user.evaluate(self.net, experts, self._models(row, experts, priors), row.phi, data))
+
+    def _here(self, key: str, shared: Shared) -> Tensors:
+        """Shared tensors on the device of this run; on the processor the very tensors."""
+        if self.device.type == "cpu":
+            return shared[key]
+        if key not in self._moved:
+            self._moved[key] = {name: tensor.to(self.device) for name, tensor in shared[key].items()}
+        return self._moved[key]
 
     def _priors(
         self,
@@ -127,23 +140,24 @@ class Draws:
         if psi is None:
             return []
         if row.prior == "server":
-            return unnamed(shared[self.recipes.priors(row, None).key])
+            return unnamed(self._here(self.recipes.priors(row, None).key, shared))
         recipe = self.recipes.priors(row, data)
         if recipe.key not in own_priors:
-            own_priors[recipe.key] = (
-                unnamed(self.store.once(recipe, lambda: named(user.measure(psi, self.net, experts, data))))
-                if self.settings.keep_priors
-                else user.measure(psi, self.net, experts, data)
-            )
+            measured = partial(user.measure, psi, self.net, experts, data)
+            if self.settings.keep_priors:
+                kept = self.store.once(recipe, lambda: named(measured()))
+                own_priors[recipe.key] = unnamed({name: omega.to(self.device) for name, omega in kept.items()})
+            else:
+                own_priors[recipe.key] = measured()
         return own_priors[recipe.key]
 
     def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Prior]) -> Iterator[tuple[int, UserModel]]:
         """The personal model after each task; after the last one alone for Joint training."""
-        N = len(experts)
+        N, start = len(experts), self._here("start", {"start": self.start})
         merged = (
-            [(N, row.chi(experts, priors, self.start))]
+            [(N, row.chi(experts, priors, start))]
             if row.training == "joint"
-            else server.merge_prefixes(row.chi, experts, priors, self.start)
+            else server.merge_prefixes(row.chi, experts, priors, start)
         )
         for t, model in merged:
             if row.statistics is not None:

@@ -193,7 +193,11 @@ class Results:
 
         def measured() -> list[Prior]:
             assert row.psi is not None
-            return server.measure(row.psi, self._draws.net, experts, self.benchmark.server, row.training_data_too)
+            device = self._draws.device
+            here = [Expert(e.task, {name: t.to(device) for name, t in e.state.items()}) for e in experts]
+            return server.measure(
+                row.psi, self._draws.net.to(device), here, self.benchmark.server, row.training_data_too
+            )
 
         if self._draws.settings.keep_priors or self._engine.by_path:
             return self._store.once(recipe, lambda: named(measured()))

@@ -46,6 +46,7 @@ def make(settings: TrainingSettings) -> Training:
         callbacks=callbacks,
         reset_batch_norm=settings.reset_batch_norm,
         keep_best=check(checkpoints, bool | None, "trainer.enable_checkpointing") is not False,
+        device=device(settings),
     )
 
 

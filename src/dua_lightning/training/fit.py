@@ -28,6 +28,8 @@ from dua_lightning.tasks import Expert, Task
 from dua_lightning.training.module import ExpertModule, MakeOptimizer, MakeScheduler
 from dua_lightning.training.plateau import Plateau
 
+CPU = torch.device("cpu")
+
 
 def paper_trainer(**arguments: Any) -> Trainer:
     """Lightning's Trainer on the processor for 10 epochs (Section 5.1, Numbers), without bars and summaries."""
@@ -59,6 +61,7 @@ class Training:
             variance 1), as in the authors' release.
         keep_best: Whether the best model is taken, and the fit can be continued; otherwise the last weights are taken,
             and no checkpoint is written. A Trainer with `enable_checkpointing=False` needs `False`.
+        device: Where regularisers measure what they remember.
     """
 
     trainer: Callable[..., Trainer] = paper_trainer
@@ -68,6 +71,7 @@ class Training:
     logger: Callable[[Task], Logger | bool] = lambda task: False
     reset_batch_norm: bool = False
     keep_best: bool = True
+    device: torch.device = CPU
 
     def module(self, net: nn.Module, data: ServerTask) -> ExpertModule:
         """The module that trains `net` on a task."""
