@@ -44,22 +44,27 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
     from dua_lightning.__main__ import CONF
     from dua_lightning.engines import Engine
     from dua_lightning.report.display import Display
-    from dua_lightning.report.loggers import NoLogger
     from dua_lightning.report.stream import Stream
-    from dua_lightning.run.build import build
-    from dua_lightning.run.cells import Cells
     from dua_lightning.run.pipeline import draw_records, report
+    from dua_lightning.run.results import Results
+    from dua_lightning.run.settings import read
 
     places = [f"paths.store_dir={store}", f"paths.output_dir={folder}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*SETTINGS, *settings, *places, f"data.users={WARM_UP + users}"])
-    torch.set_num_threads(cfg.threads)
+        cfg = compose("config", [*SETTINGS, *settings, *places, f"data.users={WARM_UP + users}", f"seed={seed}"])
+    of_run = read(cfg)
+    (of_seed,) = of_run.seeds
+    torch.set_num_threads(of_run.threads or 1)
     console = Console(file=open(os.devnull, "w"))  # noqa: SIM115
     began = used = 0.0
-    with build(cfg.engine, "engine", Engine) as engine, Stream(Path(folder) / "records.csv") as stream:
-        cells = Cells([cfg], seed, Display(console), NoLogger(Path(folder), {}, ""), engine)
-        for place, (user, iteration, (result,)) in enumerate(cells.results()):
-            stream.write(draw_records(cfg, cells.rows[0], seed, user, iteration, result.R))
+    with (
+        of_run.engine.build(Engine) as engine,
+        Stream(Path(folder) / "records.csv") as stream,
+        Stream(Path(folder) / "trainings.csv") as trainings,
+    ):
+        results = Results(of_seed, Display(console), None, engine, trainings)
+        for place, (user, iteration, (result,)) in enumerate(results.by_draw()):
+            stream.write(draw_records(of_seed, results.rows[0], user, iteration, result.R))
             if place == WARM_UP - 1:
                 began, used = time.perf_counter(), time.process_time()
         spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}

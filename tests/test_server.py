@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,28 +9,25 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from dua_lightning import regularise
+from dua_lightning import server as module
+from dua_lightning.data.server import union
 from dua_lightning.evaluation import accuracy
-from dua_lightning.importance import FIM, MAS, Uniform
 from dua_lightning.params import Params, State, clone
-from dua_lightning.regularise import Anchor, Distil, Free, Regulariser
-from dua_lightning.server import measure, merge_prefixes, recalibrate, train_experts, train_joint
+from dua_lightning.regularise import EWC, L2Transfer, LwF, NoRegulariser, Regulariser
+from dua_lightning.server import measure, merge_prefixes, train_experts
 from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training import training as module
-from dua_lightning.training.training import Training
+from dua_lightning.training import Fitted
 from tests.helpers import tiny
+from tests.helpers.training import training
 
 RECIPES = tuple(Recipe("experts", {"name": name}) for name in ("first", "second", "third"))
-TRAINING = Training(max_epochs=3, lr=0.02)
-METHODS = {
-    "ewc": Anchor(FIM(), 4.0),
-    "mas": Anchor(MAS(), 0.1),
-    "l2": Anchor(Uniform(), 0.1, accumulate=False),
-    "lwf": Distil(),
-}
+TRAINING = training(lr=0.02)
+METHODS = {"ewc": EWC(4.0), "mas": regularise.MAS(0.1), "l2": L2Transfer(0.1), "lwf": LwF()}
 
 
-def train(root: Path, regulariser: Regulariser = Free(), recipes: Sequence[Recipe] = RECIPES, count: int = 3):  # noqa: B008
+def train(root: Path, regulariser: Regulariser = NoRegulariser(), recipes: Sequence[Recipe] = RECIPES, count: int = 3):  # noqa: B008
     net = tiny.network()
     start = clone(tiny.network(seed=1).state_dict())
     data = tiny.benchmark().server[:count]
@@ -52,7 +48,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, State]]:
     seen: list[tuple[str, State]] = []
     really = module.fit
 
-    def fit(net: nn.Module, data, *more: object) -> Expert:
+    def fit(net: nn.Module, data, *more: object) -> Fitted:
         seen.append((data.task.name, clone(net.state_dict())))
         return really(net, data, *more)
 
@@ -71,47 +67,65 @@ def test_the_first_task_starts_where_told_and_each_later_one_from_the_expert_bef
 def test_experts_are_different_and_know_their_task(tmp_path: Path):
     bench = tiny.benchmark(per_class=20)
     net = tiny.network()
-    training = Training(max_epochs=8, lr=0.02)
-    experts = train_experts(net, clone(net.state_dict()), bench.server, Free(), training, Store(tmp_path), RECIPES)
+    asked = training(max_epochs=8, lr=0.02)
+    start = clone(net.state_dict())
+    experts = train_experts(net, start, bench.server, NoRegulariser(), asked, Store(tmp_path), RECIPES)
     for a, b in itertools.combinations(experts, 2):
         assert not torch.equal(a.state["body.1.weight"], b.state["body.1.weight"])
     for expert, of_task in zip(experts, bench.server, strict=True):
         assert accuracy(net, expert.state, expert.task, of_task.val_dataloader()) > 90
 
 
-@dataclass(frozen=True)
-class Journal:
-    """A regulariser that numbers itself and writes down what it is asked."""
+class Journal(Regulariser):
+    """A regulariser that writes down what it is asked; copies of it write into the same list."""
 
-    entries: list[tuple[object, ...]] = field(default_factory=list)
-    learnt: int = 0
+    def __init__(self, entries: list[tuple[object, ...]]) -> None:
+        self.entries = entries
+        self.learnt = 0
 
-    def loss(self, net: nn.Module, x: torch.Tensor, logits: torch.Tensor) -> None:
-        if self.entries[-1:] != [("train", self.learnt)]:
-            self.entries.append(("train", self.learnt))
+    def __deepcopy__(self, memo: object) -> "Journal":
+        return Journal(self.entries)
 
-    def add_gradient_(self, name: str, theta: torch.Tensor, gradient: torch.Tensor) -> None:
-        return None
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.entries.append(("train", self.learnt))
 
-    def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Journal":
-        assert tiny.same(net.state_dict(), expert.state)
-        images = torch.cat([x for x, _ in data])
+    def consolidate(self, module: nn.Module, task: Task, data: Iterable[Batch]) -> None:
         of_task = {of_task.task.name: of_task.train.inputs() for of_task in tiny.benchmark().server}
-        assert torch.equal(images, of_task[expert.task.name])
-        self.entries.append(("consolidate", expert.task.name))
-        return Journal(self.entries, self.learnt + 1)
+        assert torch.equal(torch.cat([x for x, _ in data]), of_task[task.name])
+        self.entries.append(("consolidate", task.name))
+        self.weights = clone(module.net.state_dict())
+        self.learnt += 1
 
 
 def test_each_task_is_trained_by_the_regulariser_of_all_before_it(tmp_path: Path):
-    journal = Journal()
-    train(tmp_path, journal)
-    assert journal.entries == [
-        ("train", 0),
-        ("consolidate", "a"),
-        ("train", 1),
-        ("consolidate", "b"),
-        ("train", 2),
-    ]
+    entries: list[tuple[object, ...]] = []
+    train(tmp_path, Journal(entries))
+    assert entries == [("train", 0), ("consolidate", "a"), ("train", 1), ("consolidate", "b"), ("train", 2)]
+
+
+def test_a_task_is_closed_with_the_weights_of_its_expert_and_the_given_regulariser_stays(tmp_path: Path, monkeypatch):
+    closed = []
+    really = EWC.consolidate
+
+    def consolidate(self, module, task, data):
+        closed.append(clone(module.net.state_dict()))
+        really(self, module, task, data)
+
+    monkeypatch.setattr(EWC, "consolidate", consolidate)
+    regulariser = EWC(4.0)
+    experts, _ = train(tmp_path, regulariser)
+    assert all_same(closed, states(experts[:2]))
+    assert (regulariser.learnt, regulariser.omega) == (0, {})
+
+
+def test_each_expert_that_is_trained_is_handed_over_with_what_it_took(tmp_path: Path):
+    for expected in (["a", "b", "c"], []):
+        found: list[Fitted] = []
+        net, data = tiny.network(), tiny.benchmark().server
+        start = clone(tiny.network(seed=1).state_dict())
+        train_experts(net, start, data, NoRegulariser(), TRAINING, Store(tmp_path), RECIPES, found.append)
+        assert [fitted.expert.task.name for fitted in found] == expected
+        assert all(fitted.epochs == 3 and 0 <= fitted.val_accuracy <= 100 for fitted in found)
 
 
 class Killed(BaseException):
@@ -132,16 +146,11 @@ class Kill(Callback):
 
 
 def test_a_training_that_was_killed_continues_from_its_last_epoch_to_the_same_bits(tmp_path: Path):
-    bench, start, training = (
-        tiny.benchmark(),
-        tiny.network(seed=1).state_dict(),
-        replace(TRAINING, checkpoint_seconds=0),
-    )
+    start = tiny.network(seed=1).state_dict()
 
     def experts(root: Path, kill: Kill) -> tuple[Expert, ...]:
-        return train_experts(
-            tiny.network(), start, bench.server, METHODS["ewc"], training, Store(root), RECIPES, [kill]
-        )
+        asked, data = training(lr=0.02, watch=[kill]), tiny.benchmark().server
+        return train_experts(tiny.network(), start, data, METHODS["ewc"], asked, Store(root), RECIPES)
 
     whole = experts(tmp_path / "whole", Kill(when=9))
     store = Store(tmp_path / "killed")
@@ -156,13 +165,13 @@ def test_a_training_that_was_killed_continues_from_its_last_epoch_to_the_same_bi
 
 
 def test_the_regulariser_measures_only_for_an_expert_that_is_really_trained(tmp_path: Path):
-    train(tmp_path, Journal())
-    journal = Journal()
-    train(tmp_path, journal)
-    assert journal.entries == []
+    train(tmp_path, Journal([]))
+    entries: list[tuple[object, ...]] = []
+    train(tmp_path, Journal(entries))
+    assert entries == []
     Store(tmp_path).path(RECIPES[2]).unlink()
-    train(tmp_path, journal)
-    assert journal.entries == [("consolidate", "a"), ("consolidate", "b"), ("train", 2)]
+    train(tmp_path, Journal(entries))
+    assert entries == [("consolidate", "a"), ("consolidate", "b"), ("train", 2)]
 
 
 def test_found_experts_are_not_trained_again(tmp_path: Path, fits):
@@ -185,7 +194,7 @@ def test_an_expert_is_stored_as_soon_as_it_is_trained(tmp_path: Path, monkeypatc
     whole, _ = train(tmp_path / "undisturbed")
     really = module.fit
 
-    def fit(net: nn.Module, data, *more: object) -> Expert:
+    def fit(net: nn.Module, data, *more: object) -> Fitted:
         if data.task.name == "c":
             raise KeyboardInterrupt
         return really(net, data, *more)
@@ -238,12 +247,13 @@ def test_joint_is_one_model_of_all_classes_under_one_key(tmp_path: Path, fits):
     bench, store = tiny.benchmark(), Store(tmp_path)
     start = clone(tiny.network(seed=1).state_dict())
     for _ in range(2):
-        experts = train_joint(tiny.network(), start, bench.server, Free(), TRAINING, store, RECIPES[0])
+        (joint,) = train_experts(
+            tiny.network(), start, [union(bench.server)], NoRegulariser(), TRAINING, store, RECIPES[:1]
+        )
         assert [name for name, _ in fits] == ["joint"]
-        assert [expert.task for expert in experts] == list(bench.tasks)
-        assert all(tiny.same(expert.state, experts[0].state) for expert in experts)
+        assert joint.task.classes == slice(0, 6)
     assert [entry.key for entry in store.entries()] == [RECIPES[0].key]
-    assert not torch.equal(experts[0].state["head.weight"], start["head.weight"])
+    assert not torch.equal(joint.state["head.weight"], start["head.weight"])
 
 
 @pytest.mark.parametrize("training_too", [False, True])
@@ -269,33 +279,20 @@ def test_priors_of_the_server_are_measured_on_the_validation_data_of_each_task_o
         assert torch.equal(torch.cat([y for _, y in batches]), torch.cat([side.labels for side in sides]))
 
 
-def test_recalibration_takes_the_statistics_of_the_servers_validation_data_and_changes_nothing_else():
-    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 6))
-    server, state = tiny.benchmark().server, clone(net.state_dict())
-    model = {"a": state, "b": state}
-    recalibrated = recalibrate(net, model, server)
-    assert list(recalibrated) == ["a", "b"]
-    for of_task in server[:2]:
-        found = recalibrated[of_task.task.name]
-        x = of_task.validation.inputs()
-        torch.testing.assert_close(found["0.running_mean"], x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found["0.running_var"], x.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5)
-        rest = [name for name in state if name not in ("0.running_mean", "0.running_var", "0.num_batches_tracked")]
-        assert all(torch.equal(found[name], state[name]) for name in rest)
-    assert tiny.same(net.state_dict(), state)
-
-
 @pytest.mark.parametrize("priors", [[{"w": torch.tensor(float(i))} for i in range(3)], []], ids=["priors", "none"])
 def test_prefixes_are_merged_from_their_own_experts_and_priors_alone(priors: list[Params]):
     experts = [Expert(Task(name, slice(i, i + 1)), {}) for i, name in enumerate("abc")]
     models = [{"a": {}}, {"b": {}}, {"c": {}}]
     seen = []
 
-    def merge(some: Sequence[Expert], their: Sequence[Params]) -> dict[str, State]:
+    start = {"w": torch.zeros(())}
+
+    def merge(some: Sequence[Expert], their: Sequence[Params], first: State) -> dict[str, State]:
+        assert first is start
         seen.append((list(some), list(their)))
         return models[len(seen) - 1]
 
-    assert list(merge_prefixes(merge, experts, priors)) == [(1, models[0]), (2, models[1]), (3, models[2])]
+    assert list(merge_prefixes(merge, experts, priors, start)) == [(1, models[0]), (2, models[1]), (3, models[2])]
     assert seen == [(experts[:t], priors[:t]) for t in (1, 2, 3)]
 
 
@@ -303,6 +300,6 @@ def test_prefixes_are_merged_one_at_a_time():
     """A merged network can be large: the next is made when the last has been used."""
     experts = [Expert(Task(name, slice(0, 1)), {}) for name in "abc"]
     made = []
-    prefixes = merge_prefixes(lambda some, _: made.append(len(some)) or {}, experts, [])
+    prefixes = merge_prefixes(lambda some, *_: made.append(len(some)) or {}, experts, [], {})
     next(prefixes)
     assert made == [1]

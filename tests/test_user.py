@@ -15,14 +15,16 @@ from dua_lightning.errors import InputError
 from dua_lightning.importance import FIM, MAS
 from dua_lightning.merge import Each, Last, Merge, Mode
 from dua_lightning.params import Params, State, clone
-from dua_lightning.regularise import Free
+from dua_lightning.regularise import NoRegulariser
 from dua_lightning.server import merge_prefixes
 from dua_lightning.tasks import Batch, Expert, Task, UserModel
-from dua_lightning.training.training import Training, fit
+from dua_lightning.training import fit
 from dua_lightning.user import evaluate, measure
 from tests.helpers import tiny
+from tests.helpers.training import training
 
 TASKS = tiny.tasks()
+START = tiny.network(seed=1).state_dict()
 
 
 def hard(labelled: bool = True) -> Benchmark:
@@ -38,7 +40,8 @@ def someone(labelled: bool = True) -> UserData:
 def experts() -> tuple[Expert, ...]:
     """Trained one after another on the server."""
     net = tiny.network()
-    return tuple(fit(net, of_task, Free(), Training(max_epochs=6, lr=0.02)) for of_task in hard().server)
+    asked = training(max_epochs=6, lr=0.02)
+    return tuple(fit(net, of_task, NoRegulariser(), asked).expert for of_task in hard().server)
 
 
 def priors() -> list[Params]:
@@ -71,49 +74,56 @@ def naive(models: Iterable[tuple[int, UserModel]], adapt: Adapt, data: UserData)
     R = np.full((3, 3), np.nan)
     for t, model in models:
         for j in range(t):
-            final = adapt(tiny.network(seed=7), clone(model[TASKS[j].name]), TASKS[j], data.train_dataloader()[j])
+            final = adapt(
+                tiny.network(seed=7), clone(model[TASKS[j].name]), TASKS[j], data.of(TASKS[j]).adaptation_batches()
+            )
             net = tiny.network(seed=8)
             net.load_state_dict(final)
             right = 0
-            for x, label in zip(data.evaluation[j].inputs(), data.evaluation[j].labels, strict=True):
+            for x, label in zip(
+                data.of(TASKS[j]).evaluation.inputs(), data.of(TASKS[j]).evaluation.labels, strict=True
+            ):
                 logits: Tensor = net(x[None])[0].detach()
                 columns = range(TASKS[j].classes.start, TASKS[j].classes.stop)
                 right += max(columns, key=lambda c: float(logits[c])) == int(label)
-            R[t - 1, j] = 100 * right / len(data.evaluation[j])
+            R[t - 1, j] = 100 * right / len(data.of(TASKS[j]).evaluation)
     return R
 
 
 @pytest.mark.parametrize("merge", [Mode(), Last(), Each()], ids=["mode", "last", "each"])
 @pytest.mark.parametrize("adapt", [Unchanged(), Nudge()], ids=["unchanged", "nudge"])
 def test_the_matrix_is_that_of_a_naive_double_loop(merge: Merge, adapt: Adapt):
-    R = matrix(merge_prefixes(merge, experts(), priors()), adapt, someone())
-    expected = naive(merge_prefixes(merge, experts(), priors()), adapt, someone())
+    R = matrix(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
+    expected = naive(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
     np.testing.assert_allclose(R, expected, rtol=1e-12)
     assert len(np.unique(R[~np.isnan(R)])) > 2
 
 
 def test_task_experts_finetuned_are_those_of_a_naive_double_loop():
     adapt = Finetune(epochs=3, lr=0.02)
-    R = matrix(merge_prefixes(Each(), experts(), []), adapt, someone())
-    np.testing.assert_allclose(R, naive(merge_prefixes(Each(), experts(), []), adapt, someone()), rtol=1e-12)
-    before = matrix(merge_prefixes(Each(), experts(), []), Unchanged(), someone())
+    R = matrix(merge_prefixes(Each(), experts(), [], START), adapt, someone())
+    np.testing.assert_allclose(R, naive(merge_prefixes(Each(), experts(), [], START), adapt, someone()), rtol=1e-12)
+    before = matrix(merge_prefixes(Each(), experts(), [], START), Unchanged(), someone())
     assert np.nanmean(R) > np.nanmean(before) + 5
 
 
 def test_what_is_not_adapted_costs_nothing():
-    assert evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), []), Unchanged(), someone())[1] == []
+    assert (
+        evaluate(tiny.network(), experts(), merge_prefixes(Last(), experts(), [], START), Unchanged(), someone())[1]
+        == []
+    )
 
 
 @pytest.mark.parametrize(("merge", "images"), [(Each(), [20] * 3), (Mode(), [20] * 6)], ids=["each", "mode"])
 def test_a_state_is_evaluated_once(merge: Merge, images: list[int]):
     net, seen = tiny.network(), []
     net.body.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
-    evaluate(net, experts(), merge_prefixes(merge, experts(), priors()), Unchanged(), someone())
+    evaluate(net, experts(), merge_prefixes(merge, experts(), priors(), START), Unchanged(), someone())
     assert seen == images
 
 
 def test_entries_on_and_below_the_diagonal_are_percent_and_those_above_are_nan():
-    R = matrix(merge_prefixes(Last(), experts(), []), Unchanged(), someone())
+    R = matrix(merge_prefixes(Last(), experts(), [], START), Unchanged(), someone())
     assert R.shape == (3, 3)
     np.testing.assert_array_equal(np.isnan(R), np.triu(np.ones((3, 3), bool), 1))
     assert ((R[~np.isnan(R)] >= 0) & (R[~np.isnan(R)] <= 100)).all()
@@ -136,7 +146,7 @@ def test_rows_of_prefixes_that_were_not_learnt_are_nan():
 )
 def test_a_state_is_adapted_once_however_many_prefixes_it_serves(merge: Merge, calls: str):
     adapt = Nudge()
-    matrix(merge_prefixes(merge, experts(), priors()), adapt, someone())
+    matrix(merge_prefixes(merge, experts(), priors(), START), adapt, someone())
     assert "".join(task for _, task in adapt.calls) == calls
 
 
@@ -149,7 +159,7 @@ def test_a_state_that_serves_several_tasks_is_adapted_to_each():
 @pytest.mark.parametrize(("merge", "count"), [(Each(), 3), (Last(), 6)], ids=["each", "last"])
 def test_every_adaptation_has_its_cost_in_the_order_it_was_made(merge: Merge, count: int):
     adapt = Nudge()
-    _, costs = evaluate(tiny.network(), experts(), merge_prefixes(merge, experts(), []), adapt, someone())
+    _, costs = evaluate(tiny.network(), experts(), merge_prefixes(merge, experts(), [], START), adapt, someone())
     assert [task.name for task, _ in costs] == [name for _, name in adapt.calls]
     assert len(costs) == count
     for _, cost in costs:
@@ -170,8 +180,8 @@ def test_an_adaptation_that_asks_for_it_gets_the_expert_of_the_task():
 
             return Own()
 
-    R = matrix(merge_prefixes(Last(), experts(), []), Apart(), someone())
-    np.testing.assert_array_equal(R, matrix(merge_prefixes(Each(), experts(), []), Unchanged(), someone()))
+    R = matrix(merge_prefixes(Last(), experts(), [], START), Apart(), someone())
+    np.testing.assert_array_equal(R, matrix(merge_prefixes(Each(), experts(), [], START), Unchanged(), someone()))
 
 
 def test_adaptation_reads_the_validation_half_of_its_task_alone():
@@ -182,16 +192,16 @@ def test_adaptation_reads_the_validation_half_of_its_task_alone():
             seen.append((task, torch.cat([x for x, _ in batches])))
             return state
 
-    matrix(merge_prefixes(Each(), experts(), []), Spy(), data)
+    matrix(merge_prefixes(Each(), experts(), [], START), Spy(), data)
     assert [task for task, _ in seen] == list(TASKS)
-    for (_, images), half in zip(seen, data.validation, strict=True):
+    for (_, images), half in zip(seen, (data.of(task).validation for task in TASKS), strict=True):
         assert sorted(images.flatten(1).tolist()) == sorted(half.inputs().flatten(1).tolist())
 
 
 def test_the_matrix_changes_neither_the_net_nor_the_experts():
     net, some = tiny.network(seed=6), experts()
     before = clone(net.state_dict()), [clone(expert.state) for expert in some]
-    evaluate(net, some, merge_prefixes(Each(), some, []), Finetune(epochs=1, lr=0.1), someone())
+    evaluate(net, some, merge_prefixes(Each(), some, [], START), Finetune(epochs=1, lr=0.1), someone())
     assert tiny.same(net.state_dict(), before[0])
     assert all(tiny.same(expert.state, state) for expert, state in zip(some, before[1], strict=True))
 
@@ -214,7 +224,9 @@ def test_each_expert_is_measured_on_the_validation_half_of_its_task(labelled: bo
     data, spy, some = someone(labelled), Spy(), experts()
     measured = measure(spy, tiny.network(), some, data)
     assert [int(prior["number"]) for prior in measured] == [1, 2, 3]
-    for (expert, batches), given, half in zip(spy.seen, some, data.validation, strict=True):
+    for (expert, batches), given, half in zip(
+        spy.seen, some, (data.of(task).validation for task in TASKS), strict=True
+    ):
         assert expert is given
         assert torch.equal(torch.cat([x for x, _ in batches]), half.inputs())
         assert all((y is not None) == labelled for _, y in batches)
@@ -229,7 +241,7 @@ def test_what_needs_labels_is_refused_on_a_device_without():
     with pytest.raises(InputError, match="needs labels"):
         measure(FIM(labels="true"), tiny.network(), experts(), someone(labelled=False))
     with pytest.raises(InputError, match="needs labels"):
-        matrix(merge_prefixes(Each(), experts(), []), Finetune(), someone(labelled=False))
+        matrix(merge_prefixes(Each(), experts(), [], START), Finetune(), someone(labelled=False))
 
 
 def test_users_and_iterations_measure_different_priors():

@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
-from dua_lightning.report.records import read
-from dua_lightning.report.tables import merits
+from dua_lightning.report.records import chunks
+from dua_lightning.report.reduce import reduce
+from dua_lightning.report.statistics import interval
 from dua_lightning.store.files import replacing, write_text
 
 COMPARISONS = {
@@ -26,11 +26,10 @@ COMPARISONS = {
 }
 
 
-def differences(records: pd.DataFrame) -> pd.DataFrame:
+def differences(draws: pd.DataFrame) -> pd.DataFrame:
     """Average accuracy of each pair, in points: columns `method, comparison, seed, user, iteration, difference`."""
-    frame = merits(records)
-    frame["method"] = frame["label"].str.split(" + ", regex=False).str[0]
-    wide = frame.pivot_table(
+    draws = draws.assign(method=draws["label"].str.split(" + ", regex=False).str[0])
+    wide = draws.pivot_table(
         index=["method", "seed", "user", "iteration"], columns="adapt", values="average_accuracy", sort=False
     )
     return pd.concat(
@@ -45,7 +44,7 @@ def summary(pairs: pd.DataFrame) -> pd.DataFrame:
     for (method, comparison), group in pairs.groupby(["method", "comparison"], sort=False):
         users = group.groupby("user")["difference"].mean()
         seeds = group.groupby("seed")["difference"].mean()
-        half = stats.t.ppf(0.975, len(users) - 1) * users.sem()
+        half = interval(users).half
         lines.append(
             {
                 "method": method,
@@ -88,7 +87,7 @@ def draw(found: pd.DataFrame, path: Path) -> None:
 
 
 def main(run: Path) -> None:
-    pairs = differences(read(run / "records.csv"))
+    pairs = differences(reduce(chunks(run / "records.csv")).draws)
     found = summary(pairs)
     table = Table("method", "comparison", "mean [95 %]", "std, seeds", "better", caption="points; 95 % over users")
     for line in found.to_dict("records"):

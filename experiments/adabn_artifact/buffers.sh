@@ -6,5 +6,5 @@ cd "$(dirname "$0")/../.."
 OUT=${OUT:-outputs/adabn_artifact}
 for rule in server task mean; do
   python -m dua_lightning +experiment=transprior data/images="${IMAGES:-photos}" model=vgg11_bn method=imm importance=mas \
-    'seed=[1,2,3]' merge.batch_norm=$rule paths.output_dir="$OUT/buffers_$rule" "$@"
+    'seed=[1,2,3]' statistics=$rule paths.output_dir="$OUT/buffers_$rule" "$@"
 done

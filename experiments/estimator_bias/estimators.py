@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -36,19 +36,19 @@ from torch import Tensor, nn
 from dua_lightning import server, user
 from dua_lightning.__main__ import CONF
 from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.images import EVALUATION_BATCH, Batches, Images
+from dua_lightning.data.images import EVALUATION_BATCH, BatchOrder, Images, loader
 from dua_lightning.data.user import UserData
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
 from dua_lightning.importance.batchmean import BATCH
 from dua_lightning.metrics import average_accuracy
-from dua_lightning.params import Params, clone
+from dua_lightning.params import Params, State
 from dua_lightning.report.display import Display
 from dua_lightning.report.progress import TrainingProgress
-from dua_lightning.run import rows
-from dua_lightning.run.build import build
-from dua_lightning.run.recipes import Recipes
+from dua_lightning.run import training
+from dua_lightning.run.draws import Draws
+from dua_lightning.run.rows import Row
+from dua_lightning.run.settings import read
 from dua_lightning.store.files import replacing, write_text
-from dua_lightning.store.store import Store
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Expert, UserModel
 
@@ -82,14 +82,15 @@ class Study:
     benchmark: Benchmark
     net: nn.Module
     experts: tuple[Expert, ...]
-    row: rows.Row
+    start: State
+    row: Row
 
     def lines(self, name: str, data: UserData) -> tuple[list[Line], list[Line]]:
         """Of one importance and user, however it was measured: by layer and task, and of the merged model."""
         layers: list[Line] = []
         models: list[Line] = []
         for measured, priors in self.priors(name, data):
-            model = self.row.chi(self.experts, priors)
+            model = self.merged(priors)
             if measured == EXACT:
                 exact, reference = thinned(self.net, priors), model
             where = {"images": self.images, "seed": self.seed, "user": data.user}
@@ -125,9 +126,16 @@ class Study:
 
     def measure(self, psi: Importance, images: Sequence[Images]) -> list[Params]:
         return [
-            psi(self.net, expert, Batches(of_task, EVALUATION_BATCH))
+            psi(self.net, expert, loader(of_task, BatchOrder(len(of_task), EVALUATION_BATCH)))
             for expert, of_task in zip(self.experts, images, strict=True)
         ]
+
+    def merged(self, priors: list[Params]) -> UserModel:
+        """The personal model of all tasks, with the statistics that the row gives it."""
+        model = self.row.chi(self.experts, priors, self.start)
+        if self.row.statistics is None:
+            return model
+        return self.row.statistics(self.net, self.experts, model, self.benchmark.server)
 
     def accuracy(self, model: UserModel, data: UserData) -> float:
         """Average accuracy of the model of all tasks, adapted to the user."""
@@ -144,24 +152,23 @@ def importance(name: str, seed: int, estimator: Literal["per_sample", "batch_mea
 def prepare(images: str, seed: int, folder: Path, display: Display) -> Study:
     """Build the data and the network; train the experts, or take them from an earlier run in `folder`."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", [*STUDIES[images], f"seed={seed}"])
-    torch.set_num_threads(cfg.threads)
-    row = rows.make(cfg)
-    benchmark = build(cfg.data, "data", seed=seed)
-    net = build(cfg.model, "model", shape=benchmark.shape, classes=benchmark.classes, seed=seed)
-    start = clone(net.state_dict())
-    progress = TrainingProgress(display, f"{images}, seed {seed}: experts", {}, lambda _: None)
+        cfg = compose("config", [*STUDIES[images], f"seed={seed}", f"paths.store_dir={folder / 'store'}"])
+    settings = read(cfg)
+    (of_seed,) = settings.seeds
+    torch.set_num_threads(settings.threads or 1)
+    draws = Draws(of_seed, display.say)
+    (row,) = draws.rows
+    plain, progress = training.make(of_seed.training), TrainingProgress(display, f"{images}, seed {seed}: experts")
     experts = server.train_experts(
-        net,
-        start,
-        benchmark.server,
+        draws.net,
+        draws.start,
+        draws.benchmark.server,
         row.regulariser,
-        build(cfg.trainer, "trainer"),
-        Store(folder / "store"),
-        Recipes(cfg, start, benchmark).experts(row),
-        [progress],
+        replace(plain, callbacks=lambda: [*plain.callbacks(), progress]),
+        draws.store,
+        draws.recipes.experts(row),
     )
-    return Study(images, seed, benchmark, net, experts, row)
+    return Study(images, seed, draws.benchmark, draws.net, experts, draws.start, row)
 
 
 def moved(experts: Sequence[Expert], model: UserModel, reference: UserModel, names: Sequence[str]) -> float:

@@ -38,7 +38,7 @@ def _app(cfg: "DictConfig") -> None:
         return
     # SystemExit passes through Hydra, which would print lines of its own around any other exception.
     try:
-        (sweep.run_cell if sweep.running() else sweep.run_alone)(cfg)
+        (sweep.run_job if sweep.running() else sweep.run_alone)(cfg)
     except BrokenPipeError:
         _end_without_reader()
     except Exception as error:

@@ -1,88 +1,79 @@
-"""The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their `Params`."""
+"""The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their priors."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dua_lightning.adapt.adabn import AdaBN
-from dua_lightning.data.server import ServerData, union
+from dua_lightning.data.server import ServerTask
 from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
-from dua_lightning.params import Params, State
+from dua_lightning.params import State
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.store.store import Recipe, Store
-from dua_lightning.tasks import Expert, UserModel
-
-if TYPE_CHECKING:
-    from dua_lightning.training.training import Callbacks, Training
-
-RECALIBRATION_BATCH = 100
-"""Images carried through the network at once where batch-norm statistics are taken on the server."""
+from dua_lightning.tasks import Expert, Prior, UserModel
+from dua_lightning.training import Fitted, Training, fit
 
 
 def train_experts(
     net: nn.Module,
     start: State,
-    data: Sequence[ServerData],
+    data: Sequence[ServerTask],
     regulariser: Regulariser,
-    training: "Training",
+    training: Training,
     store: Store,
     recipes: Sequence[Recipe],
-    callbacks: "Callbacks" = (),
+    trained: Callable[[Fitted], None] = lambda fitted: None,
 ) -> tuple[Expert, ...]:
     """M_1 .. M_N, one after another: task 1 starts from `start`, each later one from the expert before it.
 
-    An expert found in `store` under its recipe (one for each task) is taken from there, one that another process is
-    training is waited for, and an unfinished training continues from its checkpoint. The regulariser measures the
-    earlier experts only when a later one is really trained. `net` is a workspace and ends as the last expert. Raises
-    `InputError` for an entry that cannot be used or kept.
+    An expert found in `store` is taken from there, and one that another process is training is waited for. The
+    regulariser measures the earlier experts only when a later one is really trained.
+
+    Args:
+        net: The network, a workspace that ends as the last expert.
+        start: The weights that the first task starts from.
+        data: The tasks in the order of training.
+        regulariser: What helps to remember earlier tasks, as it is before the first one; a copy of it is used.
+        training: How the network is trained.
+        store: Where experts are kept.
+        recipes: What makes each expert.
+        trained: Is given each expert that was not in the store, as soon as it is there.
+
+    Raises:
+        InputError: For an entry of the store that cannot be used or kept.
     """
+    regulariser = copy.deepcopy(regulariser)
     experts: list[Expert] = []
     consolidated = 0
 
-    def trained(recipe: Recipe) -> State:
-        # Lightning takes seconds to load; where every expert is in the store, nothing needs it.
-        from dua_lightning.training.training import fit
-
-        nonlocal regulariser, consolidated
-        for earlier in range(consolidated, len(experts)):
-            net.load_state_dict(experts[earlier].state)
-            regulariser = regulariser.consolidate(net, experts[earlier], data[earlier].predict_dataloader())
+    def train(recipe: Recipe) -> State:
+        nonlocal consolidated
+        for place in range(consolidated, len(experts)):
+            net.load_state_dict(experts[place].state)
+            module = training.module(net, data[place]).to(training.device)
+            regulariser.consolidate(module, data[place].task, data[place].predict_dataloader())
         consolidated = len(experts)
-        return fit(net, data[len(experts)], regulariser, training, callbacks, store.partial(recipe)).state
+        fitted = fit(net, data[len(experts)], regulariser, training, store.partial(recipe))
+        trained(fitted)
+        return fitted.expert.state
 
     net.load_state_dict(start)
     for of_task, recipe in zip(data, recipes, strict=True):
-        experts.append(Expert(of_task.task, store.once(recipe, partial(trained, recipe))))
+        experts.append(Expert(of_task.task, store.once(recipe, partial(train, recipe))))
         net.load_state_dict(experts[-1].state)
     return tuple(experts)
-
-
-def train_joint(
-    net: nn.Module,
-    start: State,
-    data: Sequence[ServerData],
-    regulariser: Regulariser,
-    training: "Training",
-    store: Store,
-    recipe: Recipe,
-    callbacks: "Callbacks" = (),
-) -> tuple[Expert, ...]:
-    """One model trained on all tasks at once, as the expert of each of them."""
-    (joint,) = train_experts(net, start, [union(data)], regulariser, training, store, [recipe], callbacks)
-    return tuple(Expert(of_task.task, joint.state) for of_task in data)
 
 
 def measure(
     importance: Importance,
     net: nn.Module,
     experts: Sequence[Expert],
-    data: Sequence[ServerData],
+    data: Sequence[ServerTask],
     training_too: bool = False,
-) -> list[Params]:
+) -> list[Prior]:
     """Omega_t of each expert on the server's validation data of its task (IMM): one prior for all users.
 
     With `training_too` the training data count as well, as in the authors' release.
@@ -94,19 +85,18 @@ def measure(
 
 
 def merge_prefixes(
-    merge: Merge, experts: Sequence[Expert], priors: Sequence[Params]
+    merge: Merge, experts: Sequence[Expert], priors: Sequence[Prior], start: State
 ) -> Iterator[tuple[int, UserModel]]:
-    """For each t = 1..N, t and the personal model of the first t tasks. `priors` may be empty for a merge without."""
+    """The personal model after each task.
+
+    Args:
+        merge: chi.
+        experts: M_1 .. M_N.
+        priors: One for each expert; empty for a merge that needs none.
+        start: The state that the training of the first task started from.
+
+    Yields:
+        For each t = 1..N, t and the model that merges the first t experts.
+    """
     for t in range(1, len(experts) + 1):
-        yield t, merge(experts[:t], priors[:t])
-
-
-def recalibrate(net: nn.Module, model: UserModel, data: Sequence[ServerData]) -> UserModel:
-    """The model with the batch-norm statistics of the server's validation data of each task, taken through it."""
-    return {
-        of_task.task.name: AdaBN(RECALIBRATION_BATCH)(
-            net, model[of_task.task.name], of_task.task, of_task.val_dataloader()
-        )
-        for of_task in data
-        if of_task.task.name in model
-    }
+        yield t, merge(experts[:t], priors[:t], start)

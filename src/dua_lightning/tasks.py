@@ -43,5 +43,13 @@ class Expert:
     state: State
 
 
+Prior = dict[str, Tensor]
+"""What an importance returns for one expert (Omega), and all that a user sends: named tensors.
+
+What they hold is the importance's business. `MAS`, `FIM` and `Uniform` name the weights of the body, with a tensor of
+the weight's shape for each; another importance may give a number per channel, or a Gram matrix of each layer's inputs,
+for a merge that can use them.
+"""
+
 UserModel = Mapping[str, State]
 """Task name -> full state; tasks that share weights share the tensors, so this is cheap."""

@@ -11,11 +11,11 @@ from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance.base import Importance
-from dua_lightning.params import Params, State
-from dua_lightning.tasks import Expert, Task, UserModel
+from dua_lightning.params import State
+from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 
-def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Params]:
+def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
     """Measure Psi = (Omega_1 .. Omega_N): each expert on the user-validation data of its task.
 
     Args:
@@ -27,9 +27,7 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     Returns:
         One prior for each expert, on its device.
     """
-    return [
-        importance(net, expert, batches) for expert, batches in zip(experts, data.predict_dataloader(), strict=True)
-    ]
+    return [importance(net, expert, data.of(expert.task).validation_batches()) for expert in experts]
 
 
 def evaluate(
@@ -55,7 +53,6 @@ def evaluate(
         `Unchanged`. `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j, counted
         from 0. Rows of prefixes that are not among `models` and entries above the diagonal are NaN.
     """
-    held_out = data.test_dataloader()
     R = np.full((len(data.tasks), len(data.tasks)), np.nan)
     seen: dict[str, tuple[State, float]] = {}
     costs: list[tuple[Task, Cost]] = []
@@ -69,8 +66,8 @@ def evaluate(
             final = state
             if type(adapt) is not Unchanged:
                 phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
-                final, cost = measured(phi, net, state, task, data.train_dataloader()[j])
+                final, cost = measured(phi, net, state, task, data.of(task).adaptation_batches())
                 costs.append((task, cost))
-            seen[task.name] = state, accuracy(net, final, task, held_out[j])
+            seen[task.name] = state, accuracy(net, final, task, data.of(task).evaluation_batches())
         R[t - 1, :t] = [seen[task.name][1] for task in tasks]
     return R, costs

@@ -25,8 +25,8 @@ def sweep(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_the_table_is_the_serial_one_and_a_failing_cell_is_named(tmp_path: Path) -> None:
-    cells = ("seed=1,2", "adapt=none,adabn")
-    with sweep(tmp_path / "parallel", *cells, "hydra/launcher=processes") as process:
+    jobs = ("seed=1,2", "adapt=none,adabn")
+    with sweep(tmp_path / "parallel", *jobs, "hydra/launcher=processes") as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "sweep of 2 jobs" in out
@@ -34,7 +34,7 @@ def test_the_table_is_the_serial_one_and_a_failing_cell_is_named(tmp_path: Path)
     assert first.startswith("error: job 1 failed: ")
     assert second.startswith("error: job 3 failed: ")
     assert "BatchNorm" in first
-    with sweep(tmp_path / "serial", *cells) as process:
+    with sweep(tmp_path / "serial", *jobs) as process:
         process.communicate(timeout=120)
     parallel, serial = (read(tmp_path / name / "records.csv") for name in ("parallel", "serial"))
     pd.testing.assert_frame_equal(parallel, serial, check_exact=True)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dua_lightning.commands import compare as contrast
+from dua_lightning.report.reduce import compared
 from dua_lightning.report.runs import study
 from tests.helpers.cli import Done, refused, run
 from tests.reference import statistics_loops
@@ -36,8 +38,12 @@ def b(tmp_path: Path) -> Path:
     return folders.run(tmp_path / "b", kept, {"trainer": {"lr": 0.01}, "seed": [1, 2]})
 
 
+def results(a: Path, b: Path) -> pd.DataFrame:
+    return compared(*(study([folder]).reduced.draws for folder in (a, b)))
+
+
 def test_results_are_paired_where_they_agree(a: Path, b: Path) -> None:
-    found = contrast.results(study([a]), study([b])).set_index(["row", "figure"])
+    found = results(a, b).set_index(["row", "figure"])
     line = found.loc[("MAS-IMM", "accuracy")]
     assert (line["B - A"], line["pairs"]) == (pytest.approx(statistics.mean([0.1, 0.4, 0.9])), 12)
     assert line["± seeds"] == pytest.approx(statistics_loops.half([0.1, 0.4, 0.9]), rel=1e-4)
@@ -68,16 +74,16 @@ def test_rows_of_one_side_alone_are_named_without_their_settings(a: Path, tmp_pa
 
 def test_two_single_rows_are_compared_whatever_their_names(tmp_path: Path) -> None:
     a, b = (folders.run(tmp_path / method, folders.of(method)) for method in ("imm", "racl"))
-    found = contrast.results(study([a]), study([b])).set_index("figure")
+    found = results(a, b).set_index("figure")
     assert found.loc["accuracy", "row"] == "MAS-IMM / MAS-RACL"
     assert found.loc["accuracy", "B - A"] == pytest.approx(2.0)
 
 
 def test_networks_are_compared_where_each_side_has_one(a: Path, tmp_path: Path) -> None:
     wide = folders.run(tmp_path / "wide", [replace(r, model="alexnet") for r in made()])
-    assert len(contrast.results(study([a]), study([wide]))) == 5
+    assert len(results(a, wide)) == 5
     both = folders.run(tmp_path / "both", [*made(), *(replace(r, model="alexnet", accuracy=1.0) for r in made())])
-    found = contrast.results(study([a]), study([both]))
+    found = results(a, both)
     assert set(found["row"]) == {"mlp / MAS-RACL", "mlp / MAS-IMM", "mlp / Joint"}
     assert (found["B - A"].abs() < 1e-9).all()
 

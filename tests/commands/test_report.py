@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dua_lightning.report import html, markdown
+from dua_lightning.report import pages
 from dua_lightning.report.document import Commands, Document, Section, Table
 from tests.helpers.cli import Done, refused, run
 from tests.report import folders
@@ -116,18 +116,18 @@ def odd(lines: int = 2) -> Document:
 
 
 def test_nothing_in_the_data_becomes_markup() -> None:
-    page = html.render(odd())
+    page = pages.html(odd())
     assert Page(page).open == []
     for text in ("<b>", "<title><", "a&b", "<run>", "<td><script>"):
         assert text not in page
     assert '<td class="number" data-value="1.23456">1.2</td>' in page
     assert '<td class="number"></td>' in page
-    text = markdown.render(odd(), Path())
+    text = pages.markdown(odd(), Path())
     assert "| a\\|b | 1.2 |\n| \\<script> |  |" in text
     assert "    dua 'a&b'" in text
 
 
 def test_long_tables_are_cut_on_the_page_and_say_so() -> None:
-    assert html.render(odd(2000)).count("<tr>") == 1 + html.LONGEST
-    assert "The first 500 of 2,000 lines" in html.render(odd(2000))
-    assert "All 2,000 lines as [CSV](tables/odd.csv)" in markdown.render(odd(2000), Path())
+    assert pages.html(odd(2000)).count("<tr>") == 1 + pages.LONGEST
+    assert "The first 500 of 2,000 lines" in pages.html(odd(2000))
+    assert "All 2,000 lines as [CSV](tables/odd.csv)" in pages.markdown(odd(2000), Path())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.filesize import decimal
 
-from dua_lightning.commands.store import size
 from dua_lightning.store.store import DAY, Recipe, Store
 from tests.helpers.cli import Done, run
 
@@ -44,7 +44,7 @@ def test_the_list_shows_kinds_digests_sizes_and_their_sum(dua: Dua, store: Store
         (line,) = (line for line in done.out.splitlines() if entry.key[:12] in line)
         assert entry.kind in line
     (expert,) = (line for line in done.out.splitlines() if "experts" in line)
-    assert size(store.entries()[0].bytes) in expert
+    assert decimal(store.entries()[0].bytes) in expert
     assert time.strftime("%Y-%m-%d") in expert
     assert "bathroom" in expert
     assert "kitchen" not in expert

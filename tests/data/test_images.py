@@ -1,14 +1,14 @@
-"""Images in memory: normalisation, indexing, and batches sliced whole."""
+"""Images in memory: normalisation, indexing, and loaders of whole batches."""
 
-from dataclasses import dataclass, field, replace
+import pickle
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dua_lightning.data import images as module
-from dua_lightning.data.images import Batches, Images, Kept, images
+from dua_lightning.data.images import BatchOrder, Images, Loader, Passes, images, loader
 from dua_lightning.streams import generator
 from tests.helpers.nets import law
 from tests.helpers.tiny import equal
@@ -19,9 +19,13 @@ def colour(n: int, seed: int = 0, mean: float = 0.5, std: float = 0.25) -> Image
     return images(pixels, torch.arange(n), 100 + torch.arange(n), mean, std)
 
 
-def visited(batches: Batches) -> list[int]:
+def batches(some: Images, size: int, stream: Any = None, augment: bool = False, **settings: Any) -> Loader:
+    return loader(some, BatchOrder(len(some), size, stream, augment), **settings)
+
+
+def visited(of_batches: Passes) -> list[int]:
     """One pass: the labels, which number the images."""
-    return [int(label) for _, labels in batches for label in labels]
+    return [int(label) for _, labels in of_batches for label in labels]
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.1307, 0.3081), (0.5, 0.5)])
@@ -106,16 +110,26 @@ def test_augmented_images_are_cut_anywhere_and_mirrored_or_not_each_on_its_own(c
             windows[top, left, False], windows[top, left, True] = window, window.flip(2)
     seen = [
         next(name for name, window in windows.items() if torch.equal(x, window))
-        for x in many.inputs(torch.Generator().manual_seed(0))
+        for x in many.inputs(torch.rand(300, 3, generator=torch.Generator().manual_seed(0)))
     ]
     assert len(set(seen)) == 2 * corners
     assert 100 < sum(mirrored for _, _, mirrored in seen) < 200
 
 
-def test_augmenting_keeps_the_order_and_is_a_draw_of_the_stream_and_the_pass():
-    def passes(augment: bool, seed: int = 0) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
-        batches = Batches(cut(colour(20), 2), 6, (seed, "a"), augment=augment)
-        return [list(batches) for _ in range(2)]
+def test_the_chances_of_an_image_decide_about_it_alone():
+    some, chances = cut(colour(8), 2), torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    together = some.inputs(chances)
+    for k in range(8):
+        assert torch.equal(some[k : k + 1].inputs(chances[k : k + 1])[0], together[k])
+    low, high = torch.zeros(8, 3), torch.full((8, 3), 1 - 2**-24)
+    assert torch.equal(some.inputs(low), colour(8).inputs()[:, :, :2, :2].flip(3))
+    assert torch.equal(some.inputs(high), colour(8).inputs()[:, :, 2:, 3:])
+
+
+def test_augmenting_keeps_the_order_and_is_a_draw_of_the_stream_and_the_epoch():
+    def passes(augment: bool, seed: int = 0, size: int = 6) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+        of_batches = Passes(batches(cut(colour(20), 2), size, (seed, "a"), augment))
+        return [list(of_batches) for _ in range(2)]
 
     def all_equal(a, b, part: int) -> bool:
         return all(torch.equal(x[part], y[part]) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
@@ -126,17 +140,20 @@ def test_augmenting_keeps_the_order_and_is_a_draw_of_the_stream_and_the_pass():
     assert not all_equal(passes(True), passes(False), 0)
     first, second = ({int(y): x for batch in one for x, y in zip(*batch, strict=True)} for one in passes(True))
     assert not all(torch.equal(first[label], second[label]) for label in range(20))
+    # Whatever the batches are.
+    (large,) = passes(True, size=20)[0]
+    assert all(torch.equal(x, first[int(y)]) for x, y in zip(*large, strict=True))
 
 
 @law
 @given(n=st.integers(1, 30), size=st.integers(1, 12))
 def test_batches_without_a_stream_are_the_images_cut_in_order(n: int, size: int):
     some = colour(n)
-    batches = Batches(some, size)
+    of_batches = batches(some, size)
     for _ in range(2):
-        parts = list(batches)
+        parts = list(of_batches)
         assert [len(x) for x, _ in parts] == [size] * (n // size) + [n % size] * (n % size > 0)
-        assert len(batches) == len(parts)
+        assert len(of_batches) == len(parts)
         assert torch.equal(torch.cat([x for x, _ in parts]), some.inputs())
         assert torch.equal(torch.cat([y for _, y in parts]), some.labels)
 
@@ -146,11 +163,11 @@ def test_batches_without_a_stream_are_the_images_cut_in_order(n: int, size: int)
 def test_every_pass_with_a_stream_has_every_image_once_beside_its_own_label(n: int, size: int):
     some = colour(n)
     inputs = some.inputs()
-    batches = Batches(some, size, (0, "order"))
+    of_batches = Passes(batches(some, size, (0, "order")))
     for _ in range(3):
-        parts = list(batches)
+        parts = list(of_batches)
         assert [len(x) for x, _ in parts] == [len(y) for _, y in parts]
-        assert len(batches) == len(parts)
+        assert len(of_batches) == len(parts)
         labels = torch.cat([y for _, y in parts])
         assert sorted(labels.tolist()) == list(range(n))
         assert torch.equal(torch.cat([x for x, _ in parts]), inputs[labels])
@@ -160,20 +177,25 @@ def test_every_pass_with_a_stream_has_every_image_once_beside_its_own_label(n: i
     ("n", "size", "cut"), [(7, 3, [3, 4]), (8, 3, [3, 3, 2]), (6, 3, [3, 3]), (1, 3, [1]), (4, 3, [4])]
 )
 def test_a_last_batch_of_one_joins_the_one_before_where_it_is_trained_on(n: int, size: int, cut: list[int]):
-    assert [len(x) for x, _ in Batches(colour(n), size, (0, "a"))] == cut
+    assert [len(x) for x, _ in batches(colour(n), size, (0, "a"))] == cut
 
 
-def test_pass_p_is_the_permutation_of_its_own_stream():
-    batches = Batches(colour(20), 6, (5, "who", 2))
-    passes = [visited(batches) for _ in range(3)]
-    assert passes == [torch.randperm(20, generator=generator(5, "who", 2, p)).tolist() for p in range(3)]
+def test_epoch_e_is_the_permutation_of_its_own_stream_whatever_was_read_before():
+    of_batches = Passes(batches(colour(20), 6, (5, "who", 2)))
+    passes = [visited(of_batches) for _ in range(3)]
+    expected = [torch.randperm(20, generator=generator(5, "who", 2, epoch)).tolist() for epoch in range(3)]
+    assert passes == expected
     assert passes[0] != passes[1] != passes[2] != passes[0]
+    order = BatchOrder(20, 6, (5, "who", 2))
+    for epoch in (2, 0, 2, 1):
+        order.set_epoch(epoch)
+        assert torch.cat([indices for indices, _ in order]).tolist() == expected[epoch]
 
 
 def test_the_same_stream_gives_the_same_passes_and_another_stream_others():
     def passes(*stream: str | int) -> list[list[int]]:
-        batches = Batches(colour(20), 6, stream)
-        return [visited(batches) for _ in range(3)]
+        of_batches = Passes(batches(colour(20), 6, stream))
+        return [visited(of_batches) for _ in range(3)]
 
     assert passes(1, "a") == passes(1, "a")
     assert passes(1, "a") != passes(2, "a")
@@ -181,93 +203,47 @@ def test_the_same_stream_gives_the_same_passes_and_another_stream_others():
 
 
 def test_the_order_does_not_depend_on_the_batch_size():
-    assert visited(Batches(colour(20), 3, (0, "a"))) == visited(Batches(colour(20), 20, (0, "a")))
-
-
-def test_shuffling_leaves_the_global_random_state_alone():
-    before = torch.random.get_rng_state()
-    list(Batches(colour(20), 6, (0, "a")))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    orders = [visited(Passes(batches(colour(20), size, (0, "a")))) for size in (3, 20)]
+    assert orders[0] == orders[1]
 
 
 @pytest.mark.parametrize("stream", [None, (0, "a")])
 def test_unlabelled_batches_are_the_same_images_with_none_for_labels(stream: tuple[int, str] | None):
-    with_labels = list(Batches(colour(8), 3, stream))
-    without = list(Batches(colour(8), 3, stream, labelled=False))
+    with_labels = list(batches(colour(8), 3, stream))
+    without = list(batches(colour(8), 3, stream, labelled=False))
     assert [y for _, y in without] == [None] * 3
     assert all(torch.equal(x, z) for (x, _), (z, _) in zip(with_labels, without, strict=True))
 
 
-@pytest.mark.parametrize("read", [1, 800, 1081, 10**6])
-@pytest.mark.parametrize("augment", [False, True])
-def test_batches_have_the_same_bits_however_many_are_read_at_once(
-    read: int, augment: bool, monkeypatch: pytest.MonkeyPatch
-):
-    some, random = cut(colour(43), 3), generator(0, "a", 0)
-    order = torch.randperm(43, generator=random)
-    parts = *order[:36].split(6), order[36:]
-    expected = [(some[part].inputs(random if augment else None), some.labels[part]) for part in parts]
-    monkeypatch.setattr(module, "READ_BYTES", read)
-    found = list(Batches(some, 6, (0, "a"), augment=augment))
-    assert len(found) == len(expected)
-    assert all(
-        torch.equal(a, b) for one, other in zip(found, expected, strict=True) for a, b in zip(one, other, strict=True)
-    )
+@law
+@given(n=st.integers(1, 30), size=st.integers(1, 12), processes=st.integers(1, 4), augment=st.booleans())
+def test_several_processes_share_every_batch(n: int, size: int, processes: int, augment: bool):
+    whole = list(BatchOrder(n, size, (0, "a"), augment))
+    parts = [list(BatchOrder(n, size, (0, "a"), augment, rank, processes)) for rank in range(processes)]
+    for (indices, chances), *shares in zip(whole, *parts, strict=True):
+        taken = torch.cat([own for own, _ in shares])
+        assert set(taken.tolist()) == set(indices.tolist())
+        # Only where there are fewer images than processes is one taken twice.
+        assert len(taken) == max(len(indices), processes)
+        for own, own_chances in shares:
+            if chances is not None:
+                places = [indices.tolist().index(i) for i in own.tolist()]
+                assert torch.equal(own_chances, chances[places])
 
 
-@dataclass(frozen=True)
-class Counting:
-    """A store that notes how many pictures are read at once."""
-
-    pixels: torch.Tensor
-    reads: list[int] = field(default_factory=list)
-
-    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
-        self.reads.append(len(rows))
-        return self.pixels[rows]
+def test_workers_read_the_same_batches():
+    alone, helped = (list(batches(cut(colour(20), 2), 6, (0, "a"), True, workers=workers)) for workers in (0, 2))
+    assert all(torch.equal(a, b) for one, two in zip(alone, helped, strict=True) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize(("read", "at_once"), [(1, 6), (60 * 6, 6), (60 * 13, 12), (60 * 18, 18), (10**6, 42)])
-def test_no_more_bytes_are_read_at_once_than_allowed_unless_one_batch_has_more(
-    read: int, at_once: int, monkeypatch: pytest.MonkeyPatch
-):
-    some = colour(42)
-    assert some.pixels[0].nbytes == 60
-    monkeypatch.setattr(module, "READ_BYTES", read)
-    store = Counting(some.pixels)
-    list(Batches(replace(some, store=store), 6, (0, "a")))
-    assert max(store.reads) == at_once
+def test_a_pickled_part_of_a_store_is_the_same_images_alone():
+    some = colour(50)[10:13]
+    again = pickle.loads(pickle.dumps(some))  # noqa: S301
+    assert equal(again, some)
+    assert again.digest() == some.digest()
+    assert len(again.store) == 3
 
 
-def test_kept_batches_are_those_of_every_pass_and_made_anew_after_a_write(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "EVALUATION_BATCH", 3)
-    parts = [colour(8), colour(5, seed=1)[1:]]
-    kept = Kept(parts)
-    assert [len(rows) for rows in kept.batches()] == [3, 2]
-    for change in (torch.Tensor.zero_, lambda x: x[0].add_(1), lambda x: x.view(-1).mul_(2)):
-        first, second = ([list(rows) for rows in kept.batches()] for _ in range(2))
-        for part, batches, again in zip(parts, first, second, strict=True):
-            assert [x.data_ptr() for x, _ in batches] == [x.data_ptr() for x, _ in again]
-            assert max(len(x) for x, _ in batches) == 3
-            assert torch.equal(torch.cat([x for x, _ in batches]), part.inputs())
-            assert torch.equal(torch.cat([y for _, y in batches]), part.labels)
-        for of_batch in first[0][1]:
-            change(of_batch)
-
-
-def test_kept_batches_notice_writes_in_inference_mode_too():
-    some = colour(8)
-    (batches,) = Kept([some], labelled=False).batches()
-    with torch.inference_mode():
-        for _ in range(2):
-            ((x, labels),) = batches
-            assert torch.equal(x, some.inputs())
-            assert labels is None
-            x.add_(1)
-
-
-def test_inputs_are_written_where_they_are_wanted():
-    some = colour(4)
-    out = torch.full((4, *some.inputs().shape[1:]), torch.nan)
-    assert some.inputs(out=out) is out
-    assert torch.equal(out, some.inputs())
+def test_a_cut_image_stays_cut_when_it_is_pickled():
+    some = cut(colour(5), 2)
+    assert equal(pickle.loads(pickle.dumps(some)), some)  # noqa: S301

@@ -2,18 +2,18 @@
 
 import torch
 
-from dua_lightning.data.images import Batches, Images
-from dua_lightning.data.server import ServerData, union
+from dua_lightning.data.images import Images, Loader, Passes
+from dua_lightning.data.server import ServerTask, union
 from dua_lightning.tasks import Task
 from tests.helpers import tiny
 
 
-def labelled(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(batches: Loader | Passes) -> tuple[torch.Tensor, torch.Tensor]:
     parts = list(batches)
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
-def is_all_of(batches: Batches, images: Images) -> bool:
+def is_all_of(batches: Loader | Passes, images: Images) -> bool:
     x, y = labelled(batches)
     return torch.equal(x, images.inputs()) and torch.equal(y, images.labels)
 
@@ -34,12 +34,13 @@ def test_validation_and_measuring_read_all_of_their_side_in_order():
     data = tiny.benchmark().server[1]
     for _ in range(2):
         assert is_all_of(data.val_dataloader(), data.validation)
+        assert is_all_of(data.test_dataloader(), data.validation)
         assert is_all_of(data.predict_dataloader(), data.train)
 
 
 def test_training_reads_batches_of_the_training_side_alone_in_a_new_order_each_pass():
     data = tiny.benchmark().server[0]
-    batches = data.train_dataloader()
+    batches = Passes(data.train_dataloader())
     passes = [labelled(batches)[0] for _ in range(2)]
     assert [len(x) for x, _ in batches] == [4] * 4
     for x in passes:
@@ -58,7 +59,7 @@ def test_seed_and_task_each_change_the_training_order():
     images = tiny.pictures(1)
 
     def order(name: str, seed: int) -> list[int]:
-        data = ServerData(Task(name, slice(0, 2)), images, images, 5, seed)
+        data = ServerTask(Task(name, slice(0, 2)), images, images, 5, seed)
         return labelled(data.train_dataloader())[0].flatten(1)[:, 0].tolist()
 
     assert order("a", 0) == order("a", 0)
@@ -68,7 +69,7 @@ def test_seed_and_task_each_change_the_training_order():
 
 def test_only_training_reads_augmented_images_in_the_same_order():
     plain = tiny.benchmark().server[0]
-    augmented = ServerData(plain.task, plain.train, plain.validation, 4, plain.seed, augment=True)
+    augmented = ServerTask(plain.task, plain.train, plain.validation, 4, plain.seed, augment=True)
     for data in (augmented, union([augmented])):
         x, _ = labelled(data.train_dataloader())
         assert is_all_of(data.val_dataloader(), plain.validation)

@@ -2,17 +2,21 @@
 
 import itertools
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
 
 from dua_lightning.data import user as module
-from dua_lightning.data.images import Images
+from dua_lightning.data.images import Images, Passes
+from dua_lightning.data.server import union
 from dua_lightning.data.user import UserData
+from dua_lightning.nets import mlp
+from dua_lightning.training import Training
 from tests.helpers import tiny
+from tests.helpers.training import training
 
 ITERATIONS = range(1, 6)
+A, B = tiny.tasks(2)
 
 
 def user(labelled: bool = True, name: str = "someone", seed: int = 0) -> UserData:
@@ -21,17 +25,26 @@ def user(labelled: bool = True, name: str = "someone", seed: int = 0) -> UserDat
 
 
 def halves(data: UserData) -> list[Images]:
-    return [*data.evaluation, *data.validation]
+    """Both halves of each task."""
+    return [half for task in data.tasks for half in (data.of(task).evaluation, data.of(task).validation)]
 
 
 @pytest.mark.parametrize("iteration", ITERATIONS)
 def test_the_halves_of_each_task_are_disjoint_and_complete(iteration: int):
     data = user().draw(iteration)
-    for images, evaluation, validation in zip(data.images, data.evaluation, data.validation, strict=True):
+    for images, task in zip(data.images, data.tasks, strict=True):
+        evaluation, validation = data.of(task).evaluation, data.of(task).validation
         sides = [set(half.sources.tolist()) for half in (evaluation, validation)]
         assert not sides[0] & sides[1]
         assert sides[0] | sides[1] == set(images.sources.tolist())
         assert torch.equal(evaluation.labels.bincount(), validation.labels.bincount())
+
+
+def test_all_tasks_together_have_the_halves_of_each():
+    data = user().draw(3)
+    for half in ("evaluation", "validation"):
+        parts = [getattr(data.of(task), half) for task in data.tasks]
+        assert tiny.equal(getattr(data, half), Images.cat(parts))
 
 
 def test_copies_of_one_picture_stay_in_one_half():
@@ -39,22 +52,23 @@ def test_copies_of_one_picture_stay_in_one_half():
     twice = Images.cat([images, images])
     for iteration in ITERATIONS:
         data = UserData("someone", [twice], tiny.tasks(1), 0, iteration)
-        assert not set(data.evaluation[0].sources.tolist()) & set(data.validation[0].sources.tolist())
-        assert len(data.evaluation[0]) == len(data.validation[0]) == 20
+        assert not set(data.evaluation.sources.tolist()) & set(data.validation.sources.tolist())
+        assert len(data.evaluation) == len(data.validation) == 20
 
 
 def test_every_iteration_draws_other_halves_for_every_task():
     draws = [user().draw(i) for i in ITERATIONS]
     for a, b in itertools.combinations(draws, 2):
-        for task in range(2):
-            assert not torch.equal(a.evaluation[task].sources, b.evaluation[task].sources)
+        for task in (A, B):
+            assert not torch.equal(a.of(task).evaluation.sources, b.of(task).evaluation.sources)
 
 
 def test_the_same_iteration_has_the_same_bits_whatever_was_drawn_before():
     direct, after_others = user().draw(2), user().draw(4).draw(1).draw(2)
     assert all(tiny.equal(a, b) for a, b in zip(halves(direct), halves(after_others), strict=True))
-    for a, b in zip(direct.train_dataloader(), after_others.train_dataloader(), strict=True):
-        assert all(torch.equal(x, z) for (x, _), (z, _) in zip(a, b, strict=True))
+    for task in (A, B):
+        pairs = zip(direct.of(task).train_dataloader(), after_others.of(task).train_dataloader(), strict=True)
+        assert all(torch.equal(x, z) for (x, _), (z, _) in pairs)
 
 
 def test_a_user_starts_at_iteration_1():
@@ -64,89 +78,87 @@ def test_a_user_starts_at_iteration_1():
 def test_seed_and_name_each_change_the_draw():
     draws = [user(), user(seed=1), user(name="someone else")]
     for a, b in itertools.combinations(draws, 2):
-        assert not torch.equal(a.evaluation[0].sources, b.evaluation[0].sources)
+        assert not torch.equal(a.of(A).evaluation.sources, b.of(A).evaluation.sources)
 
 
 def test_drawing_keeps_who_the_user_is():
     drawn = user(labelled=False).draw(3)
-    assert (drawn.user, drawn.labelled, drawn.batch_size, drawn.iteration) == ("someone", False, 3, 3)
+    for data in (drawn, drawn.of(B)):
+        assert (data.user, data.labelled, data.batch_size, data.iteration) == ("someone", False, 3, 3)
+    assert drawn.of(B).tasks == [B]
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_only_the_validation_half_loses_its_labels(labelled: bool):
     data = user(labelled)
-    for loaders in (data.train_dataloader(), data.predict_dataloader()):
-        assert all((y is not None) == labelled for batches in loaders for _, y in batches)
-    for batches, images in zip(data.test_dataloader(), data.evaluation, strict=True):
-        assert torch.equal(torch.cat([y for _, y in batches]), images.labels)
+    for name in ("train_dataloader", "val_dataloader", "predict_dataloader"):
+        assert all((y is not None) == labelled for _, y in getattr(data, name)())
+    assert torch.equal(torch.cat([y for _, y in data.test_dataloader()]), data.evaluation.labels)
 
 
 def test_whether_labels_are_seen_changes_no_image():
     with_labels, without = user(True), user(False)
     for name in ("train_dataloader", "predict_dataloader", "test_dataloader"):
-        for a, b in zip(getattr(with_labels, name)(), getattr(without, name)(), strict=True):
-            assert all(torch.equal(x, z) for (x, _), (z, _) in zip(a, b, strict=True))
+        pairs = zip(getattr(with_labels, name)(), getattr(without, name)(), strict=True)
+        assert all(torch.equal(x, z) for (x, _), (z, _) in pairs)
 
 
 def test_psi_reads_the_validation_half_in_order_and_evaluation_the_other():
-    data = user()
-    for loaders, sides in ((data.predict_dataloader(), data.validation), (data.test_dataloader(), data.evaluation)):
-        for batches, images in zip(loaders, sides, strict=True):
-            for _ in range(2):
-                assert torch.equal(torch.cat([x for x, _ in batches]), images.inputs())
+    data = user().of(B)
+    pairs = ((data.validation_batches, data.validation), (data.evaluation_batches, data.evaluation))
+    for batches, half in pairs:
+        for _ in range(2):
+            assert torch.equal(torch.cat([x for x, _ in batches()]), half.inputs())
 
 
 def test_phi_reads_small_batches_of_the_validation_half_in_a_new_order_each_pass():
-    data = user()
-    for batches, images in zip(data.train_dataloader(), data.validation, strict=True):
-        passes = [list(batches) for _ in range(2)]
-        assert [len(x) for x, _ in passes[0]] == [3, 3, 4]
-        orders = [torch.cat([x for x, _ in one]).flatten(1).tolist() for one in passes]
-        assert orders[0] != orders[1]
-        assert sorted(orders[0]) == sorted(orders[1]) == sorted(images.inputs().flatten(1).tolist())
+    data = user().of(A)
+    batches = data.adaptation_batches()
+    passes = [list(batches) for _ in range(2)]
+    assert [len(x) for x, _ in passes[0]] == [3, 3, 4]
+    orders = [torch.cat([x for x, _ in one]).flatten(1).tolist() for one in passes]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(data.validation.inputs().flatten(1).tolist())
+    assert torch.cat([x for x, _ in Passes(data.train_dataloader())]).flatten(1).tolist() == orders[0]
+    assert torch.cat([x for x, _ in data.adaptation_batches()]).flatten(1).tolist() == orders[0]
 
 
-@pytest.mark.parametrize("half", ["predict_dataloader", "test_dataloader"])
+@pytest.mark.parametrize("half", ["validation_batches", "evaluation_batches"])
 def test_images_are_made_once_for_a_draw_and_anew_where_one_was_written_to(half: str):
-    data = user()
-    first, again = ([x for loader in getattr(data, half)() for x, _ in loader] for _ in range(2))
+    data = user().of(A)
+    first, again = ([x for x, _ in getattr(data, half)()] for _ in range(2))
     assert all(x.data_ptr() == y.data_ptr() for x, y in zip(first, again, strict=True))
     before = first[0].clone()
     first[0].add_(1)
-    assert torch.equal(next(iter(getattr(data, half)()[0]))[0], before)
-    assert getattr(data.draw(2), half)()[0] is not getattr(data, half)()[0]
+    assert torch.equal(next(iter(getattr(data, half)()))[0], before)
 
 
-def test_evaluation_images_that_are_too_large_to_keep_are_the_same(monkeypatch: pytest.MonkeyPatch):
-    kept = [x for loader in user().test_dataloader() for x, _ in loader]
+def test_images_that_are_too_large_to_keep_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    kept = [x for x, _ in user().of(A).evaluation_batches()]
     monkeypatch.setattr(module, "KEEP_BYTES", 0)
-    data = user()
-    read, again = ([x for loader in data.test_dataloader() for x, _ in loader] for _ in range(2))
+    data = user().of(A)
+    read, again = ([x for x, _ in data.evaluation_batches()] for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(kept, read, strict=True))
     assert not any(x.data_ptr() == y.data_ptr() for x, y in zip(read, again, strict=True))
-    assert data.test_images() is None
 
 
-def test_the_evaluation_images_of_a_draw_go_with_it():
+def test_the_images_of_a_draw_go_with_it():
     data = user().draw(2)
-    images = weakref.ref(next(iter(data.test_dataloader()[0]))[0]._base)
+    images = weakref.ref(next(iter(data.of(A).evaluation_batches()))[0])
     assert images() is not None
     data = data.draw(3)
     assert images() is None
 
 
-def test_all_tasks_lie_in_one_tensor_where_they_are_small_and_alike():
-    data = user()
-    images = data.test_images()
-    assert images is not None
-    x, y = images.rows(slice(None))
-    assert torch.equal(x, torch.cat([half.inputs() for half in data.evaluation]))
-    assert torch.equal(y, torch.cat([half.labels for half in data.evaluation]))
-    assert [(place.start, place.stop) for place in images.places] == [(0, 10), (10, 20)]
-    small, large = tiny.pictures(1, per_class=10), tiny.pictures(1, per_class=10)
-    mixed = UserData("someone", [replace(small, crop=2), large], tiny.tasks(2), 0)
-    assert mixed.test_images() is None
-    assert next(iter(mixed.test_dataloader()[0]))[0].shape[2:] == (2, 2)
+def test_a_trainer_takes_a_users_data_as_they_are():
+    data, net, server = user(), mlp(tiny.SHAPE, 4, 0, width=8), tiny.benchmark(2).server
+    for of, task in ((data, union(server)), (data.of(A), server[0])):
+        module, trainer = Training().module(net, task), training(max_epochs=1).trainer(logger=False)
+        trainer.fit(module, datamodule=of)
+        for stage in ("validate", "test"):
+            (found,) = getattr(trainer, stage)(module, datamodule=of, verbose=False)
+            assert 0 <= next(iter(found.values())) <= 100
+        assert sum(map(len, trainer.predict(module, datamodule=of))) == len(of.validation)
 
 
 def test_the_recipe_tells_users_seeds_draws_images_and_labels_apart_and_nothing_else():

@@ -110,15 +110,15 @@ def test_results_survive_killed_workers_and_shared_tensors_do_not_change(tmp_pat
         toys.shared(engine, tmp_path / "store")
         wishes = [("sum", value) for value in range(40)]
         wishes[5:5] = [("die once", str(tmp_path / "died"))]
-        found = toys.results(engine, toys.job(tmp_path / "store"), wishes, ("a",))
+        found = toys.results(engine, toys.work(tmp_path / "store"), wishes, ("a",))
         assert (tmp_path / "died").exists()
         expected = [float(torch.arange(1000.0).sum()) + 3 + value for value in range(40)]
         assert found == [*expected[:5], "die once", *expected[5:]]
-        assert toys.results(engine, toys.job(tmp_path / "store"), [("threads", 0)]) == [1]
+        assert toys.results(engine, toys.work(tmp_path / "store"), [("threads", 0)]) == [1]
         with pytest.raises(InputError, match=r"^value=7 cannot be used; give another$"):
-            toys.results(engine, toys.job(tmp_path / "store"), [("refuse", 7)])
+            toys.results(engine, toys.work(tmp_path / "store"), [("refuse", 7)])
         with pytest.raises(RuntimeError, match="x of a was written to"):
-            toys.results(engine, toys.job(tmp_path / "store"), [("write", 0)], ("a",))
+            toys.results(engine, toys.work(tmp_path / "store"), [("write", 0)], ("a",))
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -126,7 +126,7 @@ def test_results_survive_killed_workers_and_shared_tensors_do_not_change(tmp_pat
 @needs_ray
 def test_a_worker_that_is_killed_again_and_again_is_one_line(tmp_path: Path) -> None:
     with Ray(workers=1, retries=1) as engine, pytest.raises(InputError, match="engine=ray was killed"):
-        toys.results(engine, toys.job(tmp_path), [("die", 0)])
+        toys.results(engine, toys.work(tmp_path), [("die", 0)])
 
 
 def workers(of: int) -> list[int]:
@@ -220,7 +220,7 @@ def test_auto_attaches_to_the_cluster_that_was_started_here(tmp_path: Path) -> N
         assert engine.room == 4
         expected = [float(torch.arange(1000.0).sum()) + 3 + value for value in range(10)]
         wishes = [("sum", value) for value in range(10)]
-        assert toys.results(engine, toys.job(tmp_path / "store"), wishes, ("a",)) == expected
+        assert toys.results(engine, toys.work(tmp_path / "store"), wishes, ("a",)) == expected
 
 
 @pytest.mark.slow

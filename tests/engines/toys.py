@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dua_lightning.engines import Engine, Job, Serial, Shared, Worker
+from dua_lightning.engines import Engine, Serial, Shared, Work, Worker
 from dua_lightning.errors import InputError
 from dua_lightning.store.store import Recipe, Store
 from dua_lightning.store.tensorfile import Tensors
@@ -44,8 +44,8 @@ def made(folder: str) -> Worker:
     return add
 
 
-def job(folder: Path) -> Job:
-    return Job(str(folder), partial(made, str(folder)), add)
+def work(folder: Path) -> Work:
+    return Work(str(folder), partial(made, str(folder)), add)
 
 
 def entry(root: Path, key: str, tensors: Tensors) -> Path:
@@ -62,11 +62,11 @@ def shared(engine: Engine, root: Path) -> None:
         engine.share(key, entry(root, key, tensors), tensors)
 
 
-def results(engine: Engine, job: Job, items: list[Any], keys: tuple[str, ...] = ()) -> list[Any]:
+def results(engine: Engine, work: Work, items: list[Any], keys: tuple[str, ...] = ()) -> list[Any]:
     """Of the items in their order, as many under way as the engine likes."""
     found: dict[int, Any] = {}
     for place, item in enumerate(items):
-        engine.submit(job, place, item, keys)
+        engine.submit(work, place, item, keys)
         while engine.pending >= engine.room:
             found |= [engine.receive()]
     while engine.pending:

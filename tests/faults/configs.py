@@ -17,7 +17,13 @@ from dua_lightning.__main__ import CONF
 from tests.faults import child
 from tests.helpers.cli import TINY, Done, refused
 
-BASES = ((), ("method=lwf",), ("method=imm", "importance=fim"), ("method=task_experts", "adapt=finetune"))
+BASES = (
+    (),
+    ("method=lwf",),
+    ("method=imm", "importance=fim"),
+    ("method=task_experts", "adapt=finetune"),
+    ("method=mean_imm", "statistics=server"),
+)
 
 NUMBERS = (
     *(
@@ -50,7 +56,10 @@ WORDS = (
     *("dua_lightning.nets.mlp", "os.system", "builtins.print", "builtins.dict", "dua_lightning.nothing", "a.b"),
     *("/dev/null/x", "/proc/nothing", "/dev/full", "x" * 300, "a\0b".replace("\0", "\\0"), "[1,null]", "[1,1]", "[-1]"),
 )
-GROUPS = ("data", "data/images", "model", "method", "importance", "adapt", "trainer", "logger", "paths", "fidelity")
+GROUPS = (
+    *("data", "data/images", "model", "method", "regularise", "importance", "merge", "statistics", "adapt", "trainer"),
+    *("logger", "paths", "fidelity"),
+)
 
 NOT_ASKED = ("debug",)
 """Asks for the traceback."""

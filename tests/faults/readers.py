@@ -29,6 +29,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.nets import vgg11
 from dua_lightning.report import records, tables
 from dua_lightning.report.records import Record
+from dua_lightning.report.reduce import reduce
 from dua_lightning.store import tensorfile
 from dua_lightning.store.store import KINDS, Kind, Recipe, Store, read
 from tests.data.scenes import mit_members, mit_web, picture, tar
@@ -121,8 +122,9 @@ def _records(folder: Path) -> Path:
 
 def _read_records(path: Path) -> Any:
     frame = records.read(path)
-    tables.table(frame, "title")
-    tables.write_summary(frame, path.with_name("summary.json"))
+    reduced = reduce([frame])
+    tables.table(reduced, "title")
+    tables.write_summary(reduced, records.costs(path.with_name("costs.csv")), None, path.with_name("summary.json"))
     return frame.to_csv()
 
 

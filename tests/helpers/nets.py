@@ -4,6 +4,8 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -77,11 +79,12 @@ def equal(actual: object, expected: object) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-def add_gradients_(method: Regulariser, net: nn.Module) -> None:
-    """The penalty's gradient onto each gradient of `net`."""
-    for name, p in net.named_parameters():
-        if p.grad is not None:
-            method.add_gradient_(name, p, p.grad)
+def add_gradients_(regulariser: Regulariser, net: nn.Module) -> None:
+    """What the regulariser adds to the gradients of `net`, by the calls that Lightning makes."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    trainer: Any = SimpleNamespace(optimizers=[optimizer])
+    regulariser.on_fit_start(trainer, net)
+    regulariser.on_before_optimizer_step(trainer, net, optimizer)
 
 
 @contextmanager

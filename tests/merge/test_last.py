@@ -8,9 +8,9 @@ from tests.helpers.nets import MLP
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_every_task_gets_the_last_state_and_priors_are_not_read(count: int) -> None:
+def test_every_task_gets_the_last_state_and_nothing_else_is_read(count: int) -> None:
     experts = [MLP.expert(seed, Task(f"t{seed}", slice(seed, seed + 1))) for seed in range(count)]
     for priors in ([], [object()] * count):
-        model = Last()(experts, priors)
+        model = Last()(experts, priors, {})
         assert list(model) == [f"t{t}" for t in range(count)]
         assert all(state is experts[-1].state for state in model.values())

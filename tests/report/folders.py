@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dua_lightning.report import records
-from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report import loggers, records, runs
+from dua_lightning.report.records import CostRecord, Record, TrainingRecord
 from dua_lightning.store.files import write_text
 from tests.report.test_tables import made
 
@@ -23,13 +23,16 @@ SETTINGS = {
     "seed": [1, 2, 3],
 }
 GIVEN = ["+experiment=digits", "paths.output_dir=out"]
-EPOCHS = "seed,experts,task,epoch,train_loss,val_accuracy,lr\n" + "".join(
-    f"{seed},L2-transfer,{task},{epoch},0.5,{50 + 10 * epoch},0.001\n"
+TRAININGS = [
+    TrainingRecord(seed, "L2-transfer", task, 3, 2.5 * seed, 80.0 + len(task))
     for seed in (1, 2)
-    for task in ("0-1", "2-3")
-    for epoch in (1, 2, 3)
+    for task in ("0-1", "2-10")
+]
+CURVE = "epoch,lr-SGD,step,train_loss,val_accuracy\n" + "".join(
+    f"{epoch},,{step},,{60 + 10 * epoch}\n{epoch},,{step},0.5,\n,0.001,{step},,\n"
+    for epoch, step in ((0, 9), (1, 19), (2, 29))
 )
-LOG = "2026-01-01 INFO display: seed 1: L2-transfer experts trained in 10.5 s, validation %: 0-1 80.0\n"
+"""The curve of a training as Lightning writes it: each of several metrics has a line of its own."""
 
 
 def run(
@@ -45,8 +48,10 @@ def run(
         CostRecord("digits", "mlp", "finetune", "MAS-RACL", user, 1, 1, "0-1", 1000, 2048, 0.25, 2**20) for user in "ab"
     ]
     records.write(costs, folder / "costs.csv")
-    write_text(folder / "training.csv", EPOCHS)
-    write_text(folder / "dua.log", LOG)
+    records.write(TRAININGS, folder / "trainings.csv")
+    for training in TRAININGS:
+        place = "/".join(loggers.place(training.seed, training.experts, training.task))
+        write_text(folder / "csv" / "version_0" / place / "metrics.csv", CURVE)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**SETTINGS, **(settings or {})})))
     write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(given))))
     environment = {"command": ["python"], "dua_lightning": "0.1.0", "git_commit": "abc", "packages": {"torch": "2.11"}}
@@ -55,11 +60,9 @@ def run(
     return folder
 
 
-def sweep(folder: Path, cells: Sequence[tuple[Sequence[Record], dict[str, Any], Sequence[str]]]) -> Path:
-    """A finished sweep: a folder for each cell, and the table of all of them."""
-    for place, cell in enumerate(cells):
-        run(folder / str(place), *cell)
-    records.write([record for found, _, _ in cells for record in found], folder / "records.csv")
+def sweep(folder: Path, jobs: Sequence[tuple[Sequence[Record], dict[str, Any], Sequence[str]]]) -> Path:
+    """A finished sweep: a folder for each job, and the table of all of them."""
+    runs.join([run(folder / str(place), *job) for place, job in enumerate(jobs)], folder / "records.csv")
     return folder
 
 

@@ -5,18 +5,19 @@ import pandas as pd
 import pytest
 
 from dua_lightning.report import headlines
-from dua_lightning.report.tables import merits
+from dua_lightning.report.reduce import reduce
 from tests.report.test_tables import made
 
 NAN = np.nan
 KEEPS = np.array([[80.0, NAN, NAN], [80.0, 50.0, NAN], [60.0, 50.0, 90.0]])
 GAINS = np.array([[80.0, NAN, NAN], [80.0, 50.0, NAN], [82.0, 50.0, 90.0]])
+RISING = (("a", 1), ("b", 2))
 JOINT = np.array([[NAN] * 3, [NAN] * 3, [90.0, 90.0, 90.0]])
 
 
 @pytest.fixture
 def found() -> pd.DataFrame:
-    return merits(pd.DataFrame(made()))
+    return reduce([pd.DataFrame(made())]).draws
 
 
 def test_who_serves_best_and_who_is_served_best(found: pd.DataFrame) -> None:
@@ -27,6 +28,17 @@ def test_who_serves_best_and_who_is_served_best(found: pd.DataFrame) -> None:
     assert headlines.users(found).startswith("User a is served worst (")
     assert headlines.users(found[found["user"] == "a"]) == "How each method serves the one user, a"
     assert headlines.users(found.assign(average_accuracy=50.0)) == "The 2 users are served alike (50.0 %)"
+
+
+def test_how_unequally_users_are_served(found: pd.DataFrame) -> None:
+    one = found[(found["row"] == "Joint") & (found["user"] == "a")]
+    many = pd.concat(
+        one.assign(user=f"u{n}", row=row, average_accuracy=n / share) for n in range(101) for row, share in RISING
+    )
+    text = "Nine in ten users are within 45.0 points of accuracy under b, 90.0 under a"
+    assert headlines.spread(many) == text
+    alone = headlines.spread(many[many["row"] == "a"])
+    assert alone == "Nine in ten users of a are within 90.0 points of accuracy"
 
 
 def test_what_is_kept_and_lost() -> None:

@@ -1,4 +1,4 @@
-"""Runs and sweeps read back: which cells count, what is told apart, what is refused, how each is made again."""
+"""Runs and sweeps read back: which jobs count, what is told apart, what is refused, how each is made again."""
 
 import json
 import shutil
@@ -7,58 +7,80 @@ from pathlib import Path
 import pytest
 
 from dua_lightning.errors import InputError
+from dua_lightning.report.records import TrainingRecord
+from dua_lightning.report.reduce import trainings
 from dua_lightning.report.runs import read_runs, study
 from tests.report import folders
-from tests.report.test_tables import made
 
 
-def cell(method: str, seed: int, **trainer: float) -> tuple[list[object], dict[str, object], list[str]]:
+def job(method: str, seed: int, **trainer: float) -> tuple[list[object], dict[str, object], list[str]]:
     settings = {"method": {"name": method}, "seed": seed, "trainer": {"lr": 0.001, **trainer}}
     return folders.of(method, seed), settings, [f"method={method}", f"seed={seed}"]
 
 
 def test_a_run_is_read_whole(tmp_path: Path) -> None:
     (run,) = read_runs(folders.run(tmp_path / "run"))
-    assert len(run.records) == len(made())
+    assert len(run.results) == 3 * 2 * 2 * 3
     assert (run.settings["trainer.lr"], run.settings["seed"]) == (0.001, [1, 2, 3])
     assert len(run.costs) == 2
-    trained = run.trainings.to_dict("records")
-    assert trained[0] == {
+    assert [TrainingRecord(**line) for line in run.trainings.to_dict("records")] == folders.TRAININGS
+    curve = run.curves[(run.curves["seed"] == 2) & (run.curves["task"] == "2-10")]
+    assert list(curve["epoch"]) == [1, 2, 3]
+    assert list(curve["val_accuracy"]) == [60.0, 70.0, 80.0]
+    assert list(curve["train_loss"]) == [0.5] * 3
+
+
+def test_trainings_are_summed_over_tasks(tmp_path: Path) -> None:
+    first, second = trainings(study([folders.run(tmp_path / "run")]).trainings).to_dict("records")
+    assert first == {
         "experts": "L2-transfer",
         "seed": 1,
         "tasks": 2,
         "epochs": 6,
-        "seconds": 10.5,
-        "validation accuracy": 80.0,
+        "seconds": 5.0,
+        "validation accuracy": 83.5,
     }
-    assert trained[1]["seconds"] != trained[1]["seconds"], "the log says nothing of the second seed"
+    assert (second["seed"], second["seconds"]) == (2, 10.0)
+
+
+def test_the_curve_of_a_repeated_run_is_that_of_its_latest_version(tmp_path: Path) -> None:
+    folder = folders.run(tmp_path / "run")
+    (first, *_) = folder.rglob("seed_1/L2-transfer/0-1/metrics.csv")
+    again = Path(str(first).replace("version_0", "version_1"))
+    again.parent.mkdir(parents=True)
+    again.write_text("epoch,train_loss,val_accuracy\n0,0.1,99\n")
+    (curve,) = (run.curves for run in read_runs(folder))
+    assert list(curve[(curve["seed"] == 1) & (curve["task"] == "0-1")]["val_accuracy"]) == [99]
 
 
 def test_a_run_needs_neither_costs_nor_curves(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
-    for name in ("costs.csv", "training.csv", "dua.log", ".hydra/overrides.yaml"):
+    shutil.rmtree(folder / "csv")
+    assert len(study([folder]).curves) == 0
+    assert len(study([folder]).trainings) == 4
+    for name in ("costs.csv", "trainings.csv", ".hydra/overrides.yaml"):
         (folder / name).unlink()
     found = study([folder])
-    assert (len(found.costs), len(found.epochs), len(found.trainings)) == (0, 0, 0)
+    assert (len(found.costs), len(found.curves), len(found.trainings)) == (0, 0, 0)
 
 
-def test_of_a_sweep_only_the_cells_of_its_table_count(tmp_path: Path) -> None:
-    cells = [cell(method, seed) for method in ("racl", "imm") for seed in (1, 2)]
-    folder = folders.sweep(tmp_path / "sweep", cells)
+def test_of_a_sweep_only_the_jobs_of_its_table_count(tmp_path: Path) -> None:
+    jobs = [job(method, seed) for method in ("racl", "imm") for seed in (1, 2)]
+    folder = folders.sweep(tmp_path / "sweep", jobs)
     folders.run(folder / "10", folders.of("joint"))
     assert [run.folder.name for run in study([folder]).runs] == ["0", "1", "2", "3"]
-    assert set(study([folder]).records["label"]) == {"MAS-RACL", "MAS-IMM"}
+    assert set(study([folder]).reduced.draws["label"]) == {"MAS-RACL", "MAS-IMM"}
 
 
-def test_a_sweep_without_a_table_has_the_cells_that_finished(tmp_path: Path) -> None:
-    folder = folders.sweep(tmp_path / "sweep", [cell("racl", 1), cell("racl", 2)])
+def test_a_sweep_without_a_table_has_the_jobs_that_finished(tmp_path: Path) -> None:
+    folder = folders.sweep(tmp_path / "sweep", [job("racl", 1), job("racl", 2)])
     (folder / "records.csv").unlink()
     (folder / "1" / "done.json").unlink()
     assert [run.folder.name for run in read_runs(folder)] == ["0"]
 
 
 def test_what_failed_or_was_stopped_is_named(tmp_path: Path) -> None:
-    folder = folders.sweep(tmp_path / "sweep", [cell("racl", 1)])
+    folder = folders.sweep(tmp_path / "sweep", [job("racl", 1)])
     (folder / "1").mkdir()
     (folder / "1" / "failed.json").write_text(json.dumps({"reason": "no room"}))
     stopped = folders.run(tmp_path / "stopped", folders.of("imm", 1))
@@ -68,8 +90,8 @@ def test_what_failed_or_was_stopped_is_named(tmp_path: Path) -> None:
 def test_the_same_run_given_twice_counts_once(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
     found = study([folder, folder])
-    assert len(found.records) == len(made())
-    assert len(found.trainings) == 2
+    assert len(found.reduced.draws) == 3 * 2 * 2 * 3
+    assert (len(found.trainings), len(found.curves)) == (4, 12)
 
 
 def test_rows_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) -> None:
@@ -79,8 +101,9 @@ def test_rows_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) -> No
         (folders.of("imm", 1), {"method": {"name": "imm"}}, []),
     ]
     found = study([folders.sweep(tmp_path / "sweep", changed)])
-    assert set(found.records["label"]) == {"MAS-RACL, lr=0.01", "MAS-RACL, lr=0.001", "MAS-IMM"}
-    assert set(found.epochs["experts"]) == {"L2-transfer, lr=0.01", "L2-transfer, lr=0.001"}
+    assert set(found.reduced.draws["label"]) == {"MAS-RACL, lr=0.01", "MAS-RACL, lr=0.001", "MAS-IMM"}
+    for table in (found.trainings, found.curves):
+        assert set(table["experts"]) == {"L2-transfer, lr=0.01", "L2-transfer, lr=0.001"}
 
 
 def test_two_results_by_the_same_settings_are_refused(tmp_path: Path) -> None:
@@ -106,8 +129,8 @@ def test_what_the_command_line_dropped_and_replaced_has_no_command(tmp_path: Pat
     assert commands == [f"python -m dua_lightning importance=fim method=joint seed={seed}" for seed in (1, 2, 3)]
 
 
-def test_a_cell_has_one_command(tmp_path: Path) -> None:
-    (run,) = read_runs(folders.sweep(tmp_path / "sweep", [cell("racl", 1)]))
+def test_a_job_has_one_command(tmp_path: Path) -> None:
+    (run,) = read_runs(folders.sweep(tmp_path / "sweep", [job("racl", 1)]))
     assert dict(run.commands()) == {"all of it": "python -m dua_lightning method=racl seed=1"}
 
 
@@ -121,7 +144,10 @@ def test_a_cell_has_one_command(tmp_path: Path) -> None:
         ("records.csv", "a,b\n1,2\n"),
         ("costs.csv", "a,b\n1,2\n"),
         ("costs.csv", ""),
-        ("training.csv", "seed\n1\n"),
+        ("trainings.csv", "seed\n1\n"),
+        ("trainings.csv", ""),
+        ("csv/version_0/seed_1/L2-transfer/0-1/metrics.csv", ""),
+        ("csv/version_0/seed_1/L2-transfer/0-1/metrics.csv", "epoch\n1\n"),
         (".hydra/overrides.yaml", "{"),
     ],
 )

@@ -44,7 +44,7 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "What is kept while tasks are learnt",
         "Cost",
         "Settings",
-        "How to run each cell again",
+        "How to run each row again",
     ]
     found = tables(document)
     assert list(found) == ["rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
@@ -65,7 +65,7 @@ def test_every_figure_is_an_svg_with_its_title(document: Document) -> None:
 
 
 def test_epochs_are_whole_numbers(tmp_path: Path) -> None:
-    epochs = runs.study([folders.run(tmp_path / "run")]).epochs
+    epochs = runs.study([folders.run(tmp_path / "run")]).curves
     curves = figures.training_curves(epochs[epochs["epoch"] < 3], tmp_path / "training.svg").read_text()
     # Text is drawn as outlines, below what it says.
     assert "<!-- 2 -->" in curves
@@ -83,7 +83,7 @@ def test_the_tables_hold_the_run(document: Document) -> None:
     assert "method.rows" not in settings
 
 
-def test_every_cell_has_a_command(document: Document) -> None:
+def test_every_row_and_seed_has_a_command(document: Document) -> None:
     (commands,) = (part for part in document.sections[-1].parts if isinstance(part, Commands))
     assert commands.lines["method=imm importance=mas seed=3"].endswith("method=imm importance=mas seed=3")
 
@@ -91,7 +91,7 @@ def test_every_cell_has_a_command(document: Document) -> None:
 def test_a_single_row_user_and_seed_without_costs(tmp_path: Path) -> None:
     one = [r for r in folders.of("joint", 1) if r.user == "a" and r.iteration == 1]
     folder = folders.run(tmp_path / "run", one, {"seed": 1, "method": {"name": "joint"}})
-    for name in ("costs.csv", "training.csv", "environment.json"):
+    for name in ("costs.csv", "trainings.csv", "environment.json"):
         (folder / name).write_text("{}") if name.endswith("json") else (folder / name).unlink()
     found = of(folder)
     titles = [section.title for section in found.sections]
@@ -155,9 +155,3 @@ def test_the_same_run_draws_the_same_files(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
     first = {picture.path.name: picture.path.read_bytes() for picture in pictures(of(folder))}
     assert {picture.path.name: picture.path.read_bytes() for picture in pictures(of(folder))} == first
-
-
-def test_words_in_a_row_are_cut_where_they_are_many() -> None:
-    assert sections._and(["a"]) == "a"
-    assert sections._and("abcdef") == "a, b, c, d, e and f"
-    assert sections._and("abcdefgh") == "a, b, c, d, e and 3 more"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -57,23 +58,26 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         stream.write(made()[:1])
 
 
-class Full:
-    """Takes what is written and has no room for it."""
+class Full(StringIO):
+    """Has room for the first records alone."""
 
-    def write(self, _: str) -> None:
-        raise OSError(28, "No space left on device")
+    def write(self, text: str) -> int:
+        if self.tell():
+            raise OSError(28, "No space left on device")
+        return super().write(text)
 
 
 def filled(stream: Stream) -> None:
     with stream:
         stream.write(made()[:6])
-        stream._file = Full()
         stream.write(made()[6:12])
 
 
-def test_a_full_disk_is_one_line_and_the_earlier_table_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_earlier_table_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "records.csv").write_text("earlier")
-    with pytest.raises(InputError, match="No space left"):
-        filled(Stream(tmp_path / "records.csv"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_, **__: Full())
+        with pytest.raises(InputError, match="No space left"):
+            filled(Stream(tmp_path / "records.csv"))
     assert (tmp_path / "records.csv").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["records.csv"]

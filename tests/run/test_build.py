@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from omegaconf import OmegaConf
 
 from dua_lightning.errors import InputError
-from dua_lightning.run.build import build, check
+from dua_lightning.merge import Merge
+from dua_lightning.run.build import Choice, build, check, typed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Outer:
 
 
 def node(**settings: object) -> object:
-    return OmegaConf.create({"_target_": f"{__name__}.Outer", "name": "outer", "label": "Outer", **settings})
+    return {"_target_": f"{__name__}.Outer", "name": "outer", "label": "Outer", **settings}
 
 
 INNER = {"_target_": f"{__name__}.Inner", "size": 3}
@@ -52,7 +52,30 @@ def test_what_does_not_fit_is_named(settings: dict[str, object], words: tuple[st
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_of_the_configuration_is_checked_item_by_item() -> None:
-    assert check(OmegaConf.create([1, 2]), list[int], "seed") == [1, 2]
+def test_a_list_is_checked_item_by_item() -> None:
+    assert check([1, 2], list[int], "seed") == [1, 2]
     with pytest.raises(InputError, match="seed"):
-        check(OmegaConf.create([1, "x"]), list[int], "seed")
+        check([1, "x"], list[int], "seed")
+
+
+def test_a_choice_is_named_for_people_and_plain_for_digests() -> None:
+    choice = Choice("adapt", node(inner={**INNER, "label": "In"}, rate=1))
+    assert (choice.name, choice.label) == ("outer", "Outer")
+    assert choice.plain() == {"_target_": f"{__name__}.Outer", "inner": INNER, "rate": 1}
+    assert choice.build(given="x") == Outer(Inner(3), 1.0, "a", "x")
+    with pytest.raises(InputError, match=r"adapt\.name=None"):
+        Choice("adapt", {"_target_": "x"}).name  # noqa: B018, it raises
+
+
+def test_what_a_protocol_has_and_an_object_lacks_is_named() -> None:
+    with pytest.raises(InputError, match=r"does not make a Merge, which has __call__, keeps_statistics, needs_prior"):
+        build(INNER, "merge", Merge)
+
+
+def test_a_dataclass_of_settings_is_checked_field_by_field_and_the_rest_is_left() -> None:
+    assert typed({"size": 2, "else": 3}, Inner, "here") == Inner(2)
+    for values, words in [({"size": "x"}, r"here\.size=x"), (3, "here=3")]:
+        with pytest.raises(InputError, match=words):
+            typed(values, Inner, "here")
+    with pytest.raises(InputError, match=r"here\.inner is missing; give here\.inner=VALUE"):
+        typed({"rate": 1.0}, Outer, "here")

@@ -29,7 +29,7 @@ ROWS = {
     "MAS-IMM": ("method=imm", "importance=mas"),
     "FIM-IMM": ("method=imm", "importance=fim"),
     "mean-IMM": ("method=mean_imm",),
-    "Task Experts": ("method=task_experts", "adapt=finetune"),
+    "Task Experts": ("method=task_experts",),
     "EWC": ("method=ewc",),
     "MAS": ("method=mas",),
     "LwF": ("method=lwf",),
@@ -105,6 +105,13 @@ def test_all_rows_give_what_each_gives_alone(dua: Run, tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(together[together["label"] == label].reset_index(drop=True), alone)
 
 
+def test_a_verb_on_the_command_line_is_the_choice_of_rows_that_do_not_name_it(dua: Run, tmp_path: Path) -> None:
+    assert dua("method=all", "logger=none", "importance=mas", "adapt=none", "merge=mean").status == 0
+    labels = list(dict.fromkeys(read(tmp_path / "out" / "records.csv")["label"]))
+    ours = ["RACL, mean merge", "IMM, mean merge", "mean-IMM", "EWC, mean merge", "MAS, mean merge", "LwF, mean merge"]
+    assert labels == [*ours, "Joint, mean merge"]
+
+
 def test_all_rows_write_to_one_folder_whose_name_has_the_time(tmp_path: Path) -> None:
     # Loading torch lets seconds pass between the run's configuration and those of its rows.
     done = spawn(*TINY, "method=all", "importance=fim", "logger=none", cwd=tmp_path)
@@ -141,7 +148,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     out = tmp_path / "out"
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["seed"] == 3
-    assert config["method"]["regulariser"]["temperature"] == 2
+    assert config["regularise"]["temperature"] == 2
     assert config["paths"]["output_dir"] == str(out)
     assert "${" not in (out / "config.yaml").read_text()
     environment = json.loads((out / "environment.json").read_text())
@@ -194,13 +201,16 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     assert done.status == 0
     shown = (
         "data: catprior, digits, numbers, own_users",
-        "importance: fim, mas",
+        "importance: fim, mas, uniform",
+        "merge: each, last, mean, mode",
+        "regularise: ewc, l2_transfer, lwf, mas, none",
+        "statistics: last, mean, server, task",
         "logger: csv, none, wandb",
         "experiment: catprior, digits",
     )
     for text in shown:
         assert text in done.out
-    assert done.out.count("python -m dua_lightning") == 6
+    assert done.out.count("python -m dua_lightning") == 7
 
 
 BAD = {
@@ -225,7 +235,9 @@ BAD = {
     "an empty network": (("model.width=0",), ("width=0",)),
     "no such logger mode": (("logger=wandb", "logger.mode=x"), ("logger.mode=x", "offline")),
     "a label rule that does not exist": (("importance=fim", "importance.labels=x"), ("sampled",)),
-    "rows that exclude each other": (("method=all", "importance=fim", "adapt=adabn"), ("adabn",)),
+    "rows that exclude each other": (("method=table4", "adapt=adabn_released"), ("adapt=adabn_released",)),
+    "a merge that nobody measures priors for": (("method=ewc", "merge=mode"), ("merge=mode", "prior=user")),
+    "a row that names no verb": (("method=all", "method.rows=[{method: racl, model: mlp}]"), ("model=mlp", "adapt")),
     "a data set that is not there": (
         ("data=numbers", "data.download=false"),
         ("MNIST", "data=digits", "paths.data_dir"),

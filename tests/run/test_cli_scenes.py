@@ -53,8 +53,8 @@ def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path)
         ("adapt=adabn",),
         ("adapt=adabn_released", "method=joint"),
         ("adapt=adabn", "fidelity=released", "importance=fim"),
-        ("merge.batch_norm=server", "method=imm"),
-        ("merge.batch_norm=mean", "adapt=finetune"),
+        ("statistics=server", "method=imm"),
+        ("statistics=mean", "adapt=finetune"),
         ("adapt=adabn", "data.users_labelled=false", "data.iterations=2"),
     ],
     ids=" ".join,
@@ -110,7 +110,7 @@ BAD = {
         ("+experiment=transprior", "data/images=folder", "data.images.root=absent"),
         ("absent",),
     ),
-    "a rule for buffers that does not exist": (("merge.batch_norm=first",), ("first", "last, task, mean, server")),
+    "statistics that do not exist": (("statistics=first",), ("statistics=first", "last, mean, server, task")),
     "a fidelity that does not exist": (("fidelity=exact",), ("fidelity=exact", "paper, released")),
 }
 

@@ -1,21 +1,37 @@
 """The configuration: every choice composes and builds what the paper's table of rows says."""
 
+import inspect
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig
 
+from dua_lightning import regularise
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
 from dua_lightning.errors import InputError
-from dua_lightning.importance import FIM, MAS, Uniform
-from dua_lightning.merge import Each, Last, Mode
-from dua_lightning.regularise import Anchor, Distil, Free
-from dua_lightning.run.build import build
-from dua_lightning.run.rows import make
-from dua_lightning.training.training import Training
+from dua_lightning.importance import FIM, MAS
+from dua_lightning.merge import (
+    Each,
+    Last,
+    LastStatistics,
+    Mean,
+    MeanStatistics,
+    Mode,
+    ServerStatistics,
+    TaskStatistics,
+)
+from dua_lightning.regularise import EWC, L2Transfer, LwF, NoRegulariser, Regulariser
+from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.settings import VERBS, of_seed
+from dua_lightning.run.training import device, make
+from dua_lightning.training import Plateau
 
 
 def choices(group: str) -> list[str]:
@@ -25,40 +41,132 @@ def choices(group: str) -> list[str]:
 METHODS = [name for name in choices("method") if "rows:" not in (CONF / "method" / f"{name}.yaml").read_text()]
 
 # The rows of the paper as combinations: label, regulariser, who measures psi with what, chi, phi.
-L2 = Anchor(Uniform(), 1e-3, accumulate=False)
+L2 = L2Transfer(1e-3)
 ROWS = {
     ("racl", "mas", "none"): ("MAS-RACL", L2, "user", MAS(), Mode(), Unchanged()),
     ("racl", "fim", "none"): ("FIM-RACL", L2, "user", FIM("true", seed=1), Mode(), Unchanged()),
     ("imm", "mas", "none"): ("MAS-IMM", L2, "server", MAS(), Mode(), Unchanged()),
     ("imm", "fim", "none"): ("FIM-IMM", L2, "server", FIM("true", seed=1), Mode(), Unchanged()),
-    ("mean_imm", "mas", "none"): ("mean-IMM", L2, "server", Uniform(), Mode(), Unchanged()),
+    ("mean_imm", "mas", "none"): ("mean-IMM", L2, "none", None, Mean(), Unchanged()),
     ("task_experts", "mas", "finetune"): ("Task Experts", L2, "none", None, Each(), Finetune(10, 5e-4, 0.9, seed=1)),
-    ("ewc", "mas", "none"): ("EWC", Anchor(FIM("true"), 400, accumulate=True), "none", None, Last(), Unchanged()),
-    ("mas", "mas", "none"): ("MAS", Anchor(MAS(), 1, accumulate=True), "none", None, Last(), Unchanged()),
-    ("lwf", "mas", "none"): ("LwF", Distil(1, 2), "none", None, Last(), Unchanged()),
-    ("joint", "mas", "none"): ("Joint", Free(), "none", None, Last(), Unchanged()),
+    ("ewc", "mas", "none"): ("EWC", EWC(400), "none", None, Last(), Unchanged()),
+    ("mas", "mas", "none"): ("MAS", regularise.MAS(1), "none", None, Last(), Unchanged()),
+    ("lwf", "mas", "none"): ("LwF", LwF(1, 2), "none", None, Last(), Unchanged()),
+    ("joint", "mas", "none"): ("Joint", NoRegulariser(), "none", None, Last(), Unchanged()),
 }
 
 
+@cache
 def config(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", list(overrides))
 
 
+def row(*overrides: str) -> Row:
+    """The one row of a configuration, for its first seed."""
+    (found,) = rows(of_seed([config(*overrides)], 1))
+    return found
+
+
+def same(a: Regulariser, b: Regulariser) -> bool:
+    """Whether both are of one class and have the same settings, before anything is learnt."""
+    return type(a) is type(b) and vars(a) == vars(b)
+
+
 @pytest.mark.parametrize("choice", ROWS, ids="-".join)
 def test_a_row_of_the_paper_is_this_combination(choice: tuple[str, str, str]) -> None:
     method, importance, adapt = choice
-    row = make(config(f"method={method}", f"importance={importance}", f"adapt={adapt}"))
-    assert (row.label, row.regulariser, row.prior, row.psi, row.chi, row.phi) == ROWS[choice]
-    assert row.training == ("joint" if method == "joint" else "sequential")
+    found = row(f"method={method}", f"importance={importance}")
+    label, regulariser, *rest = ROWS[choice]
+    assert [found.label, found.prior, found.psi, found.chi, found.phi] == [label, *rest]
+    assert same(found.regulariser, regulariser)
+    assert found.training == ("joint" if method == "joint" else "sequential")
+    assert found.adapt == adapt
+    assert found.statistics == (None if found.chi.keeps_statistics else LastStatistics())
 
 
-@pytest.mark.parametrize("choice", [*product(METHODS, choices("importance"), choices("adapt"))], ids="-".join)
-def test_every_combination_builds(choice: tuple[str, str, str]) -> None:
-    method, importance, adapt = choice
-    row = make(config(f"method={method}", f"importance={importance}", f"adapt={adapt}"))
-    assert (row.method, row.adapt) == (method, adapt)
-    assert row.importance == (importance if method in ("racl", "imm") else {"mean_imm": "uniform"}.get(method, "none"))
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("method", ["racl", "mean_imm", "joint"])
+def test_every_choice_of_a_verb_goes_with_every_kind_of_method_or_is_refused(method: str, verb: str) -> None:
+    for choice in choices(verb):
+        if (verb, choice) == ("merge", "mode") and config(f"method={method}").prior == "none":
+            with pytest.raises(InputError, match="prior=user or prior=server"):
+                row(f"method={method}", "merge=mode")
+        else:
+            found = row(f"method={method}", f"{verb}={choice}")
+            assert found.method == method
+            assert (
+                found.settings["phi"]
+                == of_seed([config(f"method={method}", f"{verb}={choice}")], 1).rows[0].adapt.plain()
+            )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_choice_is_named_by_its_file_and_says_how_tables_call_it(verb: str) -> None:
+    for choice in choices(verb):
+        node = config(f"{verb}={choice}")[verb]
+        assert node.name == choice
+        assert node.label
+
+
+def test_a_verb_on_the_command_line_beats_the_methods_own() -> None:
+    for overrides in (("method=ewc", "merge=mean"), ("merge=mean", "method=ewc")):
+        assert row(*overrides).chi == Mean()
+    assert row("method=task_experts", "adapt=none").phi == Unchanged()
+    assert same(row("+experiment=digits", "method=lwf", "regularise=ewc").regulariser, row("method=ewc").regulariser)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        (("adapt=adabn",), "MAS-RACL + AdaBN"),
+        (("regularise=ewc", "importance=fim"), "FIM-RACL, EWC training"),
+        (("regularise=ewc", "merge=mean", "importance=fim"), "RACL, EWC training, mean merge"),
+        (("method=mean_imm", "statistics=server", "adapt=adabn"), "mean-IMM, server statistics + AdaBN"),
+        (("method=ewc", "merge=mode", "prior=server"), "MAS-EWC, server's priors, mode merge"),
+        (("prior=server",), "MAS-RACL, server's priors"),
+        (("training=joint",), "MAS-RACL, joint training"),
+        (("method=ewc", "importance=fim", "statistics=server", "prior=user"), "EWC"),
+        (("method=task_experts", "adapt=none"), "Task Experts + no adaptation"),
+        (("+method.importance=fim",), "RACL, MAS"),
+        (("+method.importance=mas",), "RACL"),
+    ],
+    ids="-".join,
+)
+def test_a_label_names_every_choice_that_is_used_and_not_the_methods_own(
+    overrides: tuple[str, ...], label: str
+) -> None:
+    assert row(*overrides).label == label
+
+
+def test_every_method_is_a_row_of_the_paper() -> None:
+    assert {choice[0] for choice in ROWS} == set(METHODS)
+
+
+def test_a_merge_without_priors_has_nobody_measure_them() -> None:
+    found = row("merge=mean")
+    assert (found.psi, found.prior, found.importance, found.settings["psi"]) == (None, "none", "none", None)
+
+
+def test_the_training_of_experts_has_the_regularisers_name() -> None:
+    assert [row(f"method={m}").training_label for m in ("racl", "ewc", "joint")] == ["L2-transfer", "EWC", "Joint"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("prior=nobody", "prior=nobody.*'user', 'server' or 'none'"),
+        ("training=twice", "training=twice.*'sequential' or 'joint'"),
+        ("method.label=null", r"method\.label=None"),
+        ("~method.merge", r"method\.merge is missing"),
+        ("store.priors=some", r"store\.priors=some"),
+        ("fidelity.imm_data=x", r"fidelity\.imm_data=x.*validation"),
+        ("adapt._target_=dua_lightning.merge.Last", "does not make an Adapt, which has check"),
+    ],
+)
+def test_a_setting_is_checked_where_a_run_begins(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        row(override)
 
 
 def test_small_networks_run_on_one_thread_and_others_on_pytorchs_choice() -> None:
@@ -71,18 +179,18 @@ def test_small_networks_run_on_one_thread_and_others_on_pytorchs_choice() -> Non
 
 def test_the_released_behaviour_is_these_settings() -> None:
     cfg = config("fidelity=released", "adapt=finetune")
-    row = make(cfg)
-    assert row.regulariser == Anchor(Uniform(), 1.0, accumulate=False, first_task=3, pull_head=True)
-    assert row.psi == MAS("batch_mean")
-    assert row.chi == Mode("zero", "last")
-    assert row.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
-    assert (cfg.trainer.stop_after, cfg.trainer.reset_batch_norm) == (6, True)
-    fim = make(config("fidelity=released", "importance=fim", "method=imm"))
+    found = row("fidelity=released", "adapt=finetune")
+    assert same(found.regulariser, L2Transfer(1.0, first_task=3, pull_head=True))
+    assert found.psi == MAS("batch_mean")
+    assert (found.chi, found.statistics) == (Mode("zero"), LastStatistics())
+    assert found.phi == Finetune(10, 5e-4, 0.9, seed=1, reset_batch_norm=True)
+    assert (cfg.callbacks.plateau.stop_after, cfg.reset_batch_norm) == (6, True)
+    fim = row("fidelity=released", "importance=fim", "method=imm")
     assert fim.psi == FIM("sampled", 1, "batch_mean", 1e-8)
     assert fim.training_data_too
-    assert make(config("fidelity=released", "adapt=adabn")).phi == AdaBNReleased()
-    assert make(config("fidelity=released", "adapt=adabn_s")).phi == AdaBNSReleased(5, 1e-3, 0.9)
-    assert make(config("adapt=adabn_s")).phi == AdaBNS(5, 1e-3, 0.9)
+    assert row("fidelity=released", "adapt=adabn").phi == AdaBNReleased()
+    assert row("fidelity=released", "adapt=adabn_s").phi == AdaBNSReleased(5, 1e-3, 0.9)
+    assert row("adapt=adabn_s").phi == AdaBNS(5, 1e-3, 0.9)
     scenes = config("+experiment=transprior", "fidelity=released").data
     assert not scenes.augment
     assert not scenes.images.resize_users
@@ -91,30 +199,48 @@ def test_the_released_behaviour_is_these_settings() -> None:
 
 
 def test_each_released_behaviour_can_be_chosen_alone() -> None:
-    row = make(config("fidelity.zero_importance=zero"))
-    assert row.chi == Mode("zero", "last")
-    assert (row.regulariser, row.psi) == (L2, MAS())
+    found = row("fidelity.zero_importance=zero")
+    assert found.chi == Mode("zero")
+    assert found.psi == MAS()
+    assert same(found.regulariser, L2)
 
 
-@pytest.mark.parametrize("rule", ["last", "task", "mean", "server"])
-def test_the_buffers_of_a_merged_model_are_a_named_choice(rule: str) -> None:
-    row = make(config(f"merge.batch_norm={rule}"))
-    assert row.recalibrate == (rule == "server")
-    assert row.chi == Mode(batch_norm="task" if rule == "server" else rule)
-    assert not make(config(f"merge.batch_norm={rule}", "method=ewc")).recalibrate
-    with pytest.raises(InputError, match="last, task, mean, server"):
-        make(config("merge.batch_norm=first"))
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("last", LastStatistics()),
+        ("task", TaskStatistics()),
+        ("mean", MeanStatistics()),
+        ("server", ServerStatistics(100)),
+    ],
+)
+def test_the_statistics_of_a_merged_model_are_a_step_of_their_own(choice: str, expected: object) -> None:
+    assert row(f"statistics={choice}").statistics == expected
+    assert row(f"statistics={choice}", "method=mean_imm").statistics == expected
+    for whole in ("ewc", "task_experts", "joint"):
+        assert row(f"statistics={choice}", f"method={whole}").statistics is None
+
+
+PICTURES = [path.stem for path in sorted((CONF / "data").glob("*.yaml")) if "images:" in path.read_text()]
+
+
+@pytest.mark.parametrize("benchmark", PICTURES)
+@pytest.mark.parametrize("images", choices("data/images"))
+def test_every_benchmark_of_pictures_composes_with_every_source_of_them(benchmark: str, images: str) -> None:
+    overrides = [f"data={benchmark}", f"data/images={images}", "model=vgg11_bn"]
+    cfg = of_seed([config(*overrides, *(["data.images.root=R"] if images == "folder" else []))], 1)
+    small = images in ("photos", "digits")
+    assert cfg.data.node["images"]["name"] == images
+    assert cfg.data.node["input_size"] == (32 if small else 224)
+    assert cfg.model.node["weights"] == ("none" if small else "imagenet")
+    if images == "mit_indoor":
+        assert cfg.data.node["images"]["resize_users"] is True
 
 
 @pytest.mark.parametrize("benchmark", ["catprior", "transprior"])
-@pytest.mark.parametrize("images", choices("data/images"))
-def test_networks_and_benchmarks_take_the_sizes_that_suit_the_images(benchmark: str, images: str) -> None:
-    cfg = config(
-        f"+experiment={benchmark}", f"data/images={images}", "data.images.root=R" if images == "folder" else "seed=1"
-    )
-    small = images in ("photos", "digits")
-    assert (cfg.data.input_size, cfg.model.weights) == ((32, "none") if small else (224, "imagenet"))
-    assert (cfg.model.name, cfg.trainer.max_epochs, cfg.data.images.name) == ("vgg11_bn", 30, images)
+def test_a_papers_scene_benchmark_trains_vgg11_bn_for_30_epochs(benchmark: str) -> None:
+    cfg = config(f"+experiment={benchmark}", "data/images=photos")
+    assert (cfg.model.name, cfg.trainer.max_epochs, cfg.data.images.name) == ("vgg11_bn", 30, "photos")
 
 
 def test_the_scene_benchmarks_are_those_of_section_4() -> None:
@@ -125,36 +251,130 @@ def test_the_scene_benchmarks_are_those_of_section_4() -> None:
 
 
 def test_labels_tell_all_combinations_apart() -> None:
-    used = product(("racl", "imm"), choices("importance"), choices("adapt"))
-    rest = product([m for m in METHODS if m not in ("racl", "imm")], ["mas"], choices("adapt"))
-    rows = [make(config(f"method={m}", f"importance={i}", f"adapt={a}")) for m, i, a in [*used, *rest]]
-    assert len({row.label for row in rows}) == len(rows)
+    verbs = ("regularise", "importance", "merge", "statistics", "adapt")
+    few = {**{verb: choices(verb)[:2] for verb in verbs}, "merge": ["mean", "mode"]}
+    nodes = {verb: {choice: config(f"{verb}={choice}")[verb] for choice in few[verb]} for verb in verbs}
+    found = []
+    for choice in product(*(few[verb] for verb in verbs)):
+        cfg = config().copy()
+        for verb, one in zip(verbs, choice, strict=True):
+            cfg[verb] = nodes[verb][one]
+        found += rows(of_seed([cfg], 1))
+    settings = {}
+    for one in found:
+        assert settings.setdefault(one.label, one.settings) == one.settings, one.label
+    # The importance does not count where the merge is a plain mean.
+    assert len(settings) == 3 * len(found) / 4
+
+
+def test_rows_that_are_the_same_are_one_and_others_of_one_name_are_refused() -> None:
+    same = of_seed([config("merge=mean", f"importance={choice}") for choice in ("mas", "fim")], 1)
+    assert [one.label for one in rows(same)] == ["RACL, mean merge"]
+    other = of_seed([config("importance=fim", f"importance.floor={floor}") for floor in (0, 1)], 1)
+    with pytest.raises(InputError, match="two rows of the method are called FIM-RACL"):
+        rows(other)
 
 
 def test_all_rows_are_the_papers() -> None:
-    rows = [(r.method, r.get("importance", "mas"), r.get("adapt", "none")) for r in config("method=all").method.rows]
-    assert rows == list(ROWS)
+    found = [(r.method, r.get("importance", "mas"), r.get("adapt", "none")) for r in config("method=all").method.rows]
+    assert found == list(ROWS)
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_an_experiment_can_be_narrowed_to_one_row(experiment: str) -> None:
     cfg = config(f"+experiment={experiment}", "method=lwf", "seed=4")
-    assert (make(cfg).label, cfg.seed, cfg.name) == ("LwF", 4, experiment)
+    assert (rows(of_seed([cfg], 4))[0].label, cfg.seed, cfg.name) == ("LwF", 4, experiment)
 
 
 def test_the_paper_trains_as_section_5_1_says() -> None:
-    cfg = config("+experiment=numbers")
-    trainer = {key: cfg.trainer[key] for key in ("max_epochs", "lr", "momentum", "patience", "factor")}
-    assert trainer == {"max_epochs": 10, "lr": 1e-3, "momentum": 0.9, "patience": 5, "factor": 0.1}
+    cfg = config("+experiment=numbers", "method=racl")
+    asked = make(of_seed([cfg], 1).training)
+    (optimizer, rule), weight = (asked.optimizer, asked.callbacks()), torch.nn.Parameter(torch.zeros(()))
+    assert isinstance(optimizer([weight]), torch.optim.SGD)
+    settings = optimizer([weight]).param_groups[0]
+    assert (settings["lr"], settings["momentum"], settings["nesterov"], settings["weight_decay"]) == (
+        1e-3,
+        0.9,
+        False,
+        0,
+    )
+    assert [vars(one) for one in rule] == [vars(Plateau())]
+    assert asked.scheduler is None
+    assert asked.trainer(logger=False).max_epochs == 10
     assert (cfg.data.batch_size, cfg.data.per_task_and_domain, list(cfg.seed)) == (20, 10_000, [1, 2, 3])
 
 
 @pytest.mark.parametrize("trainer", choices("trainer"))
-def test_a_trainer_is_the_papers_on_another_device(trainer: str) -> None:
-    cfg = config("+experiment=transprior", f"trainer={trainer}")
+def test_a_trainer_is_lightnings_on_a_device(trainer: str) -> None:
+    settings = of_seed([config("+experiment=transprior", f"trainer={trainer}")], 1).training
     gpu = {"accelerator": "gpu", "precision": "bf16-mixed"}
-    expected = {"default": {}, "gpu": gpu, "ddp": {**gpu, "devices": None}}[trainer]
-    assert build(cfg.trainer, "trainer", Training) == Training(max_epochs=30, **expected)
+    ddp = {**gpu, "devices": -1, "strategy": "ddp_spawn", "sync_batchnorm": True}
+    expected = {"default": {}, "cpu": {}, "gpu": gpu, "ddp": ddp, "mps": {"accelerator": "mps"}}[trainer]
+    plain = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "strategy": "auto", "sync_batchnorm": False}
+    given = make(settings).trainer.keywords
+    assert {name: given[name] for name in plain} == {**plain, **expected}
+    assert given["max_epochs"] == 30
+    assert [type(plugin).__name__ for plugin in given["plugins"]] == ["LightningEnvironment"]
+
+
+LIGHTNING = set(inspect.signature(Trainer).parameters) - {"logger", "callbacks"}
+NOT_LISTED = {
+    *("use_distributed_sampler", "barebones", "reload_dataloaders_every_n_epochs"),
+    *("enable_autolog_hparams", "model_registry"),
+}
+
+
+def test_every_argument_of_lightnings_trainer_can_be_given() -> None:
+    """Those that say nothing to people here are not listed, and can be added."""
+    assert set(config().trainer) - {"_target_", "_partial_"} == LIGHTNING - NOT_LISTED
+    asked = make(of_seed([config("trainer.gradient_clip_val=0.5", "+trainer.barebones=false")], 1).training)
+    assert asked.trainer(logger=False).gradient_clip_val == 0.5
+    with pytest.raises(InputError, match=r"trainer\.max_epoch is not a setting of lightning\.Trainer"):
+        make(of_seed([config("+trainer.max_epoch=3")], 1).training)
+    with pytest.raises(InputError, match=r"trainer\.max_epochs=many cannot be used"):
+        make(of_seed([config("trainer.max_epochs=many")], 1).training)
+
+
+@pytest.mark.parametrize("choice", choices("optimizer"))
+def test_an_optimizer_takes_the_parameters_of_a_network(choice: str) -> None:
+    made = make(of_seed([config(f"optimizer={choice}", "optimizer.lr=0.5")], 1).training)
+    assert made.optimizer([torch.nn.Parameter(torch.zeros(2))]).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("choice", choices("scheduler"))
+def test_a_scheduler_takes_an_optimizer(choice: str) -> None:
+    made = make(of_seed([config(f"scheduler={choice}")], 1).training)
+    optimizer = made.optimizer([torch.nn.Parameter(torch.zeros(2))])
+    if choice == "none":
+        assert made.scheduler is None
+    else:
+        made.scheduler(optimizer)
+
+
+def test_any_callback_of_lightnings_can_be_given() -> None:
+    cfg = config(
+        "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor", "+callbacks.lr.log_momentum=true"
+    )
+    rule, second = make(of_seed([cfg], 1).training).callbacks()
+    assert isinstance(rule, Plateau)
+    assert isinstance(second, LearningRateMonitor)
+    assert make(of_seed([config("callbacks=none")], 1).training).callbacks() == []
+    with pytest.raises(InputError, match=r"callbacks\.x\._target_=torch\.nn\.Linear cannot be used there"):
+        make(of_seed([config("+callbacks.x={_target_: torch.nn.Linear, in_features: 1, out_features: 1}")], 1).training)
+
+
+def test_processes_that_would_run_the_whole_program_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trainer\.strategy=ddp cannot be used.*ddp_spawn"):
+        make(of_seed([config("trainer.strategy=ddp")], 1).training)
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "tpu"])
+def test_a_device_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=f"trainer.accelerator={name} cannot be used"):
+        device(of_seed([config(f"trainer.accelerator={name}")], 1).training)
+    assert device(of_seed([config("trainer.accelerator=auto")], 1).training).type == "cpu"
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
@@ -166,12 +386,12 @@ def test_a_yaml_tells_its_story(path: Path) -> None:
 
 @pytest.mark.parametrize(("table", "adaptations"), [("table4", 3), ("adabn_artifact", 3)])
 def test_a_table_has_every_row_of_table_4_with_each_adaptation(table: str, adaptations: int) -> None:
-    rows = [(r.method, r.get("importance"), r.adapt) for r in config(f"method={table}").method.rows]
-    assert len(set(rows)) == len(rows)
-    mergeless = [row for row in rows if row[0] != "task_experts"]
-    assert len(mergeless) == 8 * adaptations
-    assert len({row[:2] for row in mergeless}) == 8
-    assert (("task_experts", None, "finetune") in rows) == (table == "table4")
+    found = [(r.method, r.get("importance"), r.adapt) for r in config(f"method={table}").method.rows]
+    assert len(set(found)) == len(found)
+    merged = [one for one in found if one[0] != "task_experts"]
+    assert len(merged) == 8 * adaptations
+    assert len({one[:2] for one in merged}) == 8
+    assert (("task_experts", None, "finetune") in found) == (table == "table4")
 
 
 def launcher(choice: str, *overrides: str) -> DictConfig:

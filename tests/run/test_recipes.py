@@ -1,8 +1,10 @@
 """What is made of what: settings that matter to a stage change its digest, and no others do."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,16 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.adapt import Unchanged
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.nets import mlp
+from dua_lightning.regularise import NoRegulariser
+from dua_lightning.run import recipes as module
 from dua_lightning.run.build import build
 from dua_lightning.run.recipes import Recipes
-from dua_lightning.run.rows import Row, make
+from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.settings import of_seed
+from dua_lightning.run.training import HARMLESS
+from dua_lightning.store.versions import Code
 from tests.helpers.cli import TINY
 
 BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
@@ -25,26 +31,49 @@ BASE = (*TINY, "method=racl", "importance=fim", "adapt=finetune")
 
 TO_EXPERTS = (
     *("seed=2", "data.tasks=3", "data.server_per_class=7", "data.batch_size=7", "data=numbers", "model.width=9"),
-    *("trainer.max_epochs=2", "trainer.lr=0.002", "trainer.momentum=0.8", "trainer.patience=4", "trainer.factor=0.2"),
-    *("trainer.stop_after=4", "trainer.reset_batch_norm=true", "trainer.accelerator=gpu"),
-    *("trainer.precision=bf16-mixed", "trainer.devices=2", "+model.hidden=2"),
-    *("method.regulariser.strength=0.5", "method.regulariser.accumulate=true", "method.regulariser.first_task=3"),
-    *("method.regulariser.pull_head=true", "method.regulariser.importance._target_=dua_lightning.importance.MAS"),
-    *("method.training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
+    *("trainer.max_epochs=2", "trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "trainer.devices=2"),
+    *("trainer.gradient_clip_val=1", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=1"),
+    *("trainer.enable_checkpointing=false", "trainer=ddp", "+model.hidden=2", "reset_batch_norm=true"),
+    *("optimizer=adamw", "optimizer.lr=0.002", "optimizer.momentum=0.8", "optimizer.nesterov=true"),
+    *("optimizer.weight_decay=0.1", "optimizer._partial_=false", "scheduler=cosine", "callbacks.plateau.monitor=x"),
+    *("callbacks.plateau.patience=4", "callbacks.plateau.factor=0.2", "callbacks.plateau.stop_after=4"),
+    *("callbacks=none", "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor"),
+    *("regularise.strength=0.5", "regularise.first_task=3", "regularise.pull_head=true", "regularise=ewc"),
+    *("regularise=none", "training=joint", "fidelity=released", "fidelity.l2_strength=0.5", "fidelity.stop_after=9"),
 )
 TO_RESULTS = (
     *("importance=mas", "importance.labels=sampled", "importance.floor=0.1", "importance.estimator=batch_mean"),
-    *("importance.seed=7", "importance.precision=bf16", "method.prior=server", "merge.batch_norm=mean"),
-    *("merge.batch_norm=server", "method.merge.zero_importance=zero", "adapt=none", "adapt=adabn", "adapt.epochs=3"),
+    *("importance.seed=7", "importance.precision=bf16", "prior=server", "statistics=mean"),
+    *(
+        "statistics=server",
+        "statistics=task",
+        "merge.zero_importance=zero",
+        "adapt=none",
+        "adapt=adabn",
+        "adapt.epochs=3",
+    ),
     *("adapt.lr=0.1", "adapt.momentum=0.5", "adapt.seed=7", "adapt.reset_batch_norm=true", "data.user_per_class=5"),
     *("data.user_batch_size=5", "data.users_labelled=false", "fidelity.fim_floor=0.5", "fidelity.zero_importance=zero"),
 )
 TO_NOTHING = (
-    *("name=another", "threads=3", "debug=true", "store.priors=true", "logger=none", "logger=wandb", "engine=joblib"),
+    *(
+        "name=another",
+        "logger.name=x",
+        "threads=3",
+        "debug=true",
+        "store.priors=true",
+        "logger=none",
+        "logger=wandb",
+        "engine=joblib",
+    ),
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
-    *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.experts=x", "method.adapt=x"),
-    *("importance.name=x", "importance.label=x", "adapt.name=x", "adapt.label=x", "fidelity.name=x"),
-    *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.checkpoint_seconds=1"),
+    *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.prior=none prior=user"),
+    *("method.training=joint training=sequential", "method.regularise=x", "method.merge=x", "method.statistics=x"),
+    *("method.adapt=x", "regularise.name=x", "regularise.label=x", "importance.name=x", "importance.label=x"),
+    *("merge.name=x", "merge.label=x", "statistics.name=x", "statistics.label=x", "adapt.name=x", "adapt.label=x"),
+    *("fidelity.name=x", "method=imm prior=user"),
+    *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.enable_progress_bar=true"),
+    *("trainer.profiler=simple", "trainer.log_every_n_steps=1", "trainer.default_root_dir=x"),
 )
 CLASSES = {**dict.fromkeys(TO_EXPERTS, 2), **dict.fromkeys(TO_RESULTS, 1), **dict.fromkeys(TO_NOTHING, 0)}
 
@@ -58,17 +87,19 @@ def _paths() -> Iterator[None]:
 
 @cache
 def benchmark(text: str, seed: int) -> Benchmark:
-    return build(OmegaConf.create(text), "data", seed=seed)
+    return build(json.loads(text), "data", seed=seed)
 
 
 def made_of(cfg: DictConfig, bench: Benchmark | None = None) -> tuple[Recipes, Row, Benchmark]:
-    row = make(cfg)
+    of_cfg = of_seed([cfg], cfg.seed)
+    (row,) = rows(of_cfg)
     if bench is None:
         # The numbers cannot be downloaded; what counts of them is that they are other images.
-        data = cfg.data if cfg.data._target_.endswith("digits") else compose("config", [*BASE, "seed=9"]).data
-        bench = benchmark(OmegaConf.to_yaml(data, resolve=True), 9 if data is not cfg.data else cfg.seed)
+        ours = cfg.data._target_.endswith("digits")
+        data = of_cfg.data if ours else of_seed([compose("config", [*BASE])], 9).data
+        bench = benchmark(json.dumps(data.node), cfg.seed if ours else 9)
     start = mlp(bench.shape, bench.classes, cfg.seed, width=cfg.model.width).state_dict()
-    return Recipes(cfg, start, bench), row, bench
+    return Recipes(of_cfg, start, bench), row, bench
 
 
 @cache
@@ -100,24 +131,41 @@ def effect(*changes: str) -> int:
 
 @pytest.mark.parametrize("change", CLASSES)
 def test_a_setting_reaches_what_it_matters_to(change: str) -> None:
-    assert effect(change) == CLASSES[change]
+    assert effect(*change.split()) == CLASSES[change]
 
 
 def test_all_gpus_are_so_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert keys("trainer=ddp") == keys("trainer=gpu", "trainer.devices=3") != keys("trainer=gpu")
+    keys.cache_clear()
+    assert keys("trainer=ddp") == keys("trainer=ddp", "trainer.devices=3") != keys("trainer=ddp", "trainer.devices=2")
+    keys.cache_clear()
+
+
+LISTED = ("_target_", "_partial_", "accelerator", "devices")
+
+
+@pytest.mark.parametrize("name", [name for name in OmegaConf.load(CONF / "trainer/default.yaml") if name not in LISTED])
+def test_every_argument_of_the_trainer_counts_but_those_that_change_no_bit(name: str) -> None:
+    cfg = compose("config", list(BASE))
+    recipes, row, bench = made_of(cfg)
+    of_cfg = of_seed([cfg], cfg.seed)
+    trainer = replace(of_cfg.training.trainer, node={**of_cfg.training.trainer.node, name: "another value"})
+    changed = replace(of_cfg, training=replace(of_cfg.training, trainer=trainer))
+    start = mlp(bench.shape, bench.classes, cfg.seed, width=cfg.model.width).state_dict()
+    other = Recipes(changed, start, bench)
+    pairs = list(zip(other.experts(row), recipes.experts(row), strict=True))
+    assert all((a.key == b.key) == (name in HARMLESS) for a, b in pairs)
 
 
 numbers = {
-    "trainer.lr": st.floats(1e-6, 1).filter(lambda value: value != 1e-3),
+    "optimizer.lr": st.floats(1e-6, 1).filter(lambda value: value != 1e-3),
     "adapt.lr": st.floats(1e-6, 1).filter(lambda value: value != 5e-4),
     "adapt.epochs": st.integers(1, 99).filter(lambda value: value != 10),
     "seed": st.integers(2, 2**31),
     "threads": st.integers(1, 64),
     "data.iterations": st.integers(2, 99),
-    "trainer.checkpoint_seconds": st.floats(0, 1e6),
 }
-CLASS_OF = {"trainer.lr": 2, "seed": 2, "adapt.lr": 1, "adapt.epochs": 1}
+CLASS_OF = {"optimizer.lr": 2, "seed": 2, "adapt.lr": 1, "adapt.epochs": 1}
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
@@ -146,8 +194,9 @@ def test_every_setting_has_its_place_in_the_lists() -> None:
         for path in every
         if path not in listed
         # A target is chosen by its group; fidelity's values act through the settings that name them.
-        and not (path.endswith("_target_") and path.partition(".")[0] in groups | {"method", "model", "trainer"})
-        and not path.startswith("fidelity.")
+        and not (path.endswith("_target_") and path.partition(".")[0] in groups | {"method", "model", "merge"})
+        # The Trainer's arguments have a test of their own.
+        and path.partition(".")[0] not in ("fidelity", "trainer")
     }
     assert forgotten == set()
 
@@ -200,7 +249,7 @@ def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None
         recipes, row, bench = made_of(compose("config", [*BASE, *changes]))
         return recipes.priors(row, bench.users[0] if user else None).key
 
-    for change in ("merge.batch_norm=mean", "adapt.epochs=3", "data.user_batch_size=5"):
+    for change in ("statistics=mean", "adapt.epochs=3", "data.user_batch_size=5"):
         assert priors(change, user=True) == priors(user=True)
     assert priors("data.user_per_class=5", user=False) == priors(user=False)
     assert priors("data.user_per_class=5", user=True) != priors(user=True)
@@ -209,19 +258,54 @@ def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None
     assert priors(user=False) != priors(user=True)
 
 
-def test_code_of_somebody_elses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dua_lightning.run import recipes as module
+@pytest.mark.parametrize("declared", [None, True, False])
+def test_the_first_expert_is_shared_only_by_regularisers_that_declare_that_they_leave_it_alone(
+    monkeypatch: pytest.MonkeyPatch, declared: bool | None
+) -> None:
+    if declared is not None:
+        monkeypatch.setattr(Eager, "acts_on_first_task", declared, raising=False)
+    theirs = (f"regularise._target_={__name__}.Eager", "regularise.strength=2")
+    (first, second), (ours, _) = (made_experts(*changes) for changes in (theirs, ()))
+    assert (first == ours) == (declared is False)
+    assert second not in (first, ours)
+    (stronger, _) = made_experts(theirs[0], "regularise.strength=3")
+    assert (first == stronger) == (declared is False)
 
-    change = "adapt._target_=tests.run.test_recipes.Theirs"
-    (one, first), source = keys(change), module.inspect.getsource
-    keys.cache_clear()
-    monkeypatch.setattr(module.inspect, "getsource", lambda found: source(found) + "# changed")
-    assert keys(change)[0] == one
-    assert keys(change)[1] != first
+
+def made_experts(*changes: str) -> list[str]:
+    recipes, row, _ = made_of(compose("config", [*BASE, *changes]))
+    return [recipe.key for recipe in recipes.experts(row)]
 
 
-class Theirs(Unchanged):
-    """An adaptation of a reader's own."""
+class Eager(NoRegulariser):
+    """A regulariser of a reader's own, that says nothing about the first task; the class it extends does."""
 
-    def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:
+    def __init__(self, strength: float, first_task: int, pull_head: bool) -> None:
         pass
+
+
+def test_code_of_somebody_elses_counts_with_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper, mine = tmp_path / "theirs_helper.py", tmp_path / "theirs.py"
+    helper.write_text("RATE = 1\n")
+    mine.write_text(
+        "from dua_lightning.adapt import Unchanged\nfrom theirs_helper import RATE\n\n\nclass Mine(Unchanged):\n"
+        "    def __init__(self, epochs: int, lr: float, momentum: float, seed: int, reset_batch_norm: bool) -> None:\n"
+        "        self.rate = RATE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = fresh_keys(monkeypatch, "adapt._target_=theirs.Mine")
+    for file in (helper, mine):
+        file.write_text(f"# What a reader wrote.\n{file.read_text()}")
+    assert fresh_keys(monkeypatch, "adapt._target_=theirs.Mine") == before
+    for file, old, new in ((helper, "1", "2"), (mine, "= RATE", "= -RATE")):
+        file.write_text(file.read_text().replace(old, new))
+        after = fresh_keys(monkeypatch, "adapt._target_=theirs.Mine")
+        assert after[0] == before[0]
+        assert not set(after[1]) & set(before[1])
+        before = after
+
+
+def fresh_keys(monkeypatch: pytest.MonkeyPatch, *changes: str) -> tuple[list[str], list[str]]:
+    """Those of a new process."""
+    monkeypatch.setattr(module, "version", Code().version)
+    return keys.__wrapped__(*changes)

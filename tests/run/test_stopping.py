@@ -27,7 +27,7 @@ def start(*command: str, cwd: Path, **how: bool) -> subprocess.Popen[str]:
 
 def child(code: str, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs `code`, as soon as it has said that it is ready."""
-    imports = "import time\nfrom dua_lightning import stopping\nfrom dua_lightning.run.stopping import *\n"
+    imports = "import time\nfrom dua_lightning.run import stopping\nfrom dua_lightning.run.stopping import *\n"
     process = start("-c", imports + code, *arguments, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -1,4 +1,4 @@
-"""Sweeps: one failing cell, cells that were finished before, a stop, and the table of all."""
+"""Sweeps: one failing job, jobs that were finished before, a stop, and the table of all."""
 
 import json
 import shlex
@@ -13,8 +13,9 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import provenance, tables
+from dua_lightning.report import provenance
 from dua_lightning.report.records import Record, read, write
+from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
 from dua_lightning.run import pipeline, stopping
 from dua_lightning.run.stopping import Stopped, continue_in
@@ -26,17 +27,17 @@ SWEEP = ("-m", "method=racl,imm", "seed=1,2")
 
 
 class Work:
-    """Stands for what a cell computes: counts the cells that run, and fails where it is told to."""
+    """Stands for what a job computes: counts the jobs that run, and fails where it is told to."""
 
     def __init__(self) -> None:
         self.ran: list[tuple[str, int]] = []
         self.fails: dict[tuple[str, int], BaseException] = {}
 
     def __call__(self, cfg: DictConfig) -> None:
-        cell = (cfg.method.name, cfg.seed)
-        self.ran.append(cell)
-        if cell in self.fails:
-            raise self.fails[cell]
+        job = (cfg.method.name, cfg.seed)
+        self.ran.append(job)
+        if job in self.fails:
+            raise self.fails[job]
         folder = Path(pipeline.HydraConfig.get().runtime.output_dir)
         provenance.write(cfg, folder)
         accuracy = 50.0 + cfg.seed + cfg.trainer.max_epochs
@@ -66,7 +67,7 @@ def table(folder: Path) -> list[tuple[str, int]]:
     return list(zip(frame["method"], frame["seed"], strict=True))
 
 
-def test_a_failing_cell_does_not_stop_the_others_and_is_named_with_its_command(
+def test_a_failing_job_does_not_stop_the_others_and_is_named_with_its_command(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
     work.fails[("racl", 2)] = InputError("it is broken; mend it")
@@ -85,7 +86,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_named_with_its_command(
     assert not list((tmp_path / "out").glob("*/failed.json"))
     done = dua(*SWEEP)
     assert (done.status, done.err) == (0, "")
-    assert work.ran == [("racl", 2)], "the repeated cell counts as finished"
+    assert work.ran == [("racl", 2)], "the repeated job counts as finished"
     assert table(tmp_path) == ALL
 
 
@@ -103,9 +104,9 @@ def test_an_unforeseen_failure_is_reported_too_and_gives_status_1(
     assert table(tmp_path) == [ALL[1], ALL[3]]
 
 
-def test_the_table_of_all_has_the_digits_of_the_cells(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_table_of_all_has_the_digits_of_the_jobs(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
     assert dua(*SWEEP).status == 0
-    frames = [pd.read_csv(tmp_path / "out" / str(cell) / "records.csv", dtype=str) for cell in range(4)]
+    frames = [pd.read_csv(tmp_path / "out" / str(job) / "records.csv", dtype=str) for job in range(4)]
     assert (tmp_path / "out" / "records.csv").read_text() == pd.concat(frames).to_csv(index=False)
 
 
@@ -113,32 +114,31 @@ def test_rows_of_one_name_are_told_apart_by_their_settings(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
     assert dua(*SWEEP, "trainer.max_epochs=1,2").status == 0
-    found = tables.rows(read(tmp_path / "out" / "records.csv"))
-    means = {name: row.accuracy.mean for name, row in found.items()}
+    means = over_seeds(reduce([read(tmp_path / "out" / "records.csv")]).draws)["average_accuracy"].to_dict()
     assert means == {f"MAS-{m}, max_epochs={n}": 51.5 + n for m in ("racl", "imm") for n in (1, 2)}
     assert len(read_runs(tmp_path / "out")) == 8
 
 
-def test_when_every_cell_fails_there_is_no_table(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
-    work.fails = {cell: InputError("no") for cell in ALL}
+def test_when_every_job_fails_there_is_no_table(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
+    work.fails = {job: InputError("no") for job in ALL}
     assert dua(*SWEEP).status == 2
     assert not (tmp_path / "out" / "records.csv").exists()
 
 
-def test_finished_cells_are_skipped_and_say_so(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
+def test_finished_jobs_run_once_and_say_so(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
     first = dua(*SWEEP)
     before = pd.read_csv(tmp_path / "out" / "records.csv")
     (tmp_path / "out" / "records.csv").unlink()
     second = dua(*SWEEP, "trainer.checkpoint_seconds=1", "+paths.elsewhere=x")
     assert (first.status, second.status) == (0, 0)
     assert work.ran == ALL
-    assert "skipped" not in first.out
+    assert "finished before, skipped" not in first.out
     assert second.out.count("finished before, skipped") == 4
     assert "sweep of 4 jobs" in second.out
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "records.csv"), before)
 
 
-def test_a_cell_with_other_settings_or_other_records_runs_again(
+def test_a_job_with_other_settings_or_other_records_runs_again(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
     dua(*SWEEP)
@@ -150,9 +150,9 @@ def test_a_cell_with_other_settings_or_other_records_runs_again(
     assert work.ran == [*ALL, *ALL, ALL[0], ALL[2]]
 
 
-def test_a_cell_of_other_code_runs_again(work: Work, dua: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_other_code_runs_again(work: Work, dua: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     dua(*SWEEP)
-    monkeypatch.setattr(code, "version", lambda parts: "other")
+    monkeypatch.setattr(code, "version", lambda *_: "other")
     dua(*SWEEP)
     assert work.ran == 2 * ALL
 
@@ -163,7 +163,7 @@ def test_a_run_alone_is_never_skipped(work: Work, dua: Callable[..., Done]) -> N
     assert len(work.ran) == 2
 
 
-def test_the_cells_of_an_earlier_sweep_do_not_count(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_jobs_of_an_earlier_sweep_do_not_count(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
     dua(*SWEEP)
     work.fails[("racl", 3)] = InputError("no")
     dua("-m", "method=racl,imm", "seed=3")

@@ -1,1 +1,1 @@
-"""What a person types besides a run: `dua store`, `dua report`, `dua compare`."""
+"""The commands besides a run: `dua store`, `dua report`, `dua compare`."""

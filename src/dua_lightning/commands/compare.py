@@ -1,4 +1,4 @@
-"""`dua compare`: what differs between two runs or sweeps, in settings and in results."""
+"""`dua compare`: the settings and results in which two runs or sweeps differ."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +15,10 @@ if TYPE_CHECKING:
 
     from dua_lightning.report.runs import Study
 
-NAMES = ("data", "model", "fidelity")
-"""Columns that name a row where a run holds several of them."""
 OTHERWISE = ("paths.", "command", "method.rows", "suggested.")
-"""Settings that change no result, or are said otherwise."""
+"""Settings that change no result, or are shown in another way."""
 COMMIT = 12
-"""Digits of a commit that tell it apart."""
+"""So many digits of a commit tell it apart."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,9 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     # Torch takes seconds to load: help does without.
     from dua_lightning.report import runs
+    from dua_lightning.report.reduce import compared
 
     a, b = runs.study([given.A]), runs.study([given.B])
-    found = results(a, b)
+    found = compared(a.reduced.draws, b.reduced.draws)
     if found.empty:
         raise InputError(
             f"{given.A} and {given.B} have no row, user, seed and draw in common; name two runs on the same data"
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings(a: "Study", b: "Study") -> list[tuple[str, str, str]]:
-    """Rows, settings, versions and commit that differ: name, all values in A, all values in B.
+    """List the rows, settings, versions and commit that differ: name, all values in A, all values in B.
 
     Settings of a method that only one side has go with its rows, and are left out.
     """
@@ -66,7 +65,7 @@ def settings(a: "Study", b: "Study") -> list[tuple[str, str, str]]:
 def _values(study: "Study") -> dict[str, str]:
     from dua_lightning.report.runs import flat
 
-    found: dict[str, dict[str, None]] = {"rows": dict.fromkeys(study.records["label"])}
+    found: dict[str, dict[str, None]] = {"rows": dict.fromkeys(study.reduced.draws["label"])}
     for run in study.runs:
         commit = {"git_commit": str(run.environment.get("git_commit"))[:COMMIT]}
         for name, value in {**run.settings, **flat(run.environment), **commit}.items():
@@ -75,44 +74,8 @@ def _values(study: "Study") -> dict[str, str]:
     return {name: " | ".join(values) for name, values in found.items()}
 
 
-def results(a: "Study", b: "Study") -> "pd.DataFrame":
-    """For each row and figure of merit B minus A, with interval and corrected p-value, paired as `analysis` pairs.
-
-    Rows are the same by benchmark and label, and by network and fidelity where a run has several; where each side has
-    a single row on one benchmark, the two are compared whatever their names. No lines where nothing agrees.
-    """
-    import pandas as pd
-
-    from dua_lightning.report import analysis
-    from dua_lightning.report.statistics import holm, interval, p_value
-    from dua_lightning.report.tables import merits
-
-    sides = [merits(study.records) for study in (a, b)]
-    several = [name for name in NAMES if name == "data" or any(side[name].nunique() > 1 for side in sides)]
-    if all(len(side[["row"]].drop_duplicates()) == 1 for side in sides):
-        keys, names = ["data"], " / ".join(dict.fromkeys(side["label"].iloc[0] for side in sides))
-    else:
-        keys, names = [*several, "label"], None
-    pairs = sides[0].merge(sides[1], on=[*keys, *analysis.PAIR], suffixes=(" A", " B"))
-    axis = (analysis.repeated(pairs) or ["seed"])[0]
-    lines = []
-    for name, group in pairs.groupby(keys, sort=False):
-        row = names or " / ".join(map(str, name if sides[0]["data"].nunique() > 1 else name[1:]))
-        for merit, title in (("average_accuracy", "accuracy"), ("forgetting", "forgetting")):
-            known = group.dropna(subset=[f"{merit} A", f"{merit} B"])
-            if known.empty:
-                continue
-            apart = (known[f"{merit} B"] - known[f"{merit} A"]).groupby(known[axis]).mean().to_numpy()
-            found = interval(apart)
-            means = [float(known[f"{merit} {side}"].mean()) for side in "AB"]
-            lines.append((row, title, *means, found.mean, found.half, len(known), p_value(apart)))
-    columns = ["row", "figure", "A", "B", "B - A", f"± {analysis.AXES[axis]}", "pairs", "p"]
-    frame = pd.DataFrame(lines, columns=columns)
-    return frame.assign(p=holm(frame["p"].tolist()))
-
-
 def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
-    """For the terminal."""
+    """Make the table of settings for the terminal."""
     table = Table(title="settings that differ", title_justify="left")
     for name in ("setting", "A", "B"):
         table.add_column(name, overflow="fold")
@@ -122,7 +85,7 @@ def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
 
 
 def results_table(frame: "pd.DataFrame") -> Table:
-    """For the terminal."""
+    """Make the table of results for the terminal."""
     table = Table(
         title="results, paired by row, user, seed and draw",
         caption="accuracy in percent, forgetting in points; ± half the 95 % t interval of B - A; p by Holm",

@@ -39,8 +39,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write(study: "Study", out: Path) -> list[Path]:
-    """`report.html`, `report.md`, `figures/` and `tables/` in `out`; returns the first two. Raises `InputError`."""
-    from dua_lightning.report import html, markdown, sections
+    """Write `report.html`, `report.md`, `figures/` and `tables/` into `out`; returns the first two.
+
+    Raises `InputError` for a folder that cannot be made.
+    """
+    from dua_lightning.report import pages, sections
     from dua_lightning.report.document import Table
     from dua_lightning.store.files import write_text
 
@@ -53,6 +56,6 @@ def write(study: "Study", out: Path) -> list[Path]:
         for part in section.parts:
             if isinstance(part, Table):
                 write_text(out / "tables" / f"{part.name}.csv", part.frame.to_csv(index=False))
-    write_text(out / "report.md", markdown.render(document, out))
-    write_text(out / "report.html", html.render(document))
+    write_text(out / "report.md", pages.markdown(document, out))
+    write_text(out / "report.html", pages.html(document))
     return [out / "report.html", out / "report.md"]

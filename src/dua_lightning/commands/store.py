@@ -1,4 +1,4 @@
-"""`dua store`: what the store keeps, whether it is whole, and how to make room."""
+"""`dua store`: lists the entries of the store, shows and verifies them, and makes room."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from dua_lightning.errors import InputError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dua_lightning.store.store import Entry, Store
 
 DIGITS = 12
-"""Of a digest, shown in tables: enough to tell entries apart, and to name one to `show`."""
+"""Tables show so many digits of a digest: enough to tell entries apart, and to name one to `show`."""
 
 
 def main(arguments: Sequence[str], paths: Path) -> int:
@@ -62,11 +63,12 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
     of["show"].add_argument("digest", metavar="DIGEST", help="of the entry, or its first digits")
     of["gc"].add_argument("--keep-days", type=float, required=True, metavar="N", help="what was used since stays")
     of["gc"].add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    for command in of.values():
-        command.add_argument("--root", type=Path, default=Path(folders.store_dir), help="the store (%(default)s)")
-        command.add_argument(
-            "--data", type=Path, default=Path(folders.data_dir), help="downloads and decoded pictures (%(default)s)"
-        )
+    for name, folder, text in (
+        ("--root", folders.store_dir, "the store (%(default)s)"),
+        ("--data", folders.data_dir, "downloads and decoded pictures (%(default)s)"),
+    ):
+        for command in of.values():
+            command.add_argument(name, type=Path, default=Path(folder), help=text)
     return parser
 
 
@@ -76,11 +78,11 @@ def table(entries: Sequence["Entry"], title: str) -> Table:
     found.add_column("kind", f"{len(entries)} files")
     found.add_column("task", overflow="fold")
     found.add_column("digest", no_wrap=True)
-    found.add_column("size", size(sum(entry.bytes for entry in entries)), justify="right", no_wrap=True)
+    found.add_column("size", decimal(sum(entry.bytes for entry in entries)), justify="right", no_wrap=True)
     found.add_column("last used", no_wrap=True)
     for entry in entries:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        found.add_row(entry.kind, _task(entry), entry.key.lstrip(".")[:DIGITS], size(entry.bytes), used)
+        found.add_row(entry.kind, _task(entry), entry.key.lstrip(".")[:DIGITS], decimal(entry.bytes), used)
     return found
 
 
@@ -114,7 +116,7 @@ def show(store: "Store", prefix: str, console: Console) -> None:
         )
     (entry,) = found
     tensors, provenance = read(entry.path)
-    console.print(f"{entry.kind} {entry.path}, {size(entry.bytes)}", highlight=False)
+    console.print(f"{entry.kind} {entry.path}, {decimal(entry.bytes)}", highlight=False)
     console.print_json(json.dumps(provenance))
     held = Table("tensor", "type", "shape")
     for name, tensor in tensors.items():
@@ -133,17 +135,3 @@ def verify(store: "Store", console: Console) -> int:
             console.print(f"{entry.kind} {entry.key[:DIGITS]}: {problem}", highlight=False)
     console.print(f"{whole} whole, {wrong} damaged", highlight=False)
     return 1 if wrong else 0
-
-
-def size(count: int) -> str:
-    """Bytes for people.
-
-    >>> size(999), size(2_345_678)
-    ('999 B', '2.3 MB')
-    """
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dua_lightning.data.images import Images
-from dua_lightning.data.server import ServerData
+from dua_lightning.data.server import ServerTask
 from dua_lightning.data.splits import by_task, split
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
@@ -21,7 +21,7 @@ class Benchmark:
     """
 
     tasks: tuple[Task, ...]
-    server: tuple[ServerData, ...]
+    server: tuple[ServerTask, ...]
     users: Sequence[UserData]
     shape: tuple[int, ...]
     classes: int
@@ -72,7 +72,7 @@ def assemble(
     return Benchmark(
         tuple(tasks),
         tuple(
-            ServerData(task, *split(images, 0.8, generator(seed, "validation", task.name)), batch_size, seed, augment)
+            ServerTask(task, *split(images, 0.8, generator(seed, "validation", task.name)), batch_size, seed, augment)
             for task, images in zip(tasks, parts["the server"], strict=True)
         ),
         tuple(

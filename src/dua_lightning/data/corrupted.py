@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dua_lightning.data.corruptions import corrupt
 from dua_lightning.data.images import Images
-from dua_lightning.store.versions import CORRUPTIONS, version
+from dua_lightning.store.versions import version
 
 
 def seen_through(name: str, plain: Images, severity: int, constants: str, seed: int, user: str) -> Images:
@@ -41,7 +41,7 @@ class Corrupted:
 
     def digest(self, rows: Tensor) -> str:
         plain = self.plain.digest()
-        made_of = (version(CORRUPTIONS), self.name, plain, self.severity, self.constants, self.seed, self.user)
+        made_of = (version(Corrupted), self.name, plain, self.severity, self.constants, self.seed, self.user)
         return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()
 
 

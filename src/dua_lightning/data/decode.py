@@ -16,11 +16,9 @@ from torch import Tensor
 
 from dua_lightning.data.cache import Rows, cached
 from dua_lightning.errors import InputError
+from dua_lightning.store.versions import version
 
 log = logging.getLogger(__name__)
-
-RECIPE = 1
-"""Raised with every change of `decode` that changes a pixel: older caches are then left alone."""
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """What may be opened, by content whatever the file's ending. Pillow knows more, and runs programs for some."""
@@ -44,8 +42,8 @@ def decoded(
     """The readable pictures of `paths`, by `decode`, as a memory map, and which they are.
 
     Returns `(m, 3, size, size)` uint8 and their `(m,)` places in `paths`. The map lies in `cache` under the names below
-    `root`, bytes and times of last change of all files, `size`, `upright` and `resize` (for each path, by default all);
-    while these stay, nothing is decoded again.
+    `root`, bytes and times of last change of all files, `size`, `upright` and `resize` (for each path, by default all),
+    and the versions of `decode` and of the libraries that it uses; while these stay, nothing is decoded again.
 
     Unreadable pictures raise `InputError` with the first one's name, or with `skip_unreadable` are left out and listed
     in a warning.
@@ -75,7 +73,7 @@ def decoded(
                         found += 1
                     advance()
 
-    rows = cached(cache, ["pictures", RECIPE, size, upright, files, scales], shape, write)
+    rows = cached(cache, ["pictures", version(f"{__name__}.decode"), size, upright, files, scales], shape, write)
     readable = rows[count:].flatten()[:count].bool()
     lost = [names[place] for place in (~readable).nonzero()[:, 0].tolist()]
     if lost and not skip_unreadable:

@@ -1,14 +1,15 @@
-"""Labelled images in memory or in a memory map, and batches sliced from them whole."""
+"""Labelled images in memory or in a memory map, and loaders of batches that are cut from them whole."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch
@@ -16,12 +17,14 @@ from dua_lightning.tasks import Batch
 EVALUATION_BATCH = 500
 """Images per batch where no step is taken; results do not depend on it."""
 
-READ_BYTES = 4 * 2**20
-"""Bytes of pictures read at once, in whole batches and at least one: indexing costs as much for 20 small images as for
-500. They become float32 batch by batch, so that no more than a batch is held four times as large."""
+Loader = DataLoader[Batch]
 
 
-class Store(Protocol):
+COLUMNS = ("labels", "sources", "scale", "shift")
+"""Tensors of `Images` with a row for each image."""
+
+
+class PixelStore(Protocol):
     """Pictures `(N, channels, height, width)` uint8, by row, made when they are read."""
 
     def __getitem__(self, rows: Tensor) -> Tensor: ...
@@ -41,7 +44,7 @@ class Images:
     or, with `None`, whole.
     """
 
-    store: Tensor | Store
+    store: Tensor | PixelStore
     rows: Tensor
     labels: Tensor
     sources: Tensor
@@ -63,19 +66,40 @@ class Images:
             self.crop,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process these images alone, by value: they may be a few of a large store."""
+        columns = {name: getattr(self, name).numpy() for name in COLUMNS}
+        return {"crop": self.crop, "store": self.pixels.numpy(), **columns}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        columns = {name: torch.from_numpy(state[name]) for name in ("store", *COLUMNS)}
+        self.__dict__.update(columns, crop=state["crop"], rows=torch.arange(len(columns["store"])))
+
     @property
     def pixels(self) -> Tensor:
         """`(n, channels, height, width)` uint8, uncut; a copy."""
         # Indexing a tensor copies it byte by byte, which takes ten times as long.
         return self.store.index_select(0, self.rows) if isinstance(self.store, Tensor) else self.store[self.rows]
 
-    def inputs(self, augment: torch.Generator | None = None, out: Tensor | None = None) -> Tensor:
-        """`(n, channels, crop, crop)` float32, normalised; `(n, channels, height, width)` without a cut.
+    def inputs(self, chances: Tensor | None = None) -> Tensor:
+        """The images as the network sees them.
 
-        The central cut; with `augment` a cut at random, mirrored with probability one half, each image on its own.
-        Written into `out` where it is given.
+        Args:
+            chances: `(n, 3)` numbers in [0, 1) that place the cut and mirror it, for training; without them the cut is
+                central. Row k decides about image k alone.
+
+        Returns:
+            `(n, channels, crop, crop)` float32, normalised; `(n, channels, height, width)` without a cut.
         """
-        return _inputs(self.pixels, self.scale[:, :, None, None], self.shift[:, :, None, None], self.crop, augment, out)
+        pixels = self.pixels
+        if chances is not None:
+            pixels = _cut_and_mirror(pixels, self.crop, chances)
+        elif self.crop is not None:
+            top, left = ((side - self.crop) // 2 for side in pixels.shape[2:])
+            pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
+        x = pixels.float()
+        # In place: for many images the system takes longer to clear fresh memory than the arithmetic takes.
+        return torch.addcmul(self.shift[:, :, None, None], x, self.scale[:, :, None, None], out=x)
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of all that the network may see of these images, in their order; made once."""
@@ -84,7 +108,7 @@ class Images:
     @cached_property
     def _digest(self) -> str:
         found = sha256(repr((len(self), self.crop)).encode())
-        for tensor in (self.labels, self.sources, self.scale, self.shift):
+        for tensor in (getattr(self, name) for name in COLUMNS):
             found.update(tensor.contiguous().numpy().tobytes())
         if isinstance(self.store, Tensor):
             for rows in self.rows.split(EVALUATION_BATCH):
@@ -128,31 +152,13 @@ def images(
     return Images(pixels, torch.arange(n), labels.long(), sources.long(), 1 / (255 * spread), -centre / spread, crop)
 
 
-def _inputs(
-    pixels: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    crop: int | None,
-    augment: torch.Generator | None,
-    out: Tensor | None = None,
-) -> Tensor:
-    if augment is not None:
-        pixels = _cut_and_mirror(pixels, crop, augment)
-    elif crop is not None:
-        top, left = ((side - crop) // 2 for side in pixels.shape[2:])
-        pixels = pixels[:, :, top : top + crop, left : left + crop]
-    x = pixels.float() if out is None else out.copy_(pixels)
-    # In place: the system clears fresh memory first, which for many images takes longer than the arithmetic.
-    return torch.addcmul(shift, x, scale, out=x)
-
-
-def _cut_and_mirror(pixels: Tensor, crop: int | None, stream: torch.Generator) -> Tensor:
+def _cut_and_mirror(pixels: Tensor, crop: int | None, chances: Tensor) -> Tensor:
     n, channels, height, width = pixels.shape
     high, wide = (height, width) if crop is None else (crop, crop)
-    rows = torch.randint(height - high + 1, (n, 1), generator=stream) + torch.arange(high)
-    columns = torch.randint(width - wide + 1, (n, 1), generator=stream) + torch.arange(wide)
-    mirrored = torch.rand(n, 1, generator=stream) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    room = torch.tensor([height - high + 1, width - wide + 1])
+    top, left = (chances[:, :2] * room).long().T
+    rows, columns = top[:, None] + torch.arange(high), left[:, None] + torch.arange(wide)
+    columns = torch.where(chances[:, 2:] < 0.5, columns.flip(1), columns)
     return pixels[
         torch.arange(n)[:, None, None, None],
         torch.arange(channels)[:, None, None],
@@ -161,53 +167,50 @@ def _cut_and_mirror(pixels: Tensor, crop: int | None, stream: torch.Generator) -
     ]
 
 
-class Batches:
-    """Iterable of batches, each one slice of `Images`; a torch `DataLoader` would fetch and collate image by image.
+StreamName = tuple[int, *tuple[str | int, ...]]
+"""The name of a stream of random numbers: the seed and what it is for; see `streams.derive`."""
 
-    With `stream` every pass reshuffles, pass p by the stream `(*stream, p)`, and a last batch of one image joins the
-    one before it, since batch normalisation cannot train on a single one; without it the order is kept. With `augment`
-    the images of a pass are cut and mirrored at random. Without `labelled` the labels stay behind: `(x, None)`.
+
+class BatchOrder(DistributedSampler[Any]):
+    """Which images each batch of an epoch has, as `(indices, chances)`; `chances` as of `Images.inputs`, or `None`.
+
+    With `stream` epoch e has the order of the stream `(*stream, e)`, and a last batch of one image joins the one before
+    it, since batch normalisation cannot train on a single image. Without it the order is kept. With `augment` each
+    image of an epoch has three numbers of the stream `(*stream, "augment", e)`. Lightning tells the epoch by
+    `set_epoch`, so that nothing but the epoch's number is needed to continue.
+
+    Of several processes each takes its part of every batch: `batch_size` is that of the whole batch.
     """
 
     def __init__(
         self,
-        images: Images,
+        count: int,
         batch_size: int,
-        stream: tuple[int, *tuple[str | int, ...]] | None = None,
-        labelled: bool = True,
+        stream: StreamName | None = None,
         augment: bool = False,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        self.images = images
+        # Lightning leaves samplers of this class as they are.
+        super().__init__(range(count), num_replicas=processes, rank=rank)  # type: ignore[arg-type]
+        self.count = count
         self.batch_size = batch_size
         self.stream = stream
-        self.labelled = labelled
         self.augment = augment
-        self.passes = 0
 
     def __len__(self) -> int:
-        return len(self._split(torch.arange(len(self.images))))
+        return len(self._split(torch.arange(self.count)))
 
-    def __iter__(self) -> Iterator[Batch]:
-        if self.stream is None:
-            random = None
-            order = torch.arange(len(self.images))
-        else:
-            random = generator(*self.stream, self.passes)
-            order = torch.randperm(len(self.images), generator=random)
-            self.passes += 1
-        for indices in self._ahead(self._split(order)):
-            read = self.images[torch.cat(indices)]
-            columns = read.pixels, read.scale[:, :, None, None], read.shift[:, :, None, None], read.labels
-            for pixels, scale, shift, labels in zip(*(c.split([*map(len, indices)]) for c in columns), strict=True):
-                x = _inputs(pixels, scale, shift, read.crop, random if self.augment else None)
-                yield x, labels if self.labelled else None
-
-    def _ahead(self, parts: list[Tensor]) -> Iterator[list[Tensor]]:
-        """`parts`, as many together as are read at once."""
-        if parts:
-            size = max(1, READ_BYTES // (self.images[:1].pixels.nbytes * len(parts[0])))
-            for start in range(0, len(parts), size):
-                yield parts[start : start + size]
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        order, chances = torch.arange(self.count), None
+        if self.stream is not None:
+            order = torch.randperm(self.count, generator=generator(*self.stream, self.epoch))
+            if self.augment:
+                chances = torch.rand(self.count, 3, generator=generator(*self.stream, "augment", self.epoch))
+        for indices in self._split(order):
+            # A process that has no part of a small last batch takes its first image, so that all take as many steps.
+            own = indices[self.rank :: self.num_replicas] if len(indices) > self.rank else indices[:1]
+            yield own, None if chances is None else chances[own]
 
     def _split(self, order: Tensor) -> list[Tensor]:
         parts = list(order.split(self.batch_size)) if len(order) else []
@@ -216,53 +219,56 @@ class Batches:
         return parts
 
 
-class Kept:
-    """The images of several tasks, made at the first use, in one tensor, and handed out again at later ones.
+class ImageDataset(Dataset[Batch]):
+    """`Images` by batch: an item is a whole batch, since images one by one would be cut and normalised one by one."""
 
-    All inputs are of one shape. Readers share the tensors. PyTorch counts the writes to a tensor: where one has been
-    written to, the next use makes all of them anew.
-    """
-
-    def __init__(self, parts: Sequence[Images], labelled: bool = True) -> None:
-        self.parts = parts
+    def __init__(self, images: Images, labelled: bool) -> None:
+        self.images = images
         self.labelled = labelled
-        ends = list(accumulate(map(len, parts), initial=0))
-        self.places = [slice(first, end) for first, end in pairwise(ends)]
-        self._kept: tuple[Tensor, Tensor] | None = None
-        self._writes: list[int] = []
 
-    def batches(self) -> list["Rows"]:
-        """For each task those of `Batches` without a stream, `EVALUATION_BATCH` images each."""
-        return [Rows(self, place) for place in self.places]
-
-    def rows(self, rows: slice) -> Batch:
-        """The rows counted through all tasks, whose own are at `places`; views."""
-        if self._kept is None or [tensor._version for tensor in self._kept] != self._writes:
-            # Tensors that are made in inference mode have no count.
-            with torch.inference_mode(False):
-                self._kept = self._made()
-            self._writes = [tensor._version for tensor in self._kept]
-        x, labels = self._kept
-        return x[rows], labels[rows] if self.labelled else None
-
-    def _made(self) -> tuple[Tensor, Tensor]:
-        shape = self.parts[0][:1].inputs().shape[1:]
-        x = torch.empty(self.places[-1].stop, *shape)
-        for part, place in zip(self.parts, self.places, strict=True):
-            part.inputs(out=x[place])
-        return x, torch.cat([part.labels for part in self.parts])
+    def __getitem__(self, chosen: tuple[Tensor, Tensor | None]) -> Batch:
+        indices, chances = chosen
+        images = self.images[indices]
+        return images.inputs(chances), images.labels if self.labelled else None
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Batches of consecutive rows of `Kept`."""
+def loader(images: Images, order: BatchOrder, labelled: bool = True, workers: int = 0, pin: bool = False) -> Loader:
+    """A PyTorch loader of batches `(x, labels)`, or `(x, None)` without `labelled`.
 
-    kept: Kept
-    rows: slice
+    Args:
+        images: What is loaded.
+        order: The batches of an epoch.
+        labelled: Whether labels are given; otherwise they stay behind.
+        workers: Processes that prepare batches; 0 for the calling one, which is faster for images in memory.
+        pin: Whether batches lie in pinned memory, from which they are copied to a GPU while it computes.
+    """
+    return DataLoader(
+        ImageDataset(images, labelled),
+        batch_size=None,
+        sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class Passes:
+    """A loader as an iterable whose every pass is its next epoch, for those who do not know of epochs."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.passed = 0
 
     def __len__(self) -> int:
-        return len(range(self.rows.start, self.rows.stop, EVALUATION_BATCH))
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(self.rows.start, self.rows.stop, EVALUATION_BATCH):
-            yield self.kept.rows(slice(start, min(start + EVALUATION_BATCH, self.rows.stop)))
+        assert isinstance(self.loader.sampler, BatchOrder)
+        self.loader.sampler.set_epoch(self.passed)
+        self.passed += 1
+        return iter(self.loader)

@@ -23,7 +23,7 @@ AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class Work:
     """What a process computes with. `make` gives the worker, once in each process; `own` is it in the present one."""
 
     key: str
@@ -55,7 +55,7 @@ class Engine(Protocol):
     def share(self, key: str, path: Path, tensors: Tensors) -> None:
         """Make `tensors`, which the entry of the store at `path` holds if `by_path`, known to all workers."""
 
-    def submit(self, job: Job, place: int, item: Any, keys: Sequence[str]) -> None:
+    def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
         """Have the item computed with what was shared under `keys`. Raises `InputError` if no worker can be started."""
 
     def receive(self) -> tuple[int, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from dua_lightning.engines.base import AHEAD, Job, Pending, Worker, computed, killed, once, workers_or_all
+from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, once, workers_or_all
 from dua_lightning.store.store import read
 from dua_lightning.store.tensorfile import Tensors
 
@@ -47,7 +47,7 @@ class Joblib(Pending):
     def share(self, key: str, path: Path, tensors: Tensors) -> None:
         self._paths[key] = path.resolve()
 
-    def submit(self, job: Job, place: int, item: Any, keys: Sequence[str]) -> None:
+    def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
         # Only where something is to be computed is it loaded.
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
@@ -61,7 +61,7 @@ class Joblib(Pending):
             )
         paths = {key: self._paths[key] for key in keys}
         try:
-            self._pending[self._executor.submit(_compute, job.key, job.make, item, paths)] = place
+            self._pending[self._executor.submit(_compute, work.key, work.make, item, paths)] = place
         except BrokenProcessPool as error:
             raise killed("joblib", error) from error
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from dua_lightning.engines.base import AHEAD, Job, Pending, Worker, computed, killed, once, workers_or_all
+from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, once, workers_or_all
 from dua_lightning.errors import InputError
 from dua_lightning.store.tensorfile import Tensors
 
@@ -57,7 +57,7 @@ class Ray(Pending):
         self._ray: Any = None
         self._compute: Any = None
         self._shared: dict[str, Any] = {}
-        self._jobs: dict[str, Any] = {}
+        self._makers: dict[str, Any] = {}
         self._references: dict[Any, Any] = {}
 
     def __enter__(self) -> Self:
@@ -79,12 +79,12 @@ class Ray(Pending):
             self._start()
             self._shared[key] = self._ray.put({name: tensor.numpy() for name, tensor in tensors.items()})
 
-    def submit(self, job: Job, place: int, item: Any, keys: Sequence[str]) -> None:
+    def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
         self._start()
-        if job.key not in self._jobs:
-            self._jobs[job.key] = self._ray.put(job.make)
+        if work.key not in self._makers:
+            self._makers[work.key] = self._ray.put(work.make)
         shared = [self._shared[key] for key in keys]
-        reference = self._compute.remote(self.threads, job.key, self._jobs[job.key], item, list(keys), *shared)
+        reference = self._compute.remote(self.threads, work.key, self._makers[work.key], item, list(keys), *shared)
         future = reference.future()
         self._pending[future] = place
         self._references[future] = reference

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dua_lightning.engines.base import Job
+from dua_lightning.engines.base import Work
 from dua_lightning.store.tensorfile import Tensors
 
 
@@ -34,8 +34,8 @@ class Serial:
     def share(self, key: str, path: Path, tensors: Tensors) -> None:
         self._shared[key] = tensors
 
-    def submit(self, job: Job, place: int, item: Any, keys: Sequence[str]) -> None:
-        self._done.append((place, job.own(item, {key: self._shared[key] for key in keys})))
+    def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
+        self._done.append((place, work.own(item, {key: self._shared[key] for key in keys})))
 
     def receive(self) -> tuple[int, Any]:
         return self._done.pop(0)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import Params, State
-from dua_lightning.tasks import Expert, UserModel
+from dua_lightning.params import State
+from dua_lightning.tasks import Expert, Prior, UserModel
 
 COMPILED_TYPES = [
     (torch.float32, torch.float32),
@@ -46,7 +46,7 @@ class Mode:
     needs_prior: ClassVar[bool] = True
     keeps_statistics: ClassVar[bool] = False
 
-    def __call__(self, experts: Sequence[Expert], priors: Sequence[Params], start: State) -> UserModel:
+    def __call__(self, experts: Sequence[Expert], priors: Sequence[Prior], start: State) -> UserModel:
         """Merge the experts into one personal model.
 
         Args:
@@ -108,7 +108,7 @@ def _merge(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> tu
     return weighted_mean(thetas, omegas, zero), False
 
 
-def _check_names(experts: Sequence[Expert], priors: Sequence[Params]) -> None:
+def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
     if len(experts) != len(priors) or not experts:
         raise InputError(f"a merge needs one prior for each expert, got {len(experts)} experts, {len(priors)} priors")
     first = priors[0]
@@ -135,7 +135,7 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Params]) -> None:
                 )
 
 
-def _check_values(experts: Sequence[Expert], priors: Sequence[Params], name: str) -> None:
+def _check_values(experts: Sequence[Expert], priors: Sequence[Prior], name: str) -> None:
     for expert, prior in zip(experts, priors, strict=True):
         low, high = (float(extreme) for extreme in torch.aminmax(prior[name]))
         if not (low >= 0 and high * len(priors) <= torch.finfo(expert.state[name].dtype).max):

@@ -8,6 +8,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class Anchor:
     ends at the anchor.
     """
 
+    acts_on_first_task: ClassVar[bool] = False
     importance: Importance
     strength: float
     accumulate: bool = True

@@ -1,31 +1,72 @@
 """What every regulariser is."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
-import torch
+from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
-from dua_lightning.tasks import Batch, Expert
+from dua_lightning.tasks import Batch, Task
 
 
-@runtime_checkable
-class Regulariser(Protocol):
-    """A strategy object injected into the training of a task.
+class Regulariser(Callback):
+    """A Lightning callback that makes training on a new task remember the earlier ones.
 
-    A penalty acts through `loss`, by autograd, or through `add_gradient_`, in closed form, which costs a tenth of a
-    small network's step where autograd costs half of one. `consolidate` is called once after each task with the network
-    at its best validation weights, and returns the regulariser of the next task.
+    Give the same object to the Trainer of every task, and close each task by `consolidate`. It works in any Trainer
+    with any LightningModule that keeps this protocol:
+
+    - `module(x)` gives the logits `(n, classes)` of a batch.
+    - If some weights belong to single tasks, they are in `module.head`; all other weights are shared, and protected.
+    - `training_step` adds `regularisation(self, x, logits)` to its loss. Quadratic penalties (EWC, MAS, L2-transfer)
+      do without it, since they act on the gradients.
+
+    `acts_on_first_task`: whether the regulariser changes the training of a first task, before anything was
+    consolidated. If it does not, all trainings that differ in the regulariser alone may share the first expert. A
+    subclass says it for itself, since it may do more than its base.
     """
 
-    def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> Tensor | None:
-        """`()` term added to the loss of a batch with inputs `x` and logits `(n, classes)`, or nothing."""
+    acts_on_first_task: ClassVar[bool] = True
 
-    def add_gradient_(self, name: str, theta: Tensor, gradient: Tensor) -> None:
-        """Add the penalty's gradient at `theta`, the network's parameter called `name`, to `gradient`."""
+    def loss(self, module: nn.Module, x: Tensor, logits: Tensor) -> Tensor | None:
+        """What is added to the loss of a batch.
 
-    def consolidate(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> "Regulariser":
-        """The regulariser of the next task; `data` are the training data of `expert.task`."""
+        Args:
+            module: The module in training.
+            x: The batch's inputs `(n, ...)`.
+            logits: The module's logits for them `(n, classes)`.
 
-    def on(self, device: torch.device) -> "Regulariser":
-        """The same regulariser with what it holds on `device`."""
+        Returns:
+            A term `()`, or `None` for nothing.
+        """
+        return None
+
+    @abstractmethod
+    def consolidate(self, module: nn.Module, task: Task, data: Iterable[Batch]) -> None:
+        """Close a task: remember what later tasks shall keep.
+
+        Args:
+            module: The module with the best weights of the task's training.
+            task: The task, which says its columns of the logits.
+            data: The task's training images in a fixed order, not augmented.
+        """
+
+
+def regularisation(module: LightningModule, x: Tensor, logits: Tensor) -> Tensor | float:
+    """What the Trainer's regularisers add to the loss of a batch; call it in `training_step`.
+
+    Args:
+        module: The module in training.
+        x: The batch's inputs `(n, ...)`.
+        logits: The module's logits for them `(n, classes)`.
+
+    Returns:
+        The sum of the regularisers' terms `()`, or 0.0 where they have none.
+    """
+    total: Tensor | float = 0.0
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Regulariser):
+            term = callback.loss(module, x, logits)
+            if term is not None:
+                total = total + term
+    return total

@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Distil:
     columns of the head keep learning.
     """
 
+    acts_on_first_task: ClassVar[bool] = False
     strength: float = 1.0
     temperature: float = 2.0
     tasks: tuple[Task, ...] = ()

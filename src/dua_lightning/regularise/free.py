@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from dua_lightning.tasks import Batch, Expert
 @dataclass(frozen=True)
 class Free:
     """Nothing is added: Joint training, and plain fine-tuning from task to task."""
+
+    acts_on_first_task: ClassVar[bool] = False
 
     def loss(self, net: nn.Module, x: Tensor, logits: Tensor) -> None:
         return None

@@ -1,1 +1,1 @@
-"""What people read: records, tables, figures, dashboards."""
+"""Records, and all that people read of them: tables, figures, pages, dashboards."""

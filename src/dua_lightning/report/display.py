@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: bars where it is one, a line for each finished stage everywhere."""
+"""The terminal of a run: bars where it is one, a line for each finished stage everywhere."""
 
 import logging
 from collections.abc import Callable, Iterator

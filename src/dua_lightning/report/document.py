@@ -1,17 +1,32 @@
-"""What a report consists of, whatever it is written as."""
+"""The parts of a report, whatever it is written as."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value of a table and its text for people; the text of a value that is not defined is empty."""
+
+    value: object
+    text: str
+    number: bool
 
 
 @dataclass(frozen=True)
 class Table:
-    """`name`: of its CSV file. `note`: what its numbers are. `formats`: of columns that two decimals do not suit.
+    """Numbers or words.
 
-    `folded`: too long to be read in passing.
+    Args:
+        name: The name of its CSV file.
+        frame: Its columns.
+        note: The meaning of its numbers.
+        formats: The formats of columns that two decimals do not suit.
+        folded: Whether it is too long to be read in passing.
     """
 
     name: str
@@ -20,8 +35,23 @@ class Table:
     formats: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
 
-    def text(self, column: str, value: object) -> str:
-        """A cell for people; nothing for what is not defined."""
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return [str(name) for name in self.frame]
+
+    def numeric(self, column: str) -> bool:
+        """Whether a column has numbers."""
+        return is_numeric_dtype(self.frame[column])
+
+    def lines(self, longest: int) -> Iterator[list[Shown]]:
+        """The first `longest` lines."""
+        numbers = [self.numeric(column) for column in self.columns]
+        for line in self.frame.head(longest).to_dict("records"):
+            texts = [self._text(str(column), value) for column, value in line.items()]
+            yield [Shown(*shown) for shown in zip(line.values(), texts, numbers, strict=True)]
+
+    def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]
             return ""
         return format(value, self.formats.get(column, ".2f" if isinstance(value, float) else ""))
@@ -37,7 +67,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Commands:
-    """To be pasted into a shell, each below what it makes."""
+    """Commands to be pasted into a shell, each below what it makes."""
 
     note: str
     lines: Mapping[str, str]
@@ -46,7 +76,7 @@ class Commands:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences, and what they are about."""
+    """A heading, sentences, and the tables, pictures or commands that they are about."""
 
     title: str
     text: str
@@ -55,7 +85,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """`lead`: what was run, in sentences."""
+    """A report. `lead` says in sentences what was run."""
 
     title: str
     lead: str

@@ -25,9 +25,9 @@ from matplotlib.patches import Rectangle
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import Images
-from dua_lightning.report import analysis, headlines
+from dua_lightning.report import headlines
+from dua_lightning.report.reduce import AXES, Reduced, over, over_seeds, repeated
 from dua_lightning.report.statistics import LEVEL
-from dua_lightning.report.tables import mean_matrices, merits, rows
 from dua_lightning.store.files import replacing
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -58,41 +58,39 @@ ROWS_NUMBERED = 30
 """More rows than this get no numbers in the squares of their differences."""
 
 
-def draw_all(records: pd.DataFrame, folder: Path) -> list[Path]:
+def draw_all(reduced: Reduced, folder: Path) -> list[Path]:
     """Save every figure that a run keeps of its records; returns the files."""
-    return [accuracies(records, folder / "accuracy.png"), accuracy_matrices(records, folder / "matrices.png")]
+    first = spread(reduced, folder / "spread.png") if reduced.many else accuracies(reduced, folder / "accuracy.png")
+    return [first, accuracy_matrices(reduced, folder / "matrices.png")]
 
 
-def accuracies(records: pd.DataFrame, path: Path) -> Path:
+def accuracies(reduced: Reduced, path: Path) -> Path:
     """Average accuracy of each row: its mean and each user's.
 
     With the 95 % interval over seeds; over users, or iterations, where there is one seed. Up to five users have each a
     marker; more are grey dots.
     """
-    found, each = rows(records), merits(records)
-    axis = next(iter(analysis.repeated(each)), None)
-    halves = (
-        {} if axis is None else {row: analysis.over(g, "average_accuracy", axis).half for row, g in each.groupby("row")}
-    )
-    over = "" if axis is None else f", 95 % interval over {analysis.AXES[axis]}"
-    users = list(dict.fromkeys(user for row in found.values() for user in row.users))
-    few = len(users) <= USERS_MARKED
-    with _saved(path, (8, 1.4 + 0.38 * len(found)), headlines.accuracy(each)) as (figure, grid):
+    draws = reduced.draws
+    axis = next(iter(repeated(draws)), None)
+    means = over_seeds(draws)["average_accuracy"]
+    halves = [0.0] * len(means) if axis is None else over(draws, "average_accuracy", axis).half.fillna(0)
+    each = over_seeds(draws, ("row", "user"))["average_accuracy"].unstack(sort=False)[draws["user"].unique()]
+    few = each.shape[1] <= USERS_MARKED
+    over_what = "" if axis is None else f", 95 % interval over {AXES[axis]}"
+    with _saved(path, (8, 1.4 + 0.38 * len(means)), headlines.accuracy(draws)) as (figure, grid):
         axes = grid.flat[0]
-        for y, (name, row) in enumerate(found.items()):
-            spread = np.nan_to_num(halves.get(name, 0.0))
-            axes.errorbar(row.accuracy.mean, y, xerr=spread, fmt="|", color="black", capsize=4, markersize=14)
-            means = [row.users[user].mean if user in row.users else np.nan for user in users]
+        for y, (mean, half, of_users) in enumerate(zip(means, halves, each.to_numpy(), strict=True)):
+            axes.errorbar(mean, y, xerr=half, fmt="|", color="black", capsize=4, markersize=14)
             if few:
-                for mean, colour, marker in zip(means, COLOURS, MARKERS, strict=False):
-                    axes.scatter(mean, y, s=28, color=colour, marker=marker, zorder=3)
+                for value, colour, marker in zip(of_users, COLOURS, MARKERS, strict=False):
+                    axes.scatter(value, y, s=28, color=colour, marker=marker, zorder=3)
             else:
                 # As pixels: thousands of shapes would make a vector drawing of megabytes.
-                axes.scatter(means, np.full(len(means), y), s=12, color="0.65", rasterized=True)
-        for text, colour, marker in zip(users, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
+                axes.scatter(of_users, np.full(len(of_users), y), s=12, color="0.65", rasterized=True)
+        for text, colour, marker in zip(each, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
             axes.scatter([], [], color=colour, marker=marker, label=text)
-        axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over}")
-        axes.set_yticks(range(len(found)), _names(found))
+        axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over_what}")
+        axes.set_yticks(range(len(means)), _names(means.index))
         axes.invert_yaxis()
         axes.set_xlabel("average accuracy after the last task (%)")
         axes.grid(axis="x")
@@ -100,9 +98,24 @@ def accuracies(records: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def accuracy_matrices(records: pd.DataFrame, path: Path) -> Path:
+def spread(reduced: Reduced, path: Path) -> Path:
+    """The share of users that have at most some accuracy: a line for each row."""
+    levels = np.linspace(0, 100, 201)
+    with _saved(path, (8, 4.2), headlines.spread(reduced.draws)) as (figure, grid):
+        axes = grid.flat[0]
+        for n, (name, of_row) in enumerate(reduced.draws.groupby("row", sort=False)["average_accuracy"]):
+            axes.plot(np.percentile(of_row, levels), levels, color=_look(n)["color"], linestyle=_look(n)["linestyle"])
+            axes.lines[-1].set_label(str(name))
+        axes.set_xlabel("average accuracy after the last task (%)")
+        axes.set_ylabel("users with at most this (%)")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=4)
+    return path
+
+
+def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
     """The accuracy matrix R of each row, averaged over users, iterations and seeds."""
-    found = mean_matrices(records)
+    found = reduced.matrices
     columns, lines = _panels(len(found))
     size = (2.3 * columns + 0.8, 2.4 * lines + 0.7)
     with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
@@ -119,12 +132,12 @@ def accuracy_matrices(records: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def forgetting_curves(records: pd.DataFrame, path: Path) -> Path:
+def forgetting_curves(reduced: Reduced, path: Path) -> Path:
     """Accuracy on each task after it and each later one was learnt, averaged over users, iterations and seeds.
 
     A panel for each row; behind it, in grey, the mean of all rows.
     """
-    found = mean_matrices(records)
+    found = reduced.matrices
     columns, lines = _panels(len(found))
     size = (2.2 * columns + 0.8, 2.0 * lines + 0.9)
     common = _common(list(found.values()))
@@ -144,12 +157,12 @@ def forgetting_curves(records: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def user_map(records: pd.DataFrame, path: Path) -> Path:
+def user_map(reduced: Reduced, path: Path) -> Path:
     """Average accuracy of each row (downwards) for each user (across), averaged over iterations and seeds.
 
     More than a couple of dozen users have no names, and are in the order of their mean.
     """
-    found = merits(records)
+    found = reduced.draws
     values = found.pivot_table(index="row", columns="user", values="average_accuracy", sort=False)
     values = values.reindex(index=found["row"].unique(), columns=found["user"].unique())
     named = values.shape[1] <= USERS_NAMED
@@ -178,7 +191,7 @@ def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
         values[i, j], values[j, i] = pair["difference"], -pair["difference"]
         if pair["p (Holm)"] < 1 - LEVEL:
             clear += [(i, j), (j, i)]
-    # What is rounded to zero has no sign then.
+    # A difference that is rounded to zero then has no sign.
     values = values.round(1) + 0.0
     side = 2.4 + 0.45 * len(names)
     with _saved(path, (max(6.5, side + 0.8), side), headlines.differences(pairs)) as (figure, grid):
@@ -220,9 +233,9 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
 
 
 def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
-    """What the server trains on and what each user's device sees: some images of every task, spread evenly."""
+    """Some images of every task, spread evenly, of the server's training data and of each user's device."""
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
-    sides |= {f"user {user.user}": Images.cat(user.validation) for user in benchmark.users}
+    sides |= {f"user {user.user}": user.validation for user in benchmark.users}
     size = (9, 0.95 * len(sides) + 0.4)
     with _saved(path, size, "The domains of the server and of the users", len(sides)) as (_, grid):
         for axes, (name, images) in zip(grid.flat, sides.items(), strict=True):

@@ -1,4 +1,4 @@
-"""What figures show, said in their titles from the data."""
+"""The titles of figures: what each shows, said from its data."""
 
 import math
 import warnings
@@ -10,12 +10,12 @@ import pandas as pd
 from dua_lightning.report.statistics import LEVEL
 
 SAME = 0.05
-"""Percent, or points, that titles do not show."""
+"""Titles do not show differences of fewer percent, or points."""
 
 
-def accuracy(merits: pd.DataFrame) -> str:
-    """Of the average accuracy of each row."""
-    means = merits.groupby("row", sort=False)["average_accuracy"].mean()
+def accuracy(draws: pd.DataFrame) -> str:
+    """Say which row serves users best, and which worst."""
+    means = draws.groupby("row", sort=False)["average_accuracy"].mean()
     if len(means) == 1:
         return f"{means.index[0]} is right on {means.iloc[0]:.1f} % of the images, averaged over users"
     if means.max() - means.min() < SAME:
@@ -23,9 +23,9 @@ def accuracy(merits: pd.DataFrame) -> str:
     return f"{means.idxmax()} serves users best ({means.max():.1f} %), {means.idxmin()} worst ({means.min():.1f} %)"
 
 
-def users(merits: pd.DataFrame) -> str:
-    """Of the average accuracy of each user."""
-    means = merits.groupby("user", sort=False)["average_accuracy"].mean()
+def users(draws: pd.DataFrame) -> str:
+    """Say which user is served best, and which worst."""
+    means = draws.groupby("user", sort=False)["average_accuracy"].mean()
     if len(means) == 1:
         return f"How each method serves the one user, {means.index[0]}"
     if means.max() - means.min() < SAME:
@@ -36,8 +36,20 @@ def users(merits: pd.DataFrame) -> str:
     )
 
 
+def spread(draws: pd.DataFrame) -> str:
+    """Say how unequally each row serves the users."""
+    low, high = (draws.groupby("row", sort=False)["average_accuracy"].quantile(share) for share in (0.05, 0.95))
+    between = high - low
+    if len(between) == 1:
+        return f"Nine in ten users of {between.index[0]} are within {between.iloc[0]:.1f} points of accuracy"
+    return (
+        f"Nine in ten users are within {between.min():.1f} points of accuracy under {between.idxmin()}, "
+        f"{between.max():.1f} under {between.idxmax()}"
+    )
+
+
 def kept(R: Mapping[str, np.ndarray]) -> str:
-    """Of each row's accuracy matrix: how much of what was learnt is there at the end."""
+    """Say how much of what was learnt each row's accuracy matrix has at the end."""
     found = {name: _kept(matrix) for name, matrix in R.items()}
     known = {name: value for name, value in found.items() if not math.isnan(value)}
     if not known:
@@ -51,7 +63,7 @@ def kept(R: Mapping[str, np.ndarray]) -> str:
 
 
 def lost(R: Mapping[str, np.ndarray]) -> str:
-    """Of the accuracy on the first task, from when it was learnt to the end."""
+    """Say how the accuracy on the first task changes from when it was learnt to the end."""
     found = {name: float(matrix[0, 0] - matrix[-1, 0]) for name, matrix in R.items()}
     known = {name: value for name, value in found.items() if not math.isnan(value)}
     if not known or len(next(iter(R.values()))) == 1:
@@ -62,7 +74,7 @@ def lost(R: Mapping[str, np.ndarray]) -> str:
 
 
 def differences(pairs: pd.DataFrame) -> str:
-    """Of the paired differences between rows."""
+    """Say how many of the paired differences between rows are significant, and which is largest."""
     if pairs["difference"].abs().max() < SAME:
         return f"No difference between rows is as large as {SAME} points"
     if pairs["p"].isna().all():
@@ -78,7 +90,7 @@ def differences(pairs: pd.DataFrame) -> str:
 
 
 def training(epochs: pd.DataFrame) -> str:
-    """Of the epochs of each expert."""
+    """Say how many epochs each expert is trained for."""
     counts = epochs.groupby(["seed", "experts", "task"])["epoch"].max()
     if counts.nunique() == 1:
         return f"Each expert is trained for {counts.iloc[0]} epochs"

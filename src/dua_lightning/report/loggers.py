@@ -1,55 +1,207 @@
-"""Where the curves of training and the results of a run go besides the records."""
+"""Lightning's loggers: one for each run, which takes the curves of every training and the results of the run.
 
-from collections.abc import Mapping, Sequence
+`start` opens it, `curves` gives each training's Trainer its part of it, `results` logs tables, figures and figures of
+merit, and `close` ends it. Lightning is imported where it is needed, since loading it takes seconds.
+"""
+
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+from dua_lightning.errors import InputError
+from dua_lightning.report import records
+from dua_lightning.report.reduce import Reduced, entries, over_seeds
 
-from dua_lightning.store.files import write_text
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
-Epoch = Mapping[str, str | int | float]
-"""One epoch of one training: seed, experts, task, epoch, train_loss, val_accuracy (percent), lr."""
-
-
-@runtime_checkable
-class Logger(Protocol):
-    """Built with the run's folder, its configuration and its name."""
-
-    def epoch(self, values: Epoch) -> None: ...
-
-    def results(self, records: pd.DataFrame, figures: Sequence[Path]) -> None: ...
-
-    def close(self) -> None:
-        """Called in every case, also after an error."""
+EXTRAS = ("wandb", "tensorboard", "mlflow")
+"""The extras of this package that install what a logger needs."""
+SEVERAL = "table"
+"""Stands for the label of the row in a run of several rows."""
+METRICS = "metrics.csv"
+"""The file in which Lightning's CSVLogger keeps curves."""
 
 
-class NoLogger:
-    """Records, table and figures only."""
+@dataclass(frozen=True)
+class RunLogger:
+    """The logger of a run, and the settings that its class was called with."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], name: str) -> None:
-        pass
-
-    def epoch(self, values: Epoch) -> None:
-        pass
-
-    def results(self, records: pd.DataFrame, figures: Sequence[Path]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    logger: "Logger"
+    settings: Mapping[str, Any]
 
 
-class CsvLogger(NoLogger):
-    """`training.csv`: a line for each epoch that was really trained; none for experts taken from the store."""
+def start(
+    kind: Callable[..., "Logger"], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
+) -> RunLogger:
+    """Make the logger of a run and open it, so that it fails before anything is trained.
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], name: str) -> None:
-        self._path = folder / "training.csv"
-        self._epochs: list[Epoch] = []
+    Args:
+        kind: A class of Lightning loggers.
+        settings: The arguments that it is called with, besides its folder and the names of the run.
+        folder: The run's folder, in which the logger keeps its files.
+        config: The configuration of the run in plain values, logged as its hyperparameters.
+        row: The label of the run's row, or `table` for a run of several.
 
-    def epoch(self, values: Epoch) -> None:
-        self._epochs.append(values)
+    Raises:
+        InputError: A package is missing, or the logger cannot be started with these settings.
+    """
+    # They announce settings that Lightning makes, each table of a new database, and each experiment that is new in it.
+    os.environ |= {"WANDB_SILENT": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
+    given = {**settings, **_names(kind, settings, folder, config, row), "save_dir": str(folder)}
+    try:
+        if kind.__name__ == "WandbLogger":
+            import wandb
 
-    def close(self) -> None:
-        if self._epochs:
-            write_text(self._path, pd.DataFrame(self._epochs).to_csv(index=False))
+            # It reads that it is silent.
+            wandb.setup()
+        logger = kind(**given)
+        # W&B and MLflow begin their run here, CSVLogger makes its folder.
+        _ = logger.experiment  # type: ignore[attr-defined]
+        logger.log_hyperparams(dict(config))
+    except ModuleNotFoundError as error:
+        missing = next((extra for extra in EXTRAS if extra in str(error)), None)
+        install = f"pip install 'dua_lightning[{missing}]'" if missing else f"install it ({error})"
+        raise InputError(f"{kind.__name__} needs a package that is not there; {install}, or use logger=csv") from error
+    except Exception as error:
+        # Each of the packages has errors of its own.
+        reason = " ".join(str(error).split())
+        next_step = "change its settings, or use logger=csv"
+        raise InputError(f"{kind.__name__} cannot be started ({reason}); {next_step}") from error
+    return RunLogger(logger, given)
+
+
+def _names(
+    kind: Callable[..., "Logger"], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
+) -> dict[str, Any]:
+    """The arguments by which a service sorts runs, and the place of its files on this machine."""
+    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+    # Several rows have an adaptation each.
+    axes = ("data", "model", "fidelity", *(["adapt"] if row != SEVERAL else []))
+    tags = {"row": row, **{axis: str(config[axis]["name"]) for axis in axes}}
+    title = f"{row}, seed {config['seed']}"
+    if kind is WandbLogger:
+        own = list(dict.fromkeys([*tags.values(), *settings.get("tags", ())]))
+        # Lightning says it by an environment variable, which W&B may have read already.
+        mode = settings.get("mode", "offline" if settings.get("offline") else "online")
+        return {"group": config["name"], "job_type": row, "name": title, "tags": own, "mode": mode}
+    if kind is MLFlowLogger:
+        names = {"experiment_name": config["name"], "run_name": title, "tags": {**tags, **settings.get("tags", {})}}
+        if settings.get("tracking_uri"):
+            return names
+        place = folder.resolve()
+        return {**names, "tracking_uri": f"sqlite:///{place}/mlflow.db", "artifact_location": f"{place}/mlflow"}
+    return {}
+
+
+def curves(run: RunLogger | None, seed: int, training: str, task: str) -> "Logger | Literal[False]":
+    """Give the logger for the Trainer of one task's training.
+
+    Loggers that write files get a folder of their own for each training, so that tools lay the curves over each other;
+    in one run of another service the names of metrics begin with the training's.
+
+    Args:
+        run: The run's logger, or None for no logging.
+        seed: The run's seed.
+        training: The label of the experts that are trained.
+        task: The name of the task.
+
+    Returns:
+        A logger for `Trainer(logger=...)`; False without one.
+    """
+    if run is None:
+        return False
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+    from dua_lightning.report.prefixed import PrefixedLogger
+
+    *parents, last = place(seed, training, task)
+    if isinstance(run.logger, CSVLogger | TensorBoardLogger):
+        where = {"save_dir": run.logger.log_dir, "name": "/".join(parents), "version": last}
+        return type(run.logger)(**{**run.settings, **where})
+    prefix = "/".join([*parents, last])
+    if isinstance(run.logger, WandbLogger):
+        run.logger.experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch")
+    return PrefixedLogger(run.logger, prefix)
+
+
+def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
+    """Give the three folders, one in the other, of a training's curves, without characters that folders cannot have."""
+    training, task = (re.sub(r"[^-.,=\w ]", "_", text) for text in (training, task))
+    return f"seed_{seed}", training, task
+
+
+def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:
+    """Log the results of a run: figures of merit, figures, and tables where the logger has a place for them.
+
+    Args:
+        run: The run's logger, or None for no logging.
+        reduced: The reduced records.
+        path: The file of the records; every accuracy is logged from it where users are few.
+        figures: The files of the figures.
+    """
+    if run is None:
+        return
+    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+    logger, metrics = run.logger, merits(reduced)
+    tables = {"users": reduced.draws, "accuracy_matrix": entries(reduced)}
+    if isinstance(logger, WandbLogger):
+        if not reduced.many:
+            tables["records"] = records.read(path)
+        for name, table in tables.items():
+            logger.log_table(name, dataframe=table)
+        for figure in figures:
+            logger.log_image(figure.stem, [str(figure)])
+        # W&B's own sweeps read their metric from the summary.
+        logger.experiment.summary.update(metrics)
+    elif isinstance(logger, MLFlowLogger):
+        logger.log_metrics({re.sub(r"[^-./\w ]", "_", name): value for name, value in metrics.items()})
+        for name, table in tables.items():
+            logger.experiment.log_table(logger.run_id, data=table, artifact_file=f"{name}.json")
+        for file in (path, *figures):
+            logger.experiment.log_artifact(logger.run_id, str(file))
+    elif isinstance(logger, TensorBoardLogger):
+        from matplotlib.pyplot import imread
+
+        for figure in figures:
+            logger.experiment.add_image(figure.stem, imread(figure)[..., :3], dataformats="HWC")
+        merit = over_seeds(reduced.draws).round(2)
+        lines = ["| " + " | ".join(map(str, line)) + " |" for line in merit.reset_index().itertuples(index=False)]
+        heading = ["| " + " | ".join(["row", *merit]) + " |", "|" + "---|" * (1 + merit.shape[1])]
+        logger.experiment.add_text("rows", "\n".join([*heading, *lines]))
+        logger.log_hyperparams(logger.hparams, metrics, 0)
+    else:
+        logger.log_metrics(metrics, 0)
+
+
+def merits(reduced: Reduced) -> dict[str, float]:
+    """Give the figures of merit that are defined as `ROW/average_accuracy` (percent) and `ROW/forgetting` (points).
+
+    They are means over seeds. A single row's are there without `ROW/` too.
+    """
+    rows = over_seeds(reduced.draws)[["average_accuracy", "forgetting"]]
+    named = {f"{row}/{merit}": float(value) for row, line in rows.iterrows() for merit, value in line.items()}
+    if len(rows) == 1:
+        named |= {str(merit): float(value) for merit, value in rows.iloc[0].items()}
+    return {name: value for name, value in named.items() if not math.isnan(value)}
+
+
+def close(run: RunLogger | None) -> None:
+    """End the logger; an exception on its way through the caller, a signal's too, marks the run as failed."""
+    if run is None:
+        return
+    from lightning.pytorch.loggers import WandbLogger
+
+    failed = sys.exc_info()[0] is not None
+    run.logger.finalize("failed" if failed else "success")
+    if isinstance(run.logger, WandbLogger):
+        run.logger.experiment.finish(exit_code=int(failed))

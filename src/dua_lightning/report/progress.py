@@ -1,51 +1,83 @@
-"""Training in the terminal and in the loggers."""
+"""The progress of training in the terminal."""
 
+import math
 import time
-from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
 
 from dua_lightning.report.display import Display
-from dua_lightning.report.loggers import Epoch
-from dua_lightning.training.training import ExpertModule
 
 
 class TrainingProgress(Callback):
-    """A bar over the epochs of each fit; hands each epoch's values on, and keeps each task's best accuracy."""
+    """Shows a bar over the epochs of each fit, and keeps each task's figures.
 
-    def __init__(self, display: Display, text: str, values: Epoch, record: Callable[[Epoch], None]) -> None:
+    It reads the metric `val_accuracy` (percent), and the attribute `task` of the module, which has a `name`. A fit that
+    continues from a checkpoint goes on with the figures that it had.
+
+    Args:
+        display: Where the bar is shown.
+        text: What stands before the task's name.
+
+    Attributes:
+        best: The best validation accuracy (percent) of each task's epochs; NaN where none was measured.
+        epochs: The number of epochs of each task.
+        seconds: The seconds that each task's training took.
+    """
+
+    def __init__(self, display: Display, text: str) -> None:
         self.display = display
         self.text = text
-        self.values = values
-        self.record = record
         self.best: dict[str, float] = {}
-        self.started = time.monotonic()
+        self.epochs: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self._before: dict[str, Any] = {}
 
-    def seconds(self) -> float:
-        """Since the callback was made."""
-        return time.monotonic() - self.started
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        """In a further process of a training there is no terminal: what arrives there does nothing."""
+        return Callback, ()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Epochs of a fit that continues are handed on again, so that its curve is whole."""
-        assert isinstance(pl_module, ExpertModule)
-        text = f"{self.text}, task {pl_module.task.name}"
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the figures of a checkpoint that was loaded, or with none."""
+        self._task = str(pl_module.task.name)  # type: ignore[union-attr]
+        self.best[self._task] = self._before.get("best", math.nan)
+        self.epochs[self._task] = self._before.get("epochs", 0)
+        self.seconds[self._task] = self._before.get("seconds", 0.0)
+        text = f"{self.text}, task {self._task}"
+        if self._before:
+            self.display.say(f"{text} continues at epoch {self.epochs[self._task] + 1}")
+        self._before = {}
         self._bar = self.display.bar(text, trainer.max_epochs or 0)
         self._advance = self._bar.__enter__()
-        if pl_module.curve:
-            self.display.say(f"{text} continues at epoch {len(pl_module.curve) + 1}")
-        for epoch in range(len(pl_module.curve)):
-            self._epoch(pl_module, epoch)
+        for _ in range(self.epochs[self._task]):
+            self._advance("")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ExpertModule)
-        self._epoch(pl_module, trainer.current_epoch)
+        """Count the epoch, and show its accuracy where one was measured."""
+        now = time.monotonic()
+        self.seconds[self._task] += now - self._since
+        self._since = now
+        self.epochs[self._task] = trainer.current_epoch + 1
+        accuracy = trainer.callback_metrics.get("val_accuracy")
+        if accuracy is not None:
+            self.best[self._task] = float(np.fmax(self.best[self._task], float(accuracy)))
+        self._advance("" if accuracy is None else f"validation {accuracy:.1f} %")
 
-    def _epoch(self, module: ExpertModule, epoch: int) -> None:
-        values = module.curve[epoch]
-        self.record({**self.values, "task": module.task.name, "epoch": epoch + 1, **values})
-        self._advance(f"validation {values['val_accuracy']:.1f} %")
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ExpertModule)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self.seconds[self._task] += time.monotonic() - self._since
         self._bar.__exit__(None, None, None)
-        self.best[pl_module.task.name] = pl_module.best_accuracy
+
+    def state_dict(self) -> dict[str, Any]:
+        """The figures of the task that is being trained, for its checkpoint."""
+        task = self._task
+        return {"best": self.best[task], "epochs": self.epochs[task], "seconds": self.seconds[task]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the figures of a checkpoint for the training that continues from it."""
+        self._before = dict(state_dict)

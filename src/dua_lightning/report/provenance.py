@@ -1,4 +1,4 @@
-"""What is needed to make a run again."""
+"""All that is needed to make a run again."""
 
 import json
 import platform
@@ -20,20 +20,21 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend
 
 
 def write(cfg: DictConfig, folder: Path) -> None:
-    """`config.yaml`, with every interpolation resolved, and `environment.json`: command, versions, commit, machine.
+    """Write `config.yaml`, every interpolation resolved, and `environment.json`: command, versions, commit, machine.
 
-    The command of a sweep's cell is the one that runs this cell alone.
+    The command of a job of a sweep is the one that runs this job alone.
     """
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     hydra = HydraConfig.get()
-    # A launcher runs a cell of a sweep in a process with a command line of its own.
-    arguments = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
+    # A launcher runs a job of a sweep in a process with a command line of its own.
+    where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+    arguments = [*where, *hydra.overrides.task] if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
     found = {"command": ["python", "-m", "dua_lightning", *arguments], **environment()}
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and machine, in plain values."""
+    """Give versions, commit and machine, in plain values."""
     return {
         "dua_lightning": __version__,
         "git_commit": _git("rev-parse", "HEAD"),
@@ -53,7 +54,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*command: str) -> str | None:
-    """What git says of the checkout that this package runs from; nothing for an installed wheel."""
+    """Git's answer for the checkout that this package runs from; nothing for an installed wheel."""
     top = Path(__file__).resolve().parents[3]
     if not (top / ".git").exists():
         return None

@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dua_lightning.errors import InputError
-from dua_lightning.metrics import forgetting_released
-from dua_lightning.report.records import matrices, read
-from dua_lightning.report.tables import merits
+from dua_lightning.report import records
+from dua_lightning.report.reduce import reduce
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries the paper's tables inside the package; a checkout has them beside what measures them.
@@ -29,19 +28,19 @@ KEYS = ["data", "model", "method", "adapt"]
 FIGURES = ["accuracy", "forgetting"]
 
 
-def compare(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
+def compare(draws: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
     """One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run).
 
     Measured values are means over seeds, users and iterations; `gap` is measured minus published accuracy, in points.
+
+    Args:
+        draws: The reduced records, as `reduce.Reduced` has them.
+        expected: The published figures.
     """
-    measured = merits(records).assign(
-        method=lambda frame: frame["label"].str.split(" + ", regex=False).str[0],
-        forgetting=[forgetting_released(R) for _, R in matrices(records)],
-    )
-    means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting"]].mean()
-    joined = expected.merge(
-        means.rename(columns={"average_accuracy": "measured", "forgetting": "measured_forgetting"}), on=KEYS, how="left"
-    )
+    measured = draws.assign(method=draws["label"].str.split(" + ", regex=False).str[0])
+    means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting_released"]].mean()
+    names = {"average_accuracy": "measured", "forgetting_released": "measured_forgetting"}
+    joined = expected.merge(means.rename(columns=names), on=KEYS, how="left")
     return joined.assign(gap=joined["measured"] - joined["accuracy"])
 
 
@@ -76,11 +75,12 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         expected = _published(Path(arguments[0]))
-        records = pd.concat([read(Path(run) / "records.csv") for run in arguments[1:]])
+        files = [Path(run) / "records.csv" for run in arguments[1:]]
+        found = reduce(frame for path in files for frame in records.chunks(path))
     except InputError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
         return 2
-    for table in tables(compare(records, expected)):
+    for table in tables(compare(found.draws, expected)):
         console.print(table)
     console.print("average accuracy in percent (forgetting in points, divided by N as published)")
     return 0

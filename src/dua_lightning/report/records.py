@@ -1,4 +1,7 @@
-"""Tidy records: one row for each accuracy."""
+"""Tidy records: one line for each accuracy, each adaptation and each training.
+
+A table of records may be longer than memory: `chunks` reads it in pieces.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -9,6 +12,9 @@ import pandas as pd
 
 from dua_lightning.errors import InputError
 from dua_lightning.store.files import write_text
+
+CHUNK = 10_000
+"""Lines of a table that are in memory at once: some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,9 @@ class Record:
     accuracy: float
 
 
-COLUMNS = [f.name for f in fields(Record)]
-
-
 @dataclass(frozen=True)
 class CostRecord:
-    """What one adaptation of one task's state cost on a user's device; see `adapt.cost.Cost` for the figures."""
+    """The cost of one adaptation of one task's state on a user's device; `adapt.cost` describes the figures."""
 
     data: str
     model: str
@@ -54,27 +57,64 @@ class CostRecord:
     peak_bytes: float
 
 
-def write(records: Sequence[Record | CostRecord], path: Path) -> None:
+@dataclass(frozen=True)
+class TrainingRecord:
+    """One expert that was trained in this run, and not taken from the store.
+
+    `experts`: the label of its training. `seconds`: of this expert's training, over all interruptions.
+    `val_accuracy`: the best validation accuracy (percent).
+    """
+
+    seed: int
+    experts: str
+    task: str
+    epochs: int
+    seconds: float
+    val_accuracy: float
+
+
+COLUMNS, COSTS, TRAININGS = ([f.name for f in fields(kind)] for kind in (Record, CostRecord, TrainingRecord))
+KEYS = COLUMNS[: COLUMNS.index("after")]
+"""The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
+NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
+
+
+def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -> None:
     """Write the records as CSV, whole or not at all; numbers with all their digits."""
     write_text(path, pd.DataFrame(records).to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The records of a run as a table. Raises `InputError` for a file that is not one."""
+    """Read all accuracies of a run as one table. Raises `InputError` for a file that is not a table of records."""
+    return pd.concat(chunks(path), ignore_index=True)
+
+
+def chunks(path: Path) -> Iterator[pd.DataFrame]:
+    """Read the accuracies of a run in pieces; the lines of one accuracy matrix are never parted.
+
+    Raises `InputError` for a file that is not a table of records.
+    """
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in COLUMNS if name not in frame]:
-            raise ValueError(f"it has no column {missing[0]}")
-        frame = frame.astype({"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int})
-        _check(frame)
+        rest = pd.DataFrame()
+        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=CHUNK) as pieces:
+            for piece in pieces:
+                if missing := [name for name in COLUMNS if name not in piece]:
+                    raise ValueError(f"it has no column {missing[0]}")
+                frame = pd.concat([rest, piece.astype(NUMBERS)], ignore_index=True)
+                # The last matrix of a piece may go on in the next one.
+                starts = (frame[KEYS] != frame[KEYS].shift()).any(axis=1)
+                cut = int(np.flatnonzero(starts)[-1])
+                if cut:
+                    yield _checked(frame[:cut])
+                rest = frame[cut:]
+        yield _checked(rest)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path} is not a table of records ({' '.join(str(error).split())}); delete it and run again"
         ) from error
-    return frame
 
 
-def _check(frame: pd.DataFrame) -> None:
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         raise ValueError("it has no rows")
     if not frame["accuracy"].between(0, 100).all():
@@ -82,19 +122,44 @@ def _check(frame: pd.DataFrame) -> None:
     # Every task has a row of its own, so that a number beyond their count is none of a task.
     if not (frame["on"].between(1, len(frame)) & frame["after"].between(1, frame["on"].max())).all():
         raise ValueError("the number of a task is not one that a run has")
+    return frame
 
 
-def matrices(records: pd.DataFrame) -> Iterator[tuple[dict[str, object], np.ndarray]]:
-    """Each user's accuracy matrix R `(N, N)` in percent, with what identifies it; NaN where there is no record.
+def matrices(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Give the accuracy matrices of a table of records.
 
-    N is the number of tasks of the row.
+    Returns:
+        For each number N of tasks that rows have: a table of `KEYS` with one line for each matrix, and the matrices R
+        `(n, N, N)` in percent, NaN where there is no record.
     """
-    keys = [name for name in COLUMNS if name not in ("after", "on", "accuracy")]
-    of = records.groupby(keys, sort=False).ngroup().to_numpy()
-    N = records.groupby(["data", "label"])["on"].transform("max").to_numpy()
-    stack = np.full((of.max() + 1, N.max(), N.max()), np.nan)
-    stack[of, records["after"] - 1, records["on"] - 1] = records["accuracy"]
-    _, first = np.unique(of, return_index=True)
-    # All at once: a table of many users has a matrix for each of them.
-    for values, R, n in zip(records[keys].iloc[first].to_dict("records"), stack, N[first], strict=True):
-        yield {str(name): value for name, value in values.items()}, R[:n, :n]
+    tasks = records.groupby(["data", "label"])["on"].transform("max")
+    for N, part in records.groupby(tasks, sort=False):
+        of = part.groupby(KEYS, sort=False).ngroup().to_numpy()
+        R = np.full((of.max() + 1, N, N), np.nan)
+        R[of, part["after"] - 1, part["on"] - 1] = part["accuracy"]
+        yield part[KEYS].drop_duplicates(ignore_index=True), R
+
+
+def costs(path: Path) -> pd.DataFrame:
+    """Read the costs of a run's adaptations; without lines where there is no file. Raises `InputError`."""
+    words = dict.fromkeys(COSTS[:4], "category") | {"user": "category", "task": "category"}
+    return _table(path, COSTS, words)
+
+
+def trainings(path: Path) -> pd.DataFrame:
+    """Read the trainings of a run; without lines where there is no file. Raises `InputError`."""
+    return _table(path, TRAININGS, {"experts": "str", "task": "str"})
+
+
+def _table(path: Path, columns: list[str], words: dict[str, str]) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"], dtype=words)
+        if missing := [name for name in columns if name not in frame]:
+            raise ValueError(f"it has no column {missing[0]}")
+        return frame.astype({name: float for name in columns if name.endswith(("seconds", "bytes", "accuracy"))})
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); run again, or name another run"
+        ) from error

@@ -6,49 +6,50 @@ from pathlib import Path
 
 import pandas as pd
 
-from dua_lightning.report import analysis, figures, headlines
+from dua_lightning.report import figures, headlines, reduce
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
+from dua_lightning.report.reduce import Reduced
 from dua_lightning.report.runs import ROWS, Study, flat
-from dua_lightning.report.tables import cost_medians, mean_matrices, merits
 
 FOLDED = 20
 """Longer tables of pairs are folded."""
 ROWS_NAMED = 4
-"""In the title."""
+"""More rows than this are counted in the title, and not named."""
 VALUES_NAMED = 6
-"""Of a setting that several runs differ in."""
+"""More values than this of a setting are cut."""
 PAPERS_IMAGES = "mit_indoor"
 
 
 def document(study: Study, folder: Path) -> Document:
     """Everything that the runs say; its figures are drawn into `folder`."""
-    found = merits(study.records)
-    drawn = _Drawn(folder, several=study.records["data"].nunique() > 1)
+    reduced = study.reduced
+    draws = reduced.draws
+    drawn = _Drawn(folder, several=draws["data"].nunique() > 1)
     sections = [
-        _accuracy(study, found, drawn),
+        _accuracy(reduced, drawn),
         _published(study),
-        _differences(study, drawn),
-        _users(study, found, drawn),
-        _matrices(study, drawn),
+        _differences(reduced, drawn),
+        _users(reduced, drawn),
+        _matrices(reduced, drawn),
         _costs(study, drawn),
         _settings(study),
         _again(study),
     ]
-    labels = study.records["label"].unique()
+    labels = draws["label"].unique()
     what = _count(len(labels), "row") if len(labels) > ROWS_NAMED else _and(labels)
-    title = f"{what} on {_and(study.records['data'].unique())}"
+    title = f"{what} on {_and(draws['data'].unique())}"
     return Document(title, lead(study), tuple(section for section in sections if section is not None))
 
 
 def lead(study: Study) -> str:
-    """What was run, by what, and what is missing, in a few sentences."""
-    frame = study.records
+    """Say what was run, by what, and what is missing, in a few sentences."""
+    frame = study.reduced.draws
     seeds = sorted(frame["seed"].unique())
     sizes = [
         _count(frame["user"].nunique(), "user"),
         f"{_count(frame['iteration'].nunique(), 'draw')} of each",
-        _count(int(frame["on"].max()), "task"),
+        _count(max(map(len, study.reduced.means.values())), "task"),
         f"{'seeds' if len(seeds) > 1 else 'seed'} {_and(seeds)}",
     ]
     environment = flat(study.runs[0].environment)
@@ -76,37 +77,29 @@ class _Drawn:
         self.several = several
 
     def each(
-        self,
-        name: str,
-        frame: pd.DataFrame,
-        draw: Callable[[pd.DataFrame, Path], Path],
-        say: Callable[[pd.DataFrame], str],
+        self, name: str, reduced: Reduced, draw: Callable[[Reduced, Path], Path], say: Callable[[Reduced], str]
     ) -> Iterator[Picture]:
-        for data, part in frame.groupby("data", sort=False):
+        for data, part in reduced.benchmarks():
             yield Picture(draw(part, self.folder / f"{self.name(name, data)}.svg"), say(part))
 
     def name(self, name: str, data: object) -> str:
-        """Of the file for one benchmark, whatever that is called."""
+        """Name the file for one benchmark, whatever characters that has in its name."""
         return name + "-" + re.sub(r"[^-.\w]", "_", str(data)) if self.several else name
 
 
-def _accuracy(study: Study, found: pd.DataFrame, drawn: _Drawn) -> Section:
-    axes = [analysis.AXES[axis] for axis in analysis.repeated(found)]
+def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:
+    axes = [reduce.AXES[axis] for axis in reduce.repeated(reduced.draws)]
     note = "Average accuracy in percent, forgetting in points (lower is better; empty where it is not defined). " + (
         f"± is half the 95 % t interval over {_and(axes)}, of the means over the rest."
         if axes
         else "One seed, user and draw: no interval."
     )
-    pictures = drawn.each("accuracy", study.records, figures.accuracies, lambda part: headlines.accuracy(merits(part)))
-    return Section(
-        "Accuracy and forgetting",
-        "",
-        (Table("rows", analysis.rows(found), note), *pictures),
-    )
+    pictures = drawn.each("accuracy", reduced, figures.accuracies, lambda part: headlines.accuracy(part.draws))
+    return Section("Accuracy and forgetting", "", (Table("rows", reduce.rows(reduced.draws), note), *pictures))
 
 
 def _published(study: Study) -> Section | None:
-    lines = compare(study.records, published()).dropna(subset="measured")
+    lines = compare(study.reduced.draws, published()).dropna(subset="measured")
     if lines.empty:
         return None
     names = {str(run.settings.get("data.images.name", PAPERS_IMAGES)) for run in study.runs} - {PAPERS_IMAGES}
@@ -134,10 +127,10 @@ def _published(study: Study) -> Section | None:
     )
 
 
-def _differences(study: Study, drawn: _Drawn) -> Section | None:
+def _differences(reduced: Reduced, drawn: _Drawn) -> Section | None:
     parts: list[Table | Picture] = []
-    for data, part in study.records.groupby("data", sort=False):
-        pairs = analysis.differences(merits(part))
+    for data, part in reduced.benchmarks():
+        pairs = reduce.differences(part.draws)
         if pairs.empty:
             continue
         axis = next(name for name in map(str, pairs) if name.startswith("± "))
@@ -156,59 +149,52 @@ def _differences(study: Study, drawn: _Drawn) -> Section | None:
     return Section("Paired differences", "", tuple(parts)) if parts else None
 
 
-def _users(study: Study, found: pd.DataFrame, drawn: _Drawn) -> Section:
-    pictures = drawn.each("users", study.records, figures.user_map, lambda part: headlines.users(merits(part)))
+def _users(reduced: Reduced, drawn: _Drawn) -> Section:
+    draws = reduced.draws
+    pictures = drawn.each("users", reduced, figures.user_map, lambda part: headlines.users(part.draws))
     extremes = "Average accuracy in percent, the mean over seeds and draws."
-    each = analysis.users(found)
+    each = "Average accuracy of each row for each user, in percent."
     return Section(
         "Users",
         "",
         (
             *pictures,
-            Table("extremes", analysis.extremes(found), extremes),
-            Table("users", each, "Average accuracy of each row for each user, in percent.", folded=True),
+            Table("extremes", reduce.extremes(draws), extremes),
+            Table("users", reduce.users(draws), each, folded=True),
         ),
     )
 
 
-def _matrices(study: Study, drawn: _Drawn) -> Section:
-    def kept(part: pd.DataFrame) -> str:
-        return headlines.kept(mean_matrices(part))
-
-    def lost(part: pd.DataFrame) -> str:
-        return headlines.lost(mean_matrices(part))
-
+def _matrices(reduced: Reduced, drawn: _Drawn) -> Section:
     return Section(
         "What is kept while tasks are learnt",
         "Accuracy on each task (across) after each task (downwards), averaged over users, draws and seeds; then "
         "each task as a curve, before the mean of all rows in grey.",
         (
-            *drawn.each("matrices", study.records, figures.accuracy_matrices, kept),
-            *drawn.each("forgetting", study.records, figures.forgetting_curves, lost),
+            *drawn.each("matrices", reduced, figures.accuracy_matrices, lambda part: headlines.kept(part.matrices)),
+            *drawn.each("forgetting", reduced, figures.forgetting_curves, lambda part: headlines.lost(part.matrices)),
         ),
     )
 
 
 def _costs(study: Study, drawn: _Drawn) -> Section | None:
     parts: list[Table | Picture] = []
-    if len(study.epochs):
+    if len(study.curves):
+        path = figures.training_curves(study.curves, drawn.folder / "training.svg")
+        parts.append(Picture(path, headlines.training(study.curves)))
+    if len(study.trainings):
         note = (
-            "Trainings of these runs, the seconds from their logs; what came from the store took none and is not here. "
-            "Validation accuracy in percent: the best of each task, and their mean."
+            "Experts that these runs trained; those that came from the store took no time and are not here. Seconds "
+            "and epochs are sums over tasks. Validation accuracy in percent: the best of each task, and their mean."
         )
-        parts += [
-            Picture(
-                figures.training_curves(study.epochs, drawn.folder / "training.svg"), headlines.training(study.epochs)
-            ),
-            Table("training", study.trainings, note, {"seconds": ".1f"}),
-        ]
+        parts.append(Table("training", reduce.trainings(study.trainings), note, {"seconds": ".1f"}))
     if len(study.costs):
         note = (
             "One task on a user's device, medians over rows, users and tasks; peak memory above what the process had "
             "before."
         )
         formats = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
-        parts.append(Table("adaptation", cost_medians(study.costs), note, formats))
+        parts.append(Table("adaptation", reduce.cost_medians(study.costs), note, formats))
     text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
     return Section("Cost", text, tuple(parts)) if parts else None
 
@@ -231,7 +217,7 @@ def _again(study: Study) -> Section:
         lines = dict(run.commands())
         parts.append(Commands(str(run.folder), lines, folded=len(lines) > 1))
     text = "Each command writes to a folder of its own; what the store has is not computed again."
-    return Section("How to run each cell again", text, tuple(parts))
+    return Section("How to run each row again", text, tuple(parts))
 
 
 def _and(values: Iterable[object]) -> str:

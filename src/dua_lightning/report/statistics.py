@@ -5,54 +5,56 @@
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
-"""Of every interval; 1 - LEVEL is the level of every test."""
+"""The level of every interval; 1 - LEVEL is the level of every test."""
 ALIKE = 1e-9
 """Accuracies (percent) that differ by less differ by rounding."""
 FEWEST = 3
-"""Of two accuracies, which are counts of images, the difference is often nearly none, and would pass for a spread."""
+"""A test needs this many values: two accuracies are counts of images, whose difference is often nearly none, and would
+pass for a spread."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and half the width of its interval; NaN where it is not defined."""
+    """A mean, and half the width of its interval, as numbers or arrays; NaN where it is not defined."""
 
-    mean: float
-    half: float
+    mean: Any
+    half: Any
 
 
 def interval(values: ArrayLike) -> Interval:
-    """The t interval of the mean [Student1908] of the values that are numbers; one value alone has no width.
+    """The t interval of the mean [Student1908] along the last axis; NaN is left out, and one value alone has no width.
 
-    >>> round(interval([1.0, 2.0, 3.0]).half, 2)
+    >>> round(float(interval([1.0, 2.0, 3.0]).half), 2)
     2.48
     """
-    known = _known(values)
-    if not len(known):
-        return Interval(math.nan, math.nan)
-    half = math.nan
-    if len(known) > 1:
-        error = known.std(ddof=1) / math.sqrt(len(known))
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1) * error)
-    return Interval(float(known.mean()), half)
+    x = np.asarray(values, dtype=np.float64)
+    with warnings.catch_warnings():
+        # NaN says what the warnings say: of too few values, and of values that are all alike.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        bounds = stats.ttest_1samp(x, 0, axis=-1, nan_policy="omit").confidence_interval(LEVEL)
+        return Interval(np.nanmean(x, axis=-1), (bounds.high - bounds.low) / 2)
 
 
 def p_value(differences: ArrayLike) -> float:
-    """Of the two-sided t test [Student1908] that their mean is 0.
+    """The p-value of the two-sided t test [Student1908] that the mean of the differences is 0.
 
     NaN for fewer than `FEWEST`, and where all are alike: their spread says nothing then.
 
     >>> round(p_value([1.0, 2.0, 3.0]), 4)
     0.0742
     """
-    known = _known(differences)
+    known = np.asarray(differences, dtype=np.float64)
+    known = known[~np.isnan(known)]
     if len(known) < FEWEST or np.ptp(known) < ALIKE:
         return math.nan
     return float(stats.ttest_1samp(known, 0).pvalue)
@@ -71,8 +73,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(known) - rank) * p))
         corrected[place] = least
     return corrected
-
-
-def _known(values: ArrayLike) -> np.ndarray:
-    found = np.asarray(values, dtype=np.float64)
-    return found[~np.isnan(found)]

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dua_lightning.errors import InputError
-from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report.records import CostRecord, Record, TrainingRecord
 from dua_lightning.store.files import refusing, replacing
 
 
@@ -42,7 +42,7 @@ class Stream:
             else:
                 self._opened.close()
 
-    def write(self, records: Sequence[Record | CostRecord]) -> None:
+    def write(self, records: Sequence[Record | CostRecord | TrainingRecord]) -> None:
         """Append the records, all of one kind, together: a signal does not part them."""
         if not records:
             return

@@ -1,83 +1,187 @@
-"""From a node of the configuration to the object it describes."""
+"""From a choice of the configuration, in plain values, to the object that it describes."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from pydantic import ImportString, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ImportString, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dua_lightning.errors import InputError
 
 DISPLAY = ("name", "label")
-"""Keys of a node that name it for people and records; the object does not know them."""
+"""Keys of a choice that name it for people and records; the object does not know them."""
+
+RESERVED = ("_target_", "_partial_")
+"""Keys of a node that say what is made and how, as in Hydra."""
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Kinds of parameters that take any number of arguments."""
 
 
-def build(node: Any, path: str, kind: type = object, **given: Any) -> Any:
-    """Call the node's `_target_` with its settings, nodes within it built first, and with `given`.
+@dataclass(frozen=True)
+class Choice:
+    """What one group of the configuration chose, in plain values, so that any process can build it.
 
-    `path` is the node's place in the configuration, for messages. Each setting is checked against the annotation of
-    the parameter it becomes, and what comes out against `kind`. Raises `InputError` with the setting's place, its value
-    and what is wrong.
+    Args:
+        place: The group, for messages: `adapt`.
+        node: The settings; `_target_` names what is built of them, `name` and `label` are for people and records.
     """
-    if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
-        raise InputError(f"{path}={_shown(node)} cannot be used: it is a group of settings with a _target_")
-    made, parameters = target(node._target_, f"{path}._target_")
+
+    place: str
+    node: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(check(self.node.get("name"), str, f"{self.place}.name"))
+
+    @property
+    def label(self) -> str:
+        return str(check(self.node.get("label"), str, f"{self.place}.label"))
+
+    def build(self, kind: type = object, **given: Any) -> Any:
+        """The object; see `build`."""
+        return build(self.node, self.place, kind, **given)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings, without what only names this choice or one within it for people."""
+        return {key: _without_names(value) for key, value in self.node.items() if key not in DISPLAY}
+
+
+def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
+    """Call the node's `_target_` with its settings, nodes within it built first.
+
+    With `_partial_` in the node the call is left to the caller, as in Hydra: what comes back takes further arguments.
+
+    Args:
+        node: A group of settings with a `_target_`, in plain values.
+        place: Where it stands in the configuration, for messages.
+        kind: What must come out, or what a partial call must make.
+        given: Further arguments, which are not settings.
+
+    Returns:
+        What the target returns.
+
+    Raises:
+        InputError: For a setting that is unknown, missing or of another type than the parameter it becomes, with its
+            place, its value and what is wrong.
+    """
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise InputError(f"{place}={node} cannot be used: it is a group of settings with a _target_")
+    name = node["_target_"]
+    made, parameters = target(name, f"{place}._target_")
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     settings: dict[str, Any] = {}
-    for key, value in ((str(key), value) for key, value in node.items()):
-        if key == "_target_" or (key in DISPLAY and key not in parameters):
+    for key, value in node.items():
+        if key in RESERVED or (key in DISPLAY and key not in parameters):
             continue
-        place = f"{path}.{key}"
-        if key not in parameters:
-            raise InputError(f"{place} is not a setting of {node._target_}; it has {', '.join(parameters)}")
-        annotation = parameters[key].annotation
-        if isinstance(value, DictConfig) and "_target_" in value:
-            inner = annotation if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else object
-            settings[key] = build(value, place, inner)
-        else:
-            settings[key] = check(value, annotation, place)
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in settings | given:
-            raise InputError(f"{path}.{name} is missing, and {node._target_} needs it; give {path}.{name}=VALUE")
-    if unknown := given.keys() - parameters.keys():
-        raise InputError(f"{path}._target_={node._target_} cannot be used there: it takes no {sorted(unknown)[0]}")
+        if key not in parameters and not anything:
+            raise InputError(f"{place}.{key} is not a setting of {name}; it has {', '.join(parameters)}")
+        annotation = parameters[key].annotation if key in parameters else Any
+        settings[key] = _setting(value, annotation, f"{place}.{key}")
+    if node.get("_partial_"):
+        if isinstance(made, type) and not issubclass(made, kind):
+            raise InputError(f"{place}._target_={name} cannot be used there: it is no {kind.__name__}")
+        return partial(made, **settings, **given)
+    for key, parameter in parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+        if needed and key not in settings | given:
+            raise InputError(f"{place}.{key} is missing, and {name} needs it; give {place}.{key}=VALUE")
+    if (unknown := given.keys() - parameters.keys()) and not anything:
+        raise InputError(f"{place}._target_={name} cannot be used there: it takes no {sorted(unknown)[0]}")
     built = made(**settings, **given)
     if not isinstance(built, kind):
-        raise InputError(f"{path}._target_={node._target_} cannot be used there: it does not make a {kind.__name__}")
+        wanted = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}{_lacking(built, kind)}"
+        raise InputError(f"{place}._target_={name} cannot be used there: it does not make {wanted}")
     return built
+
+
+def _setting(value: Any, annotation: Any, place: str) -> Any:
+    if isinstance(value, list) and any(isinstance(item, Mapping) and "_target_" in item for item in value):
+        return [_setting(item, Any, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and "_target_" in value:
+        known = isinstance(annotation, type) and annotation not in (inspect.Parameter.empty, Any)
+        return build(value, place, annotation if known else object)
+    return check(value, annotation, place)
 
 
 def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
     """What a `_target_` names, and its parameters. Raises `InputError` where there is nothing that can be called."""
     try:
         found = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
-        return found, inspect.signature(found).parameters
+        return found, _signature(found).parameters
     except (ValidationError, ValueError, TypeError) as error:
         raise InputError(f"{place}={name} is nothing that can be made; take it from a file of conf") from error
 
 
-def _shown(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def _signature(made: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(made, eval_str=True)
+    except NameError:
+        # Some annotations are there for type checkers alone.
+        return inspect.signature(made)
 
 
-def plain(node: DictConfig) -> dict[str, Any]:
-    """The node's settings in plain values, without what only names it or a node within it for people."""
-    return _without_names(OmegaConf.to_container(node, resolve=True))  # type: ignore[no-any-return]
-
-
-def _without_names(value: Any) -> Any:
+def targets(value: Any) -> set[str]:
+    """Every `_target_` in plain values."""
+    if isinstance(value, list):
+        return {name for item in value for name in targets(item)}
     if isinstance(value, dict):
-        return {key: _without_names(item) for key, item in value.items() if key not in DISPLAY}
-    return value
+        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
+        return own | {name for item in value.values() for name in targets(item)}
+    return set()
 
 
 def check(value: Any, annotation: Any, place: str) -> Any:
-    """`value` as the type `annotation`; raises `InputError` where it is another."""
-    value = _shown(value)
+    """`value` as the type `annotation`, or as it is where there is none.
+
+    Raises:
+        InputError: Where it is of another type, with its place, its value and what is wrong.
+    """
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return value
     try:
-        return TypeAdapter(annotation).validate_python(value)
-    except PydanticSchemaGenerationError as error:
-        raise InputError(f"{place}={value} cannot be used: it is a group of settings with a _target_") from error
+        return _adapter(annotation).validate_python(value)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise InputError(f"{place}={value} cannot be used: {problem[0].lower()}{problem[1:]}") from error
+        first = error.errors()[0]
+        raise InputError(f"{place}={value} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        # Among the types are classes that no plain value stands for.
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def typed(values: Any, kind: type, place: str) -> Any:
+    """A dataclass of the settings in `values`, each checked against the type of its field.
+
+    Raises:
+        InputError: For a setting that is missing or of another type, with its place and what is wrong.
+    """
+    hints = get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise InputError(f"{place}={values} cannot be used: it is a group of settings, {', '.join(hints)}")
+    found = {name: check(values[name], hint, f"{place}.{name}") for name, hint in hints.items() if name in values}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.default is parameter.empty and name not in found:
+            raise InputError(f"{place}.{name} is missing; give {place}.{name}=VALUE")
+    return kind(**found)
+
+
+def _lacking(built: Any, kind: type) -> str:
+    """What a protocol has that the object lacks, as the end of a message."""
+    members = sorted(name for name in dir(kind) if not name.startswith("_") or name == "__call__")
+    missing = [name for name in members if not hasattr(built, name)]
+    return f", which has {', '.join(missing)} as well" if missing else ""
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_names(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_names(item) for key, item in value.items() if key not in DISPLAY}
+    return value

@@ -1,30 +1,28 @@
 """What one draw of one user gives: a pure function of experts and the server's priors, run in any process."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from dua_lightning import server, user
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
-from dua_lightning.engines import Job, Shared
+from dua_lightning.engines import Shared, Work
 from dua_lightning.errors import InputError
-from dua_lightning.params import Params, State, clone
-from dua_lightning.run.build import build, check
+from dua_lightning.params import State, clone
+from dua_lightning.run import training
 from dua_lightning.run.recipes import Recipes
-from dua_lightning.run.rows import Row, make
+from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Store, digest
 from dua_lightning.store.tensorfile import Tensors
-from dua_lightning.tasks import Expert, Task, UserModel
+from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 
 @dataclass(frozen=True)
@@ -64,31 +62,28 @@ class Result:
 class Draws:
     """All rows of one seed on one benchmark, ready to be computed for any user.
 
-    Made of the configurations of the rows alone, so that every process that makes it has the same. Raises `InputError`
-    for rows that the data or the network cannot give. `say` gets the store's lines.
+    Made of the settings alone, so that every process that makes it has the same. Raises `InputError` for rows that the
+    data or the network cannot give. `say` gets the store's lines.
     """
 
-    def __init__(self, configs: Sequence[DictConfig], seed: int, say: Callable[[str], None] | None = None) -> None:
-        self.configs = [_with_seed(config, seed) for config in configs]
-        self.rows = [make(config) for config in self.configs]
-        cfg = self.configs[0]
-        self.benchmark: Benchmark = build(cfg.data, "data", Benchmark, seed=seed)
+    def __init__(self, settings: SeedSettings, say: Callable[[str], None] | None = None) -> None:
+        self.settings = settings
+        self.rows = rows(settings)
+        seed = settings.seed
+        self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
-        self.net: nn.Module = build(cfg.model, "model", nn.Module, shape=shape, classes=classes, seed=seed)
+        self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
         for row in self.rows:
             self._check(row)
         self.start: State = clone(self.net.state_dict())
-        root = Path(str(cfg.paths.store_dir))
-        self.store = Store(root) if say is None else Store(root, say)
-        self.recipes = Recipes(cfg, self.start, self.benchmark)
-        self.keep_priors = check(OmegaConf.select(cfg, "store.priors"), bool, "store.priors")
-        self._seed = seed
+        self.device = training.device(settings.training)
+        self._moved: dict[str, Tensors] = {}
+        self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
+        self.recipes = Recipes(settings, self.start, self.benchmark)
 
-    def job(self) -> Job:
+    def work(self) -> Work:
         """For an engine: how another process makes the same."""
-        plain = [OmegaConf.to_container(config, resolve=True) for config in self.configs]
-        text = json.dumps(plain)
-        return Job(digest(text), partial(_made_of, text, self._seed), self.compute)
+        return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
 
     def data(self, draw: Draw) -> UserData:
         """The user's data in the halves of this draw."""
@@ -97,8 +92,10 @@ class Draws:
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """The results of the draw's rows and the seconds they took; `shared` as `experts` and `priors` name it."""
         began = time.perf_counter()
+        # A training in this process leaves the network in the processor's memory.
+        self.net.to(self.device)
         data = self.data(draw)
-        own_priors: dict[str, list[Params]] = {}
+        own_priors: dict[str, list[Prior]] = {}
         found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
         return found, time.perf_counter() - began
 
@@ -116,42 +113,56 @@ class Draws:
                 f"adapt={row.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
             )
 
-    def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Params]], shared: Shared) -> Result:
-        states = [shared[recipe.key] for recipe in self.recipes.experts(row)]
+    def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
+        states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]
         experts = joined(self.benchmark.tasks, states)
         priors = self._priors(row, experts, data, own_priors, shared)
         return Result(*user.evaluate(self.net, experts, self._models(row, experts, priors), row.phi, data))
+
+    def _here(self, key: str, shared: Shared) -> Tensors:
+        """Shared tensors on the device of this run; on the processor the very tensors."""
+        if self.device.type == "cpu":
+            return shared[key]
+        if key not in self._moved:
+            self._moved[key] = {name: tensor.to(self.device) for name, tensor in shared[key].items()}
+        return self._moved[key]
 
     def _priors(
         self,
         row: Row,
         experts: tuple[Expert, ...],
         data: UserData,
-        own_priors: dict[str, list[Params]],
+        own_priors: dict[str, list[Prior]],
         shared: Shared,
-    ) -> list[Params]:
+    ) -> list[Prior]:
         """What the user measures, once for all rows, or the server, once for all users; nothing for rows without."""
         psi = row.psi
         if psi is None:
             return []
         if row.prior == "server":
-            return unnamed(shared[self.recipes.priors(row, None).key])
+            return unnamed(self._here(self.recipes.priors(row, None).key, shared))
         recipe = self.recipes.priors(row, data)
         if recipe.key not in own_priors:
-            own_priors[recipe.key] = (
-                unnamed(self.store.once(recipe, lambda: named(user.measure(psi, self.net, experts, data))))
-                if self.keep_priors
-                else user.measure(psi, self.net, experts, data)
-            )
+            measured = partial(user.measure, psi, self.net, experts, data)
+            if self.settings.keep_priors:
+                kept = self.store.once(recipe, lambda: named(measured()))
+                own_priors[recipe.key] = unnamed({name: omega.to(self.device) for name, omega in kept.items()})
+            else:
+                own_priors[recipe.key] = measured()
         return own_priors[recipe.key]
 
-    def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Params]) -> Iterator[tuple[int, UserModel]]:
+    def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Prior]) -> Iterator[tuple[int, UserModel]]:
         """The personal model after each task; after the last one alone for Joint training."""
-        if row.training == "joint":
-            yield len(experts), row.chi(experts, priors)
-            return
-        for t, model in server.merge_prefixes(row.chi, experts, priors):
-            yield t, server.recalibrate(self.net, model, self.benchmark.server) if row.recalibrate else model
+        N, start = len(experts), self._here("start", {"start": self.start})
+        merged = (
+            [(N, row.chi(experts, priors, start))]
+            if row.training == "joint"
+            else server.merge_prefixes(row.chi, experts, priors, start)
+        )
+        for t, model in merged:
+            if row.statistics is not None:
+                model = row.statistics(self.net, experts[:t], model, self.benchmark.server)
+            yield t, model
 
 
 def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]:
@@ -159,25 +170,19 @@ def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]
     return tuple(map(Expert, tasks, [*states] * len(tasks) if len(states) < len(tasks) else states))
 
 
-def named(priors: Sequence[Params]) -> Tensors:
+def named(priors: Sequence[Prior]) -> Tensors:
     """Priors as one entry of the store: each weight's name behind the place of its expert."""
     return {f"{t}/{name}": omega for t, prior in enumerate(priors) for name, omega in prior.items()}
 
 
-def unnamed(tensors: Mapping[str, torch.Tensor]) -> list[Params]:
+def unnamed(tensors: Mapping[str, torch.Tensor]) -> list[Prior]:
     """The priors that `named` made an entry of."""
-    priors: dict[str, Params] = {}
+    priors: dict[str, Prior] = {}
     for name, omega in tensors.items():
         t, _, weight = name.partition("/")
         priors.setdefault(t, {})[weight] = omega
     return [priors[t] for t in sorted(priors, key=int)]
 
 
-def _made_of(text: str, seed: int) -> Callable[[Draw, Shared], tuple[list[Result], float]]:
-    return Draws([OmegaConf.create(config) for config in json.loads(text)], seed).compute
-
-
-def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
-    copy = cfg.copy()
-    copy.seed = seed
-    return copy
+def _made_of(settings: SeedSettings) -> Callable[[Draw, Shared], tuple[list[Result], float]]:
+    return Draws(settings).compute

@@ -1,22 +1,26 @@
 """What makes an expert, a prior and a result: all that their bits depend on, and nothing else."""
 
-import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
-from dua_lightning.run.build import plain, target
+from dua_lightning.run import training
+from dua_lightning.run.build import targets
 from dua_lightning.run.rows import Row
-from dua_lightning.store import versions as code
-from dua_lightning.store.store import Recipe, digest
+from dua_lightning.run.settings import SeedSettings
+from dua_lightning.server import measure, merge_prefixes, train_experts
+from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import fingerprint
+from dua_lightning.store.versions import Used, version
+from dua_lightning.user import evaluate
+from dua_lightning.user import measure as measure_on_device
 
-IRRELEVANT = {"model": ("weights",), "trainer": ("checkpoint_seconds",)}
-"""Settings that change no bit: the start's weights are digested wherever they lie, and a checkpoint is only kept."""
+ALL_DEVICES = (-1, "-1", "auto")
+"""Values of `trainer.devices` that stand for as many as there are."""
 
 
 class Recipes:
@@ -26,78 +30,80 @@ class Recipes:
     draws, other rows, names, folders, loggers and threads are in no recipe.
     """
 
-    def __init__(self, cfg: DictConfig, start: State, benchmark: Benchmark) -> None:
-        settings = {
-            node: {key: value for key, value in plain(cfg[node]).items() if key not in names}
-            for node, names in IRRELEVANT.items()
+    def __init__(self, settings: SeedSettings, start: State, benchmark: Benchmark) -> None:
+        asked = settings.training
+        trainer = {key: value for key, value in asked.trainer.plain().items() if key not in training.HARMLESS}
+        if trainer.get("devices") in ALL_DEVICES:
+            trainer["devices"] = torch.cuda.device_count()
+        if trainer.get("accelerator", "auto") == "auto":
+            trainer["accelerator"] = training.device(asked).type
+        # The weights at the start are digested themselves, wherever they came from.
+        model = {key: value for key, value in settings.model.plain().items() if key != "weights"}
+        self._training = {
+            "start": fingerprint(start),
+            "model": model,
+            "trainer": trainer,
+            "optimizer": asked.optimizer.plain(),
+            "scheduler": asked.scheduler.plain(),
+            "callbacks": [choice.plain() for choice in asked.callbacks.values()],
+            "reset_batch_norm": asked.reset_batch_norm,
         }
-        if settings["trainer"].get("devices", 1) is None:
-            # All GPUs: how many they are is in the bits.
-            settings["trainer"]["devices"] = torch.cuda.device_count()
-        self._common = {"code": code.version(code.EXPERTS), "start": fingerprint(start), **settings}
+        # On another device rounding differs.
+        self._device = {"accelerator": trainer["accelerator"]}
         self._data = [data.recipe() for data in benchmark.server]
+        self._data_class = type(benchmark.server[0])
 
     def experts(self, row: Row) -> list[Recipe]:
         """Of each expert in the order of training; of the one model for all tasks where it is trained jointly."""
         regulariser = row.settings["regulariser"]
         if row.training == "joint":
             return [self._expert(self._data, regulariser, "joint")]
-        # No regulariser acts on the first task: its expert is shared by all of them.
+        # Classes that declare themselves that they do nothing on the first task share its expert.
+        acts = vars(type(row.regulariser)).get("acts_on_first_task", True)
+        first = regulariser if acts else {}
         count = len(self._data)
-        return [self._expert(self._data[:t], regulariser if t > 1 else {}, "sequential") for t in range(1, count + 1)]
+        return [
+            self._expert(self._data[:t], regulariser if t > 1 else first, "sequential") for t in range(1, count + 1)
+        ]
 
-    def priors(self, row: Row, user: UserData | None) -> Recipe:
-        """Of what the user measures of the row's experts, or, without a user, the server."""
-        of = {"server_training_data": row.training_data_too} if user is None else user.recipe()
+    def priors(self, row: Row, data: UserData | None) -> Recipe:
+        """Of what the user with these data measures of the row's experts, or, without a user, the server."""
+        of = {"server_training_data": row.training_data_too} if data is None else data.recipe()
         # Importances do not depend on how data are cut into batches.
         of.pop("batch_size", None)
         psi = row.settings["psi"]
-        return Recipe("priors", _with_code(code.PRIORS, experts=self._keys(row), psi=psi, of=of))
+        used: list[Used] = [measure, self._data_class] if data is None else [measure_on_device, type(data)]
+        return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of, **self._device))
 
-    def result(self, row: Row, user: UserData) -> Recipe:
+    def result(self, row: Row, data: UserData) -> Recipe:
         """Of the accuracies and costs of one row for one draw of a user."""
         values = {
             "experts": self._keys(row),
-            "prior": None if row.psi is None else row.prior,
+            "prior": row.prior,
             "psi": row.settings["psi"],
             "server_training_data": row.prior == "server" and row.training_data_too,
             "chi": row.settings["chi"],
-            "recalibrate": row.recalibrate,
+            "statistics": row.settings["statistics"],
             "phi": row.settings["phi"],
-            "user": user.recipe(),
+            "user": data.recipe(),
+            **self._device,
         }
-        return Recipe("results", _with_code(code.RESULTS, **values))
+        used: list[Used] = [merge_prefixes, evaluate, type(data)]
+        if row.psi is not None:
+            used += [measure, self._data_class] if row.prior == "server" else [measure_on_device]
+        if row.statistics is not None:
+            used.append(self._data_class)
+        return Recipe("results", _with_code(used, **values))
 
-    def _expert(self, data: list[dict[str, Any]], regulariser: dict[str, Any], training: str) -> Recipe:
-        return Recipe("experts", _with_code((), **self._common, data=data, regulariser=regulariser, training=training))
+    def _expert(self, data: list[dict[str, Any]], regulariser: dict[str, Any], order: str) -> Recipe:
+        used: list[Used] = [train_experts, self._data_class]
+        values = {**self._training, "data": data, "regulariser": regulariser, "training": order}
+        return Recipe("experts", _with_code(used, **values))
 
     def _keys(self, row: Row) -> list[str]:
         return [recipe.key for recipe in self.experts(row)]
 
 
-def _with_code(parts: tuple[str, ...], **values: Any) -> dict[str, Any]:
-    """The values, the version of our code that uses them, and that of anybody else's that they name."""
-    ours = {"code": code.version(parts)} if parts else {}
-    theirs = {
-        name: digest(_source(target(name)[0]))
-        for name in sorted(_targets(values))
-        if not name.startswith("dua_lightning.")
-    }
-    return {**ours, **values, **({"their_code": theirs} if theirs else {})}
-
-
-def _source(made: Any) -> str:
-    """Of the module that has it; nothing for what is compiled."""
-    try:
-        return inspect.getsource(inspect.getmodule(made) or object)
-    except (OSError, TypeError):
-        return ""
-
-
-def _targets(value: Any) -> set[str]:
-    if isinstance(value, list):
-        return {target for item in value for target in _targets(item)}
-    if isinstance(value, dict):
-        own = {value["_target_"]} if isinstance(value.get("_target_"), str) else set()
-        return own | {target for item in value.values() for target in _targets(item)}
-    return set()
+def _with_code(used: Sequence[Used], **values: Any) -> dict[str, Any]:
+    """The values, and the version of all code that makes something of them: what is used, and what they name."""
+    return {"made_by": version(*used, *sorted(targets(values))), **values}

@@ -1,121 +1,127 @@
-"""The rows of the table: what a configuration asks for, as objects."""
+"""The rows of the table: a combination of the verbs, as objects, and the name it has in tables."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from dua_lightning.adapt import Adapt
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
-from dua_lightning.merge import Merge
+from dua_lightning.merge import Merge, Statistics
 from dua_lightning.regularise import Regulariser
-from dua_lightning.run.build import build, check, plain
-
-BUFFERS = ("last", "task", "mean", "server")
-"""Choices of `merge.batch_norm`: whose running statistics a merged model carries."""
-
-
-Training = Literal["sequential", "joint"]
-Measurer = Literal["user", "server", "none"]
-MeasuredOn = Literal["validation", "train_and_validation"]
-"""Choices of `method.training`, `method.prior` and `fidelity.imm_data`."""
+from dua_lightning.run.settings import Measurer, RowSettings, SeedSettings, TaskOrder
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a server training, who measures psi with what, chi and phi.
+    """One row: a combination of regularise, importance, merge, statistics and adapt.
 
-    `method`, `importance` and `adapt` are the choices' names (`none` for an importance that is not measured), `label`
-    the row's name in tables, `experts` that of its training; `settings` are those of the four verbs in plain values.
-    `training_data_too`: the server measures on its training data as well; `recalibrate`: it takes the merged model's
-    batch-norm statistics anew on its validation data.
+    `method`, `importance` and `adapt` are the choices' names for the records; `importance` is `none` where the merge
+    needs no prior. `label` names the row in tables, `training_label` the training of its experts, which several rows
+    share. `psi` and `statistics` are `None` where the merge needs none. `training_data_too`: the server measures on its
+    training data as well. `settings`: the plain values that the objects were built of, `None` for those that are not
+    there.
     """
 
     method: str
     importance: str
     adapt: str
     label: str
-    experts: str
-    training: Training
+    training_label: str
+    training: TaskOrder
     regulariser: Regulariser
     prior: Measurer
     psi: Importance | None
     training_data_too: bool
     chi: Merge
-    recalibrate: bool
+    statistics: Statistics | None
     phi: Adapt
-    settings: dict[Literal["regulariser", "psi", "chi", "phi"], Any]
+    settings: dict[str, Any]
 
 
-def expand(cfg: DictConfig) -> list[DictConfig]:
-    """One configuration for each row that `cfg` asks for.
+def rows(settings: SeedSettings) -> list[Row]:
+    """The rows of one seed, each once: choices that a merge does not need may make two of them the same.
 
-    A method with `rows` stands for several: each is composed anew with the choices it names in place of the command
-    line's. A choice of importance or adaptation on the command line drops the rows that name another one.
+    Raises:
+        InputError: For settings that cannot be used, and for rows that differ and have one name.
     """
-    if "rows" not in cfg.method:
-        return [cfg]
-    rows = check(cfg.method.rows, list[dict[str, str]], "method.rows")
-    overrides = [(_axis(text), text) for text in HydraConfig.get().overrides.task]
-    asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in ("importance", "adapt")}
-    # Composed anew, paths with the time of day in them would be other paths.
-    paths = OmegaConf.to_container(cfg.paths, resolve=True)
-    found = []
-    for row in rows:
-        if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
-            continue
-        kept = [text for axis, text in overrides if axis not in ("method", "method.rows", *row)]
-        composed = hydra.compose("config", [*kept, *(f"{axis}={choice}" for axis, choice in row.items())])
-        composed.paths = paths
-        found.append(composed)
-    return found
+    found: dict[str, Row] = {}
+    for of_row in settings.rows:
+        row = make(of_row, settings.fidelity.imm_data == "train_and_validation")
+        same = found.setdefault(row.label, row)
+        if same.settings != row.settings or (same.prior, same.training) != (row.prior, row.training):
+            raise InputError(
+                f"two rows of the method are called {row.label} and differ in their settings; run them one by one, or "
+                "give one of them a method with another label"
+            )
+    return list(found.values())
 
 
-def make(cfg: DictConfig) -> Row:
-    """The row of a configuration with a single method; raises `InputError` for settings that cannot be used."""
-    method = cfg.method
-    buffers = OmegaConf.select(cfg, "merge.batch_norm")
-    if buffers not in BUFFERS:
-        raise InputError(f"merge.batch_norm={buffers} is not a choice; it has {', '.join(BUFFERS)}")
-    psi = None if method.psi is None else build(method.psi, "importance", Importance)
-    adapt, label = check(cfg.adapt.name, str, "adapt.name"), check(method.label, str, "method.label")
-    own = method.adapt == adapt
-    node, recalibrate = _merge(cfg)
+def make(settings: RowSettings, training_data_too: bool = False) -> Row:
+    """Build the row.
+
+    Args:
+        settings: The row's choices.
+        training_data_too: Whether a server measures priors on its training data as well.
+
+    Returns:
+        The row.
+
+    Raises:
+        InputError: For settings that cannot be used, and for a merge that needs priors which nobody measures.
+    """
+    chi: Merge = settings.merge.build(Merge)
+    if chi.needs_prior and settings.prior == "none":
+        raise InputError(
+            f"merge={settings.merge.name} needs priors, and with prior=none nobody measures them; give prior=user or "
+            "prior=server, or choose a merge that needs none"
+        )
+    prior = settings.prior if chi.needs_prior else "none"
+    psi = settings.importance.build(Importance) if chi.needs_prior else None
+    statistics = None if chi.keeps_statistics else settings.statistics.build(Statistics)
     return Row(
-        method=check(method.name, str, "method.name"),
-        importance="none" if psi is None else check(method.psi.name, str, "importance.name"),
-        adapt=adapt,
-        label=label if own else f"{label} + {check(cfg.adapt.label, str, 'adapt.label')}",
-        experts=check(method.experts, str, "method.experts"),
-        training=check(method.training, Training, "method.training"),
-        regulariser=build(method.regulariser, "method.regulariser", Regulariser),
-        prior=check(method.prior, Measurer, "method.prior"),
+        method=settings.method.name,
+        importance="none" if psi is None else settings.importance.name,
+        adapt=settings.adapt.name,
+        label=_label(settings, chi),
+        training_label="Joint" if settings.training == "joint" else settings.regularise.label,
+        training=settings.training,
+        regulariser=settings.regularise.build(Regulariser),
+        prior=prior,
         psi=psi,
-        training_data_too=check(cfg.fidelity.imm_data, MeasuredOn, "fidelity.imm_data") == "train_and_validation",
-        chi=build(node, "method.merge", Merge),
-        recalibrate=recalibrate,
-        phi=build(cfg.adapt, "adapt", Adapt),
+        training_data_too=training_data_too,
+        chi=chi,
+        statistics=statistics,
+        phi=settings.adapt.build(Adapt),
         settings={
-            "regulariser": plain(method.regulariser),
-            "psi": None if psi is None else plain(method.psi),
-            "chi": plain(node),
-            "phi": plain(cfg.adapt),
+            "regulariser": settings.regularise.plain(),
+            "psi": None if psi is None else settings.importance.plain(),
+            "chi": settings.merge.plain(),
+            "statistics": None if statistics is None else settings.statistics.plain(),
+            "phi": settings.adapt.plain(),
         },
     )
 
 
-def _merge(cfg: DictConfig) -> tuple[Any, bool]:
-    """The merge's node, and whether the server's own batch-norm statistics replace those that it would take."""
-    node = cfg.method.merge
-    if not isinstance(node, DictConfig) or node.get("batch_norm") != "server":
-        return node, False
-    node = node.copy()
-    node.batch_norm = "task"
-    return node, True
+def _label(settings: RowSettings, chi: Merge) -> str:
+    """The method's label where all choices are its own; otherwise followed by every one that is not.
 
-
-def _axis(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
+    Choices that the merge does not need are not named.
+    """
+    own, importance = settings.method, settings.importance
+    label = f"{importance.label}-{own.label}" if chi.needs_prior and own.importance is None else own.label
+    if settings.training != own.training:
+        label += f", {settings.training} training"
+    if settings.regularise.name != own.regularise:
+        label += f", {settings.regularise.label} training"
+    if chi.needs_prior:
+        if own.importance not in (None, importance.name):
+            label += f", {importance.label}"
+        if settings.prior != own.prior:
+            label += f", {settings.prior}'s priors"
+    if settings.merge.name != own.merge:
+        label += f", {settings.merge.label} merge"
+    if not chi.keeps_statistics and settings.statistics.name != own.statistics:
+        label += f", {settings.statistics.label} statistics"
+    if settings.adapt.name != own.adapt:
+        label += f" + {settings.adapt.label}"
+    return label

@@ -1,6 +1,6 @@
-"""The cells of a sweep: finished ones are skipped, failing ones do not stop the others, all become one table.
+"""The jobs of a sweep: finished ones are skipped, failing ones do not stop the others, all become one table.
 
-A cell tells how it went by a file in its folder, since a launcher may run it in another process:
+A job tells how it went by a file in its folder, since a launcher may run it in another process:
 
 - `done.json`: it finished; the digests of its configuration and of its records.
 - `failed.json`: it failed; the reason, and the command that repeats it alone.
@@ -63,7 +63,7 @@ def one_line(error: Exception) -> str:
 
 
 def running() -> bool:
-    """Whether the present job is a cell of a sweep."""
+    """Whether the present run is a job of a sweep."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
@@ -78,8 +78,8 @@ def run_alone(cfg: DictConfig) -> None:
     (folder / FAILED).unlink(missing_ok=True)
 
 
-def run_cell(cfg: DictConfig) -> None:
-    """Run a cell unless its folder has the results already; a failure is noted there for the end of the sweep."""
+def run_job(cfg: DictConfig) -> None:
+    """Run a job unless its folder has the results already; a failure is noted there for the end of the sweep."""
     folder = _folder()
     try:
         if _finished(cfg, folder):
@@ -92,7 +92,7 @@ def run_cell(cfg: DictConfig) -> None:
         raise
     except Exception as error:
         known = bad_input(error)
-        log.info("the cell failed", exc_info=not known)
+        log.info("the job failed", exc_info=not known)
         reason = one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
         sys.stdout.write(f"\t   failed: {reason}\n")
         failure = {"reason": reason, "bad_input": known, "command": command(_alone(cfg))}
@@ -103,10 +103,10 @@ def run_cell(cfg: DictConfig) -> None:
 
 
 class Collect(Callback):
-    """Writes `records.csv`, `summary.json` and the figures of all cells into the sweep's folder, and prints the table.
+    """Writes `records.csv`, `summary.json` and the figures of all jobs into the sweep's folder, and prints the table.
 
-    Then it names the cells that failed, and exits with 2, or with 1 if one failed for another reason than its input.
-    Only cells of this very sweep count; a folder may hold those of earlier ones.
+    Then it names the jobs that failed, and exits with 2, or with 1 if one failed for another reason than its input.
+    Only jobs of this very sweep count; a folder may hold those of earlier ones.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -130,21 +130,21 @@ class Collect(Callback):
 
 
 def _end(error: Exception) -> NoReturn:
-    """Refuse the whole sweep; from a callback, or outside a cell's own errors, Hydra would let nothing else through."""
+    """Refuse the whole sweep; from a callback, or outside a job's own errors, Hydra would let nothing else through."""
     sys.stderr.write(f"error: {one_line(error)}\n")
     sys.exit(2)
 
 
-def _table(folder: Path, cells: list[Path]) -> None:
-    if not cells:
+def _table(folder: Path, jobs: list[Path]) -> None:
+    if not jobs:
         return
     from rich.console import Console
 
     from dua_lightning.report.runs import join
     from dua_lightning.run.pipeline import report
 
-    join(cells, folder / "records.csv")
-    report(folder, f"sweep of {len(cells)} jobs", [], None, Console(soft_wrap=True))
+    join(jobs, folder / "records.csv")
+    report(folder, f"sweep of {len(jobs)} jobs", [], None, Console(soft_wrap=True))
 
 
 def _folder() -> Path:
@@ -158,16 +158,19 @@ def _notes(config: DictConfig) -> list[Path]:
 
 
 def _digest(cfg: DictConfig) -> str:
-    """Of the code and of every setting that the results of a cell depend on."""
-    # Not for help, which does without torch.
-    from dua_lightning.store import versions as code
+    """Of the code and of every setting that the results of a job depend on."""
+    # Not for help, which does without them.
+    from dua_lightning.run.build import targets
+    from dua_lightning.run.training import HARMLESS
+    from dua_lightning.store.versions import version
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    # Where results lie, how often an unfinished training is kept, and tracebacks change nothing in them.
+    # Where results lie, what a training shows, and tracebacks change nothing in them.
     settings["paths"] = settings["paths"]["data_dir"]
-    settings["trainer"].pop("checkpoint_seconds", None)
+    for name in HARMLESS:
+        settings["trainer"].pop(name, None)
     settings.pop("debug")
-    text = json.dumps([code.version(code.EVERYTHING), settings], sort_keys=True)
+    text = json.dumps([version("dua_lightning.run.pipeline.run", *sorted(targets(settings))), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -181,8 +184,9 @@ def _finished(cfg: DictConfig, folder: Path) -> bool:
 
 
 def _alone(cfg: DictConfig) -> list[str]:
-    """Arguments that run the present cell alone, in its folder and with what the sweep shares."""
+    """Arguments that run the present job alone, in its folder and with what the sweep shares."""
     hydra = HydraConfig.get()
-    given = [text for text in hydra.overrides.task if not text.startswith("paths.output_dir=")]
+    where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
+    given = [*where, *(text for text in hydra.overrides.task if not text.startswith("paths.output_dir="))]
     folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
     return [*given, f"paths.output_dir={cfg.paths.output_dir}", f"hydra.run.dir={folder}"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +28,8 @@ Kind = Literal["experts", "priors", "results"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PICTURES = "pictures"
 LOCK = "lock"
+PARTIAL = ".partial"
+"""Ends the names of folders with the checkpoints of unfinished trainings."""
 
 DAY = 24 * 3600.0
 """Seconds."""
@@ -109,7 +112,8 @@ class Store:
         }
         save(self.path(recipe), tensors, provenance)
         with refusing(self.partial(recipe)):
-            self.partial(recipe).unlink(missing_ok=True)
+            if self.partial(recipe).exists():
+                shutil.rmtree(self.partial(recipe))
 
     def once(self, recipe: Recipe, make: Callable[[], Tensors]) -> Tensors:
         """The entry; where there is none, what `make` returns, which is kept. Of several processes one makes it.
@@ -134,8 +138,8 @@ class Store:
         return self.root / recipe.kind / f"{recipe.key}.safetensors"
 
     def partial(self, recipe: Recipe) -> Path:
-        """Where the checkpoint of an unfinished training lies."""
-        return self.root / recipe.kind / f".{recipe.key}.partial.safetensors"
+        """The folder where the checkpoints of an unfinished training lie."""
+        return self.root / recipe.kind / f".{recipe.key}{PARTIAL}"
 
     def entries(self) -> list[Entry]:
         """All entries, by kind, the last used first; unread."""
@@ -176,7 +180,10 @@ class Store:
         if not dry_run:
             for entry in gone:
                 try:
-                    entry.path.unlink(missing_ok=True)
+                    if entry.path.is_dir():
+                        shutil.rmtree(entry.path)
+                    else:
+                        entry.path.unlink(missing_ok=True)
                 except OSError as error:
                     raise InputError(
                         f"{entry.path} cannot be removed ({error.strerror}); get leave to write to its folder"
@@ -215,17 +222,18 @@ def _check_pictures(path: Path) -> None:
 
 
 def _seen(kind: str, path: Path) -> list[Entry]:
-    """The file as an entry; none where another process has just removed it."""
+    """The file, or the folder of checkpoints, as an entry; none where another process has just removed it."""
     try:
-        stat = path.stat()
+        stats = [file.stat() for file in ([*path.iterdir()] if path.is_dir() else [path])]
     except FileNotFoundError:
         return []
-    return [Entry(kind, path, stat.st_size, stat.st_mtime)]
+    used = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
+    return [Entry(kind, path, sum(stat.st_size for stat in stats), used)]
 
 
 def _left_over(path: Path, keep_days: float) -> tuple[float, str]:
     """For how many days a hidden file is kept, and what it is; no name for what is not the store's."""
-    if path.name.endswith(".partial.safetensors"):
+    if path.name.endswith(PARTIAL):
         return keep_days, "checkpoint"
     # The third is safetensors' own.
     if path.stem.endswith(TEMPORARY) or path.suffix == ".npy" or path.name.startswith(".tmp"):

@@ -1,0 +1,48 @@
+"""A report as one HTML file that needs nothing else, and as Markdown with its figures and CSV files beside it."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from dua_lightning.report.document import Document
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""A browser may load nothing from anywhere."""
+LONGEST = 500
+"""Lines of a table on the page; all of them are in its CSV file."""
+LONGEST_MARKDOWN = 60
+WIDE = 60
+"""A text of more characters in a table may be broken into lines."""
+
+
+def html(document: Document) -> str:
+    """Write the page: figures, style and the sorting of tables are in it, and every text is escaped."""
+    style, script = (Path(__file__).with_name(f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
+    given = {"policy": POLICY, "longest": LONGEST, "wide": WIDE, "style": style, "script": script}
+    return _environment().get_template("page.html.jinja").render(document=document, **given)
+
+
+def markdown(document: Document, folder: Path) -> str:
+    """Write the text; `folder` is where it will lie, with the tables as `tables/NAME.csv` below it."""
+    given = {"longest": LONGEST_MARKDOWN, "folder": folder}
+    return _environment().get_template("page.md.jinja").render(document=document, **given)
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("dua_lightning.report", ""),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {"base64": lambda path: base64.b64encode(path.read_bytes()).decode(), "plain": _escaped}
+    return found
+
+
+def _escaped(text: object) -> str:
+    """Text for Markdown: without characters that would be a table's, a heading's or HTML's."""
+    text = str(text)
+    for character in "\\|<`*_":
+        text = text.replace(character, f"\\{character}")
+    return text

@@ -1,0 +1,204 @@
+"""The results of a seed, one for each row and draw of a user: each is computed once, and kept in the store."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from dua_lightning import server
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.data.server import union
+from dua_lightning.engines import Engine
+from dua_lightning.report import loggers
+from dua_lightning.report.display import Display
+from dua_lightning.report.loggers import RunLogger
+from dua_lightning.report.progress import TrainingProgress
+from dua_lightning.report.records import TrainingRecord
+from dua_lightning.report.stream import Stream
+from dua_lightning.run import training
+from dua_lightning.run.draws import Draw, Draws, Result, joined, named
+from dua_lightning.run.rows import Row
+from dua_lightning.run.settings import SeedSettings
+from dua_lightning.store.store import Recipe
+from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.tasks import Expert, Prior
+from dua_lightning.training import Fitted
+
+MOST_WAITING = 1000
+"""Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
+
+
+@dataclass
+class _Collected:
+    """A draw whose results are being collected: those of the rows, in their order, and how to keep missing ones."""
+
+    user: str
+    draw: Draw
+    results: list[Result | None]
+    missing: dict[int, Recipe] = field(default_factory=dict)
+
+
+class Results:
+    """All rows of one seed on one benchmark.
+
+    Experts are trained, and the server's priors measured, here and when the first result that needs them is not in the
+    store; users' draws are computed by `engine`. Raises `InputError` before anything is trained for rows that the data
+    or the network cannot give.
+    """
+
+    def __init__(
+        self, settings: SeedSettings, display: Display, logger: RunLogger | None, engine: Engine, trainings: Stream
+    ) -> None:
+        self._draws = Draws(settings, display.say)
+        self.rows = self._draws.rows
+        self.benchmark: Benchmark = self._draws.benchmark
+        self.seed = settings.seed
+        self.computed = 0
+        self.seconds = 0.0
+        self._display = display
+        self._logger = logger
+        self._engine = engine
+        self._trainings = trainings
+        self._store = self._draws.store
+        self._recipes = self._draws.recipes
+        self._experts: dict[str, tuple[Expert, ...]] = {}
+        self._shared: set[str] = set()
+
+    def by_draw(self) -> Iterator[tuple[str, int, list[Result]]]:
+        """Each user's name, iteration and results of all rows, in the order of users; says at the end what was reused.
+
+        Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. What
+        is not in the store is computed, and put there as soon as it arrives. How many draws were computed, and the
+        seconds that they took their workers, are then in `computed` and `seconds`.
+        """
+        needed = {recipe.key: recipe for row in self.rows for recipe in self._recipes.experts(row)}
+        experts = sum(self._store.path(recipe).exists() for recipe in needed.values())
+        users, iterations = self.benchmark.users, self.benchmark.iterations
+        total = len(users) * iterations
+        work = self._draws.work()
+        waiting: dict[int, _Collected] = {}
+        turn = reused = 0
+        with self._display.bar(f"seed {self.seed}: users", total) as advance:
+            for place in range(total):
+                collected = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
+                reused += len(self.rows) - len(collected.missing)
+                if collected.missing:
+                    keys = {key: None for row in collected.missing for key in self._share(self.rows[row])}
+                    self._engine.submit(work, place, collected.draw, list(keys))
+                last = place == total - 1
+                while self._engine.pending and (
+                    last or self._engine.pending >= self._engine.room or len(waiting) > MOST_WAITING
+                ):
+                    self._receive(waiting)
+                while turn in waiting and not waiting[turn].missing:
+                    collected = waiting.pop(turn)
+                    turn += 1
+                    advance(f"user {collected.user}")
+                    found = [result for result in collected.results if result is not None]
+                    yield collected.user, collected.draw.iteration, found
+        if experts or reused:
+            self._display.say(
+                f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
+            )
+
+    def _kept(self, draw: Draw) -> _Collected:
+        """What the store has of a draw."""
+        data = self._draws.data(draw)
+        results: list[Result | None] = []
+        missing: dict[int, Recipe] = {}
+        for place, row in enumerate(self.rows):
+            recipe = self._recipes.result(row, data)
+            kept = self._store.get(recipe)
+            results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
+            if kept is None:
+                missing[place] = recipe
+        return _Collected(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
+
+    def _receive(self, waiting: dict[int, _Collected]) -> None:
+        place, (results, seconds) = self._engine.receive()
+        collected = waiting[place]
+        for row, result in zip(collected.draw.rows, results, strict=True):
+            self._store.put(collected.missing.pop(row), result.tensors(self.benchmark.tasks))
+            collected.results[row] = result
+        self.computed += 1
+        self.seconds += seconds
+
+    def _share(self, row: Row) -> list[str]:
+        """The keys of the row's experts and of the server's priors, which are made and shared where they were not."""
+        recipes = self._recipes.experts(row)
+        experts = self._trained(row, recipes)
+        for recipe, expert in zip(recipes, experts, strict=False):
+            self._give(recipe, expert.state)
+        keys = [recipe.key for recipe in recipes]
+        if row.prior == "server":
+            recipe = self._recipes.priors(row, None)
+            if recipe.key not in self._shared:
+                self._give(recipe, self._server_priors(row, recipe, experts))
+            keys.append(recipe.key)
+        return keys
+
+    def _give(self, recipe: Recipe, tensors: Tensors) -> None:
+        if recipe.key not in self._shared:
+            self._engine.share(recipe.key, self._store.path(recipe), tensors)
+            self._shared.add(recipe.key)
+
+    def _trained(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The row's experts; rows that share them share the memory."""
+        if recipes[-1].key not in self._experts:
+            self._experts[recipes[-1].key] = self._read(recipes) or self._train(row, recipes)
+        return self._experts[recipes[-1].key]
+
+    def _read(self, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        """The experts where the store has all of them; otherwise none."""
+        if not all(self._store.path(recipe).exists() for recipe in recipes):
+            return ()
+        states = [state for recipe in recipes if (state := self._store.get(recipe)) is not None]
+        return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
+
+    def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
+        # At each of a run's many fits Lightning would repeat the hardware and a tip.
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        text = f"seed {self.seed}: {row.training_label} experts"
+        progress = TrainingProgress(self._display, text)
+        made: list[Fitted] = []
+
+        def trained(fitted: Fitted) -> None:
+            made.append(fitted)
+            of = self.seed, row.training_label, fitted.expert.task.name
+            self._trainings.write([TrainingRecord(*of, fitted.epochs, fitted.seconds, fitted.val_accuracy)])
+
+        asked = training.make(self._draws.settings.training)
+        tasks = self.benchmark.server
+        experts = server.train_experts(
+            self._draws.net,
+            self._draws.start,
+            [union(tasks)] if row.training == "joint" else tasks,
+            row.regulariser,
+            replace(
+                asked,
+                callbacks=lambda: [*asked.callbacks(), progress],
+                logger=lambda task: loggers.curves(self._logger, self.seed, row.training_label, task.name),
+            ),
+            self._store,
+            recipes,
+            trained,
+        )
+        if made:
+            best = "  ".join(f"{fitted.expert.task.name} {fitted.val_accuracy:.1f}" for fitted in made)
+            seconds = sum(fitted.seconds for fitted in made)
+            self._display.say(f"{text} trained in {seconds:.1f} s, validation %: {best}")
+        return joined(self.benchmark.tasks, [expert.state for expert in experts])
+
+    def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
+        """What the server measures, once for all users; kept where asked, or where workers read it from the store."""
+
+        def measured() -> list[Prior]:
+            assert row.psi is not None
+            device = self._draws.device
+            here = [Expert(e.task, {name: t.to(device) for name, t in e.state.items()}) for e in experts]
+            return server.measure(
+                row.psi, self._draws.net.to(device), here, self.benchmark.server, row.training_data_too
+            )
+
+        if self._draws.settings.keep_priors or self._engine.by_path:
+            return self._store.once(recipe, lambda: named(measured()))
+        return named(measured())

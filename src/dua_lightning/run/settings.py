@@ -1,0 +1,251 @@
+"""The configuration as plain typed values: read once, where a run begins, and from there on nobody sees omegaconf."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dua_lightning.errors import InputError
+from dua_lightning.run.build import Choice, check, typed
+
+Measurer = Literal["user", "server", "none"]
+TaskOrder = Literal["sequential", "joint"]
+
+VERBS = ("regularise", "importance", "merge", "statistics", "adapt")
+"""The groups of choices that a row is made of."""
+OF_ROWS = ("method", *VERBS, "prior", "training")
+"""What a method's rows may name."""
+MOST_THREADS = 1024
+"""More than any processor has; the system refuses a process with far more."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A combination of the paper, by the names of its own choices; see `conf/method`.
+
+    `label` names it in tables; where a prior is measured, the importance's label stands before it, unless the method
+    has an `importance` of its own.
+    """
+
+    name: str
+    label: str
+    prior: Measurer
+    training: TaskOrder
+    regularise: str
+    merge: str
+    statistics: str = "last"
+    adapt: str = "none"
+    importance: str | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """To whom the behaviour is faithful, and what a server measures its priors on."""
+
+    name: str
+    imm_data: Literal["validation", "train_and_validation"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the store lies."""
+
+    store_dir: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the store keeps besides experts and results."""
+
+    priors: bool
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """One row of the table: a choice of each verb, who measures the prior, and how experts are trained."""
+
+    method: Method
+    prior: Measurer
+    training: TaskOrder
+    regularise: Choice
+    importance: Choice
+    merge: Choice
+    statistics: Choice
+    adapt: Choice
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How experts are trained; `callbacks` by the names that they have in the configuration."""
+
+    trainer: Choice
+    optimizer: Choice
+    scheduler: Choice
+    callbacks: Mapping[str, Choice]
+    reset_batch_norm: bool
+
+
+@dataclass(frozen=True)
+class SeedSettings:
+    """All that one seed of a run is made of. It is plain: any process makes the same of it."""
+
+    seed: int
+    data: Choice
+    model: Choice
+    training: TrainingSettings
+    fidelity: Fidelity
+    store_dir: Path
+    keep_priors: bool
+    rows: tuple[RowSettings, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run: what all seeds share, and each of them. `everything`: the whole configuration, for loggers."""
+
+    name: str
+    threads: int | None
+    engine: Choice
+    logger: Choice
+    seeds: tuple[SeedSettings, ...]
+    everything: Mapping[str, Any]
+
+
+def read(cfg: DictConfig) -> Settings:
+    """The settings of a run.
+
+    Args:
+        cfg: What Hydra composed. A method with `rows` stands for several rows, see `expand`.
+
+    Returns:
+        The settings; none of them refers to `cfg`.
+
+    Raises:
+        InputError: For a value that cannot be used, with its place, and where no row is left.
+    """
+    everything = _plain(cfg)
+    configs = expand(cfg)
+    return Settings(
+        name=str(everything.get("name")),
+        threads=_threads(everything.get("threads")),
+        engine=_choice(everything, "engine"),
+        logger=_choice(everything, "logger"),
+        seeds=tuple(of_seed(configs, seed) for seed in _seeds(everything.get("seed"))),
+        everything=everything,
+    )
+
+
+def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
+    """The settings of one seed, from the configuration of each row."""
+    values = [_plain(_with_seed(config, seed)) for config in configs]
+    common = values[0]
+    return SeedSettings(
+        seed=seed,
+        data=_choice(common, "data"),
+        model=_choice(common, "model"),
+        training=TrainingSettings(
+            **{group: _choice(common, group) for group in ("trainer", "optimizer", "scheduler")},
+            callbacks={
+                name: Choice(f"callbacks.{name}", node) for name, node in _group(common, "callbacks").items() if node
+            },
+            reset_batch_norm=check(common.get("reset_batch_norm"), bool, "reset_batch_norm"),
+        ),
+        fidelity=typed(common.get("fidelity"), Fidelity, "fidelity"),
+        store_dir=Path(typed(common.get("paths"), Paths, "paths").store_dir),
+        keep_priors=typed(common.get("store"), Kept, "store").priors,
+        rows=tuple(
+            RowSettings(
+                method=typed(row.get("method"), Method, "method"),
+                prior=check(row.get("prior"), Measurer, "prior"),
+                training=check(row.get("training"), TaskOrder, "training"),
+                **{verb: _choice(row, verb) for verb in VERBS},
+            )
+            for row in values
+        ),
+    )
+
+
+def expand(cfg: DictConfig) -> list[DictConfig]:
+    """One configuration for each row that `cfg` asks for.
+
+    A method with `rows` stands for several: each is composed anew with the choices that it names. A choice of a verb on
+    the command line keeps the rows that agree with it, and is the choice of those that do not name that verb.
+
+    Raises:
+        InputError: Where a row names something else than verbs, and where no row agrees with the command line.
+    """
+    if "rows" not in cfg.method:
+        return [cfg]
+    rows = check(_plain(cfg)["method"]["rows"], list[dict[str, str]], "method.rows")
+    given = HydraConfig.get().overrides
+    overrides = [(_axis(text), text) for text in given.task]
+    asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in OF_ROWS[1:]}
+    where = [text for text in given.hydra if _axis(text) == "hydra.searchpath"]
+    # Composed anew, paths with the time of day in them would be other paths.
+    paths = OmegaConf.to_container(cfg.paths, resolve=True)
+    found = []
+    for row in rows:
+        if other := [axis for axis in row if axis.partition(".")[0] not in OF_ROWS]:
+            raise InputError(f"method.rows names {other[0]}={row[other[0]]}; a row is made of {', '.join(OF_ROWS)}")
+        if any(row.get(axis, choice) != choice for axis, choice in asked.items()):
+            continue
+        kept = [text for axis, text in overrides if axis not in ("method", "method.rows", *row)]
+        composed = hydra.compose("config", [*where, *kept, *(f"{axis}={choice}" for axis, choice in row.items())])
+        composed.paths = paths
+        found.append(composed)
+    if not found:
+        choices = " ".join(f"{axis}={choice}" for axis, choice in asked.items())
+        raise InputError(f"no row of the method agrees with {choices}; leave one of them out")
+    return found
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def _group(values: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    node = values.get(group)
+    if not isinstance(node, Mapping):
+        raise InputError(f"{group}={node} cannot be used: it is a group of settings")
+    return node
+
+
+def _choice(values: Mapping[str, Any], group: str) -> Choice:
+    node = _group(values, group)
+    # A target of null is the choice of nothing, where a group has one.
+    if not isinstance(node.get("_target_", 0), str | None):
+        raise InputError(f"{group}={dict(node)} cannot be used: it is a group of settings with a _target_")
+    return Choice(group, node)
+
+
+def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
+    copy = cfg.copy()
+    copy.seed = seed
+    return copy
+
+
+def _threads(value: Any) -> int | None:
+    threads: int | None = check(value, int | None, "threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"threads={threads} cannot be used: it is at least 1 and at most {MOST_THREADS}, or null for PyTorch's own "
+            "choice"
+        )
+    return threads
+
+
+def _seeds(value: Any) -> list[int]:
+    if not isinstance(value, list):
+        return [check(value, int, "seed")]
+    seeds: list[int] = check(value, list[int], "seed")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seed={seeds} cannot be used: a list of seeds has at least 1, each once")
+    return seeds
+
+
+def _axis(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")

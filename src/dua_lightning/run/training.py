@@ -1,0 +1,67 @@
+"""How experts are trained, and on which device everything runs, from the settings."""
+
+import torch
+from lightning import Callback, Trainer
+
+from dua_lightning.errors import InputError
+from dua_lightning.run.build import check
+from dua_lightning.run.settings import TrainingSettings
+from dua_lightning.training import Training
+
+HARMLESS = (
+    *("default_root_dir", "enable_model_summary", "enable_progress_bar", "log_every_n_steps", "profiler"),
+    *("limit_test_batches", "limit_predict_batches"),
+)
+"""Arguments of the Trainer that change no bit of an expert."""
+
+WHOLE_PROGRAM = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true", "fsdp", "deepspeed")
+"""Strategies whose processes run the whole program again."""
+
+DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+
+
+def make(settings: TrainingSettings) -> Training:
+    """Build the training.
+
+    Raises:
+        InputError: For settings that cannot be used.
+    """
+    strategy = settings.trainer.node.get("strategy")
+    if strategy in WHOLE_PROGRAM:
+        raise InputError(
+            f"trainer.strategy={strategy} cannot be used: its processes would run the whole program again; use "
+            "trainer.strategy=ddp_spawn, whose processes live for one training"
+        )
+
+    def callbacks() -> list[Callback]:
+        return [choice.build(Callback) for choice in settings.callbacks.values()]
+
+    # Refused before anything is trained.
+    callbacks()
+    checkpoints = settings.trainer.node.get("enable_checkpointing")
+    return Training(
+        trainer=settings.trainer.build(Trainer),
+        optimizer=settings.optimizer.build(torch.optim.Optimizer),
+        scheduler=settings.scheduler.build() if settings.scheduler.node.get("_target_") else None,
+        callbacks=callbacks,
+        reset_batch_norm=settings.reset_batch_norm,
+        keep_best=check(checkpoints, bool | None, "trainer.enable_checkpointing") is not False,
+        device=device(settings),
+    )
+
+
+def device(settings: TrainingSettings) -> torch.device:
+    """Where everything but training runs: the first device of the Trainer's accelerator.
+
+    Raises:
+        InputError: For one that PyTorch does not see.
+    """
+    name = check(settings.trainer.node.get("accelerator", "auto"), str, "trainer.accelerator")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    if name not in DEVICES:
+        raise InputError(f"trainer.accelerator={name} cannot be used; there are {', '.join(DEVICES)} and auto")
+    if not there[DEVICES[name]]:
+        raise InputError(f"trainer.accelerator={name} cannot be used: PyTorch sees none here; use trainer=cpu")
+    return torch.device(DEVICES[name])

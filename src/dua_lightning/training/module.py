@@ -1,0 +1,125 @@
+"""The LightningModule of an expert."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from dua_lightning.errors import InputError
+from dua_lightning.regularise.base import regularisation
+from dua_lightning.streams import derive
+from dua_lightning.tasks import Batch, Task
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+class ExpertModule(LightningModule):
+    """Cross-entropy over a task's columns of the logits, plus what the Trainer's regularisers add.
+
+    It logs once an epoch: `train_loss`, the mean over the epoch's images with the regularisers' terms, and
+    `val_accuracy`, in percent; `test` logs `test_accuracy`, and `predict` gives the task's logits. Dropout of epoch e
+    draws from the stream `(seed, "dropout", task, e, device)`, so that a training that continues at an epoch needs no
+    random state.
+
+    Args:
+        net: The network, which gives the logits of all classes of the benchmark.
+        task: The task that is learnt.
+        optimizer: Makes the optimizer of the network's parameters.
+        scheduler: Makes the scheduler of an optimizer, which steps once an epoch and is given `val_accuracy` if it
+            asks for a metric; by default there is none.
+        seed: The run's seed.
+
+    Raises:
+        InputError: While training, for a loss that is not finite at the end of an epoch.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        task: Task,
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.task = task
+        self.seed = seed
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.accuracy = MeanMetric()
+        self.loss_sum: Tensor | float = 0.0
+        self.images = 0
+        self.start = ""
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The part of the network whose columns belong to tasks; regularisers leave it alone."""
+        head = getattr(self.net, "head", None)
+        return head if isinstance(head, nn.Module) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, classes)` logits of all classes of the benchmark for inputs `(n, ...)`."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        self.loss_sum, self.images = 0.0, 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x, y = batch
+        assert y is not None
+        if batch_idx == 0:
+            # Not before: a loader takes a number when a pass begins, sooner or later in the epoch.
+            torch.manual_seed(derive(self.seed, "dropout", self.task.name, self.current_epoch, self.global_rank))
+        logits = self(x)
+        loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
+        loss = loss + regularisation(self, x, logits)
+        # Logging each step would take longer than a small network's step.
+        self.loss_sum = self.loss_sum + loss.detach() * len(y)
+        self.images += len(y)
+        if self.trainer.is_last_batch:
+            self._log_loss(self.loss_sum / self.images)
+        return loss
+
+    def _log_loss(self, loss: Tensor) -> None:
+        if not loss.isfinite():
+            raise InputError(
+                f"training on task {self.task.name} diverged (loss {float(loss)}); lower the learning rate, or the "
+                "regulariser's strength"
+            )
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log_accuracy("val_accuracy", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log_accuracy("test_accuracy", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """`(n, classes of the task)` logits."""
+        logits: Tensor = self(batch[0])
+        return logits[:, self.task.classes]
+
+    def _log_accuracy(self, name: str, batch: Batch) -> None:
+        x, y = batch
+        self.accuracy.update(100.0 * (self(x)[:, self.task.classes].argmax(1) + self.task.classes.start == y))
+        self.log(name, self.accuracy, on_step=False, on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which fit the checkpoint is of, by what it started from."""
+        checkpoint["start"] = self.start
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer(self.net.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_accuracy"}}

@@ -1,0 +1,293 @@
+"""Lightning's loggers, each read back: the curves of trainings, the results of the run, and how it ended."""
+
+import json
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.loggers as lightning_loggers
+import pandas as pd
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from dua_lightning.__main__ import CONF
+from dua_lightning.errors import InputError
+from dua_lightning.report import figures, loggers, records
+from dua_lightning.report.loggers import RunLogger
+from dua_lightning.report.reduce import Reduced, reduce
+from dua_lightning.run.stopping import Stopped
+from tests.helpers.wandb_file import records as wandb_records
+from tests.report.test_progress import ACCURACIES, fit_with
+from tests.report.test_tables import made
+
+CONFIG = {
+    "name": "study",
+    "data": {"name": "digits"},
+    "model": {"name": "mlp"},
+    "fidelity": {"name": "paper"},
+    "adapt": {"name": "none"},
+    "seed": 2,
+}
+SWEEP = Path(__file__).parents[2] / "experiments" / "wandb_sweep.yaml"
+KINDS = {"csv": CSVLogger, "tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MLFlowLogger}
+ENDS = [None, ValueError(), Stopped(2)]
+TRAININGS = [(1, "L2-transfer", "a"), (1, "L2-transfer", "b"), (2, "LwF", "a")]
+
+
+@pytest.fixture(autouse=True)
+def _file_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client by itself has files and no databases, and newer ones want to be asked for them."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+
+def start(kind: str, folder: Path, row: str = "LwF", **settings: Any) -> RunLogger:
+    """The logger as `conf/logger` has it, started."""
+    node = yaml.safe_load((CONF / "logger" / f"{kind}.yaml").read_text())
+    assert getattr(lightning_loggers, node.pop("_target_").rpartition(".")[2]) is KINDS[kind]
+    if kind == "mlflow":
+        pytest.importorskip("mlflow")
+        node["tracking_uri"] = f"file:{folder / 'mlruns'}"
+    return loggers.start(KINDS[kind], {**node, **settings}, folder, CONFIG, row)
+
+
+def log(kind: str, folder: Path, results: tuple[Reduced, Path, list[Path]]) -> RunLogger:
+    """Three trainings of four epochs each, the results, and the end."""
+    run = start(kind, folder)
+    for seed, training, task in TRAININGS:
+        logger = loggers.curves(run, seed, training, task)
+        assert isinstance(logger, Logger)
+        fit_with(logger, task)
+    loggers.results(run, *results)
+    loggers.close(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reduced, Path, list[Path]]:
+    """The reduced records of one row, their file, and two figures."""
+    folder = tmp_path_factory.mktemp("results")
+    records.write([record for record in made() if record.method == "racl"], folder / "records.csv")
+    reduced = reduce(records.chunks(folder / "records.csv"))
+    return reduced, folder / "records.csv", figures.draw_all(reduced, folder)
+
+
+@pytest.fixture(scope="module")
+def merits(results: tuple[Reduced, Path, list[Path]]) -> dict[str, float]:
+    found = loggers.merits(results[0])
+    names = ("average_accuracy", "forgetting")
+    assert set(found) == {*names, *(f"MAS-RACL/{name}" for name in names)}
+    return found
+
+
+def test_a_run_without_a_logger_logs_nothing(results: tuple[Reduced, Path, list[Path]]) -> None:
+    assert loggers.curves(None, 1, "LwF", "a") is False
+    loggers.results(None, *results)
+    loggers.close(None)
+
+
+def test_figures_of_merit_that_are_not_defined_are_left_out() -> None:
+    found = loggers.merits(reduce([pd.DataFrame(made())]))
+    assert "Joint/average_accuracy" in found
+    assert "Joint/forgetting" not in found
+    assert "average_accuracy" not in found, "several rows have no figures in common"
+
+
+def test_csv_has_a_file_for_each_training_and_one_for_the_results(
+    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+) -> None:
+    log("csv", tmp_path, results)
+    for seed, training, task in TRAININGS:
+        curve = pd.read_csv(tmp_path / "csv" / "version_0" / f"seed_{seed}" / training / task / "metrics.csv")
+        assert curve.dropna(subset="val_accuracy")["val_accuracy"].to_list() == list(ACCURACIES)
+        assert curve.dropna(subset="train_loss")["epoch"].to_list() == [0, 1, 2, 3]
+    (line,) = pd.read_csv(tmp_path / "csv" / "version_0" / "metrics.csv").to_dict("records")
+    assert line == pytest.approx({**merits, "step": 0})
+    assert "digits" in (tmp_path / "csv" / "version_0" / "hparams.yaml").read_text()
+
+
+def test_another_run_in_the_same_folder_leaves_the_first_ones_files(
+    results: tuple[Reduced, Path, list[Path]], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        log("csv", tmp_path, results)
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 2 * 4
+
+
+def test_tensorboard_has_a_folder_for_each_training_and_the_results_as_pictures_text_and_hyperparameters(
+    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def read(folder: Path) -> Any:
+        found = accumulator.EventAccumulator(str(folder))
+        found.Reload()
+        return found
+
+    log("tensorboard", tmp_path, results)
+    folder = tmp_path / "tensorboard" / "version_0"
+    for seed, training, task in TRAININGS:
+        curve = read(folder / f"seed_{seed}" / training / task)
+        assert [event.value for event in curve.Scalars("val_accuracy")] == list(ACCURACIES)
+    found = read(folder)
+    assert set(found.Tags()["images"]) == {"accuracy", "matrices"}
+    (text,) = found.Tensors("rows/text_summary")
+    assert f"| MAS-RACL | {merits['average_accuracy']:.2f} |" in text.tensor_proto.string_val[0].decode()
+    assert found.Scalars("average_accuracy")[0].value == pytest.approx(merits["average_accuracy"])
+    assert "_hparams_/session_start_info" in found.summary_metadata
+
+
+def wandb_file(folder: Path) -> list[Any]:
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    return wandb_records(path)
+
+
+def test_wandb_has_curves_tables_figures_and_a_summary(
+    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+) -> None:
+    log("wandb", tmp_path, results)
+    found = wandb_file(tmp_path)
+    histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
+    logged: dict[str, list[str]] = {}
+    for history in histories:
+        for item in history.item:
+            logged.setdefault(item.key or "/".join(item.nested_key), []).append(item.value_json)
+    for seed, training, task in TRAININGS:
+        curve = logged[f"seed_{seed}/{training}/{task}/val_accuracy"]
+        assert [json.loads(value) for value in curve] == list(ACCURACIES)
+    steps = {r.metric.glob_name: r.metric.step_metric for r in found if r.WhichOneof("record_type") == "metric"}
+    assert steps["seed_1/L2-transfer/a/*"] == "seed_1/L2-transfer/a/epoch"
+    summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
+    for name, value in merits.items():
+        assert json.loads(summary[name]) == pytest.approx(value)
+    (media,) = (tmp_path / "wandb").glob("offline-run-*/files/media")
+    lines = {
+        path.name.rpartition("_")[0].rpartition("_")[0]: len(json.loads(path.read_text())["data"])
+        for path in (media / "table").glob("*.table.json")
+    }
+    assert lines == {"records": 72, "users": 12, "accuracy_matrix": 6}
+    assert {path.name.partition("_")[0] for path in (media / "images").rglob("*.png")} == {"accuracy", "matrices"}
+
+
+@pytest.mark.parametrize("error", ENDS, ids=str)
+def test_a_wandb_run_that_did_not_end_well_is_marked_as_failed(error: BaseException | None, tmp_path: Path) -> None:
+    end(lambda: start("wandb", tmp_path), error)
+    (last,) = [record.exit for record in wandb_file(tmp_path) if record.WhichOneof("record_type") == "exit"]
+    assert last.exit_code == (error is not None)
+
+
+def end(make: Callable[[], RunLogger], error: BaseException | None) -> None:
+    run = make()
+    with suppress(ValueError, Stopped):
+        try:
+            if error is not None:
+                raise error
+        finally:
+            loggers.close(run)
+
+
+@pytest.mark.parametrize(
+    ("row", "tags"),
+    [
+        ("LwF", ["LwF", "digits", "mlp", "paper", "none", "mine"]),
+        ("table", ["table", "digits", "mlp", "paper", "mine"]),
+    ],
+)
+def test_wandb_runs_are_told_apart_by_group_job_type_and_tags(row: str, tags: list[str], tmp_path: Path) -> None:
+    loggers.close(start("wandb", tmp_path, row, tags=["mine"]))
+    found = wandb_file(tmp_path)
+    (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+    assert (run.run_group, run.job_type, run.display_name) == ("study", row, f"{row}, seed 2")
+    assert sorted(run.tags) == sorted(tags)
+    configs = [
+        *run.config.update,
+        *(i for r in found if r.WhichOneof("record_type") == "config" for i in r.config.update),
+    ]
+    assert "seed" in {item.key for item in configs}
+
+
+@pytest.mark.parametrize("error", ENDS, ids=str)
+def test_mlflow_has_curves_tables_figures_and_how_the_run_ended(
+    error: BaseException | None,
+    results: tuple[Reduced, Path, list[Path]],
+    merits: dict[str, float],
+    tmp_path: Path,
+) -> None:
+    if error is None:
+        run = log("mlflow", tmp_path, results)
+    else:
+        end(lambda: start("mlflow", tmp_path), error)
+    tracking = pytest.importorskip("mlflow.tracking")
+    client = tracking.MlflowClient(f"file:{tmp_path / 'mlruns'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "study"]
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == ("FINISHED" if error is None else "FAILED")
+    assert (found.info.run_name, found.data.tags["row"], found.data.params["data/name"]) == (
+        "LwF, seed 2",
+        "LwF",
+        "digits",
+    )
+    if error is not None:
+        return
+    assert isinstance(run.logger, MLFlowLogger)
+    for seed, training, task in TRAININGS:
+        curve = client.get_metric_history(run.logger.run_id, f"seed_{seed}/{training}/{task}/val_accuracy")
+        assert [metric.value for metric in curve] == list(ACCURACIES)
+    for name, value in merits.items():
+        assert found.data.metrics[name] == pytest.approx(value)
+    kept = {artifact.path for artifact in client.list_artifacts(run.logger.run_id)}
+    assert kept == {"records.csv", "users.json", "accuracy_matrix.json", "accuracy.png", "matrices.png"}
+
+
+def test_mlflow_is_a_database_in_the_runs_folder_unless_a_server_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    loggers.close(loggers.start(MLFlowLogger, {}, tmp_path, CONFIG, "LwF"))
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_names_for_folders_have_only_characters_that_folders_can_have() -> None:
+    assert loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*") == ("seed_1", "L2-transfer, lr=0.1", "a_b_c_")
+
+
+@pytest.mark.parametrize("kind", ["wandb", "tensorboard", "mlflow"])
+def test_a_package_that_is_missing_is_one_line_with_what_installs_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(**_: Any) -> Logger:
+        raise ModuleNotFoundError(f"Module not found: {kind!r}. HINT: Try running `pip install -U {kind!r}`")
+
+    missing.__name__ = KINDS[kind].__name__
+    with pytest.raises(InputError, match=rf"pip install 'dua_lightning\[{kind}\]'"):
+        loggers.start(missing, {}, tmp_path, CONFIG, "LwF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"), [("csv", {"flush": 3}, "flush"), ("wandb", {"mode": "x"}, "offline")]
+)
+def test_settings_that_a_logger_cannot_use_are_one_line(
+    kind: str, settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        start(kind, tmp_path, **settings)
+    assert "\n" not in str(refused.value)
+    assert "logger=csv" in str(refused.value)
+
+
+def test_the_sweeps_agents_start_runs_that_exist_and_log_its_metric() -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    sweep = yaml.safe_load(SWEEP.read_text(encoding="utf-8"))
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    assert sweep["metric"]["name"] == "average_accuracy"
+    chosen = {name: {"value": parameter["values"][-1]} for name, parameter in sweep["parameters"].items()}
+    arguments = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
+    command, overrides = sweep["command"][:3], [*sweep["command"][3:-1], *arguments]
+    assert shlex.join(command) == "python -m dua_lightning"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides)
+    assert (cfg.method.name, cfg.importance.name, cfg.seed) == ("imm", "fim", 3)
+    assert (cfg.logger.project, cfg.logger.offline) == (sweep["project"], False)

@@ -1,0 +1,116 @@
+"""docs/extending.md is true: each of its examples is added from outside the package, and runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dua_lightning.__main__ import CONF
+from dua_lightning.report.records import read
+from tests.helpers.cli import TINY, Done, refused, run
+
+PAGE = (CONF.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = [text.split()[3:] for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)]
+GROUPS = {"adapt", "importance", "merge", "regularise", "data", "model", "method"}
+SMALL = ("trainer.max_epochs=1", "logger=none", "threads=1")
+LABELS = {
+    "adapt=balance": {"MAS-RACL + balance"},
+    "merge=regmean importance=gram": {"Gram-RACL, RegMean merge"},
+    "merge=task_arithmetic": {"RACL, task arithmetic merge"},
+    "regularise=shrink": {"MAS-RACL, weight decay training"},
+    "data=stripes": {"MAS-RACL"},
+    "model=patches statistics=server adapt=adabn": {"MAS-RACL, server statistics + AdaBN"},
+    "method=arithmetic": {"Task arithmetic"},
+    "method=ours": {"MAS-RACL", "MAS-RACL + balance", "Task arithmetic"},
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of the page in a folder of their own, which Python and Hydra are told of."""
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    # Another test's files lie in another folder.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.fixture
+def dua(mine: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    def call(*arguments: str) -> Done:
+        where = (f"hydra.searchpath=[file://{mine / 'conf'}]", f"paths.output_dir={mine / 'out'}")
+        return run(*arguments, *SMALL, *where, capfd=capfd, monkeypatch=monkeypatch)
+
+    return call
+
+
+def size(command: list[str]) -> list[str]:
+    """Settings of the digits and the perceptron that a command has not replaced."""
+    own = [name for name in ("data", "model") if any(text.startswith(f"{name}=") for text in command)]
+    return [text for text in TINY if not text.startswith((*(f"{name}." for name in own), *own, "trainer"))]
+
+
+def test_the_page_has_one_of_each_kind_and_a_command_for_every_choice() -> None:
+    assert {name.split("/")[1] for name in FILES if name.startswith("conf/")} == GROUPS
+    choices = {f"{Path(name).parent.name}={Path(name).stem}" for name in FILES if name.startswith("conf/")}
+    assert choices <= {word for command in COMMANDS for word in command}
+    assert {" ".join(command) for command in COMMANDS} == set(LABELS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_of_the_page_runs_with_files_from_outside(
+    command: list[str], dua: Callable[..., Done], mine: Path
+) -> None:
+    done = dua(*command, *size(command))
+    assert done.status == 0, done.err
+    frame = read(mine / "out" / "records.csv")
+    assert set(frame["label"]) == LABELS[" ".join(command)]
+    assert frame["user"].nunique() > 1
+
+
+def test_everything_from_outside_at_once_in_a_sweep_of_processes_of_their_own(mine: Path) -> None:
+    everything = ("adapt=none,balance", "merge=regmean", "importance=gram", "regularise=shrink", "data=stripes")
+    where = (f"hydra.searchpath=[file://{mine / 'conf'}]", f"paths.output_dir={mine / 'out'}")
+    arguments = ("-m", *everything, "model.width=8", "engine=joblib", "engine.workers=2", *SMALL, *where)
+    command = [sys.executable, "-m", "dua_lightning", *arguments]
+    path = os.pathsep.join([str(mine), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=mine, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    label = "Gram-RACL, weight decay training, RegMean merge"
+    assert set(read(mine / "out" / "records.csv")["label"]) == {label, f"{label} + balance"}
+    # The command that makes a job again finds the files too.
+    again = json.loads((mine / "out" / "1" / "environment.json").read_text())["command"]
+    assert where[0] in again
+
+
+def test_a_prior_that_a_merge_cannot_use_is_one_line(dua: Callable[..., Done]) -> None:
+    for wrong, words in (
+        (("merge=mode", "importance=gram"), ("body.1.weight (8, 2352)", "this merge takes a number for each weight")),
+        (("merge=regmean", "importance=mas"), ("RegMean needs the Gram matrix", "importance=gram")),
+    ):
+        done = dua(*wrong, *TINY)
+        assert refused(done), done.err
+        for word in words:
+            assert word in done.err
+
+
+def test_a_change_of_somebody_elses_code_makes_results_anew(
+    dua: Callable[..., Done], mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "reused" not in dua("adapt=balance", *TINY).out
+    assert "reused 2 experts and 3 of 3 results" in dua("adapt=balance", *TINY).out
+    path = mine / "mine" / "balance.py"
+    path.write_text(path.read_text().replace("self.strength * logits", "0.1 * logits"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert "reused 2 experts and 0 of 3 results" in dua("adapt=balance", *TINY).out
