@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 # Before torch is loaded, as the command line does.
@@ -20,20 +21,21 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dua_lightning import user
+from dua_lightning import regularise, user
 from dua_lightning.adapt import Unchanged
 from dua_lightning.data.images import Images, images
-from dua_lightning.data.server import ServerData
+from dua_lightning.data.server import ServerTask
 from dua_lightning.data.user import UserData
-from dua_lightning.importance import FIM, MAS, Importance, Uniform
+from dua_lightning.importance import FIM, MAS, Importance
 from dua_lightning.importance.functional import Vmapped
 from dua_lightning.importance.measurement import Precision
 from dua_lightning.merge import Mode
 from dua_lightning.nets import mlp, vgg11, vgg11_bn
 from dua_lightning.params import Params, clone
-from dua_lightning.regularise import Anchor, Free, Regulariser
+from dua_lightning.regularise import EWC, L2Transfer, NoRegulariser, Regulariser
 from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training.training import Training, fit
+from dua_lightning.training import Training
+from dua_lightning.training.fit import fit, paper_trainer
 
 Call = Callable[[], object]
 
@@ -152,9 +154,7 @@ def one_user() -> Sides:
         found = noise(1000)
         data.append(replace(found, labels=found.labels + task.classes.start))
     someone = UserData("user", data, tasks, seed=0)
-    ready = [
-        (half.inputs(), other.inputs()) for half, other in zip(someone.validation, someone.evaluation, strict=True)
-    ]
+    ready = [(someone.of(task).validation.inputs(), someone.of(task).evaluation.inputs()) for task in tasks]
 
     def path() -> None:
         priors = user.measure(MAS(), net, experts, someone)
@@ -210,33 +210,42 @@ class Plain(LightningModule):
         return torch.optim.SGD(self.net.parameters(), lr=1e-3, momentum=0.9)
 
 
-def training(regulariser: Regulariser) -> Sides:
-    """Four epochs of 2,000 images in batches of 20; floor: a bare loop over slices of float32 images in memory."""
+def training(net: nn.Module, shape: tuple[int, ...], count: int, batch: int, regulariser: Regulariser) -> Sides:
+    """Epochs of training; floor: a bare loop over slices of float32 images in memory."""
     epochs = 4
-    net = mlp((3, 28, 28), 10, seed=0)
-    data = ServerData(Task("task", slice(0, 2)), noise(2000), noise(20), batch_size=20, seed=0)
-    expert = Expert(data.task, clone(net.state_dict()))
-    ready = regulariser.consolidate(net, expert, data.predict_dataloader())
+    data = ServerTask(Task("task", slice(0, 2)), noise(count, shape), noise(20, shape), batch_size=batch, seed=0)
+    settings = Training(trainer=partial(paper_trainer, max_epochs=epochs))
+    regulariser.consolidate(settings.module(net, data), data.task, data.predict_dataloader())
     x, y = data.train.inputs(), data.train.labels
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
 
     def floor() -> None:
+        net.train()
         for _ in range(epochs):
-            for index in torch.randperm(len(y)).split(20):
+            for index in torch.randperm(len(y)).split(batch):
                 loss = nn.functional.cross_entropy(net(x[index])[:, :2], y[index])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
     def lightning() -> None:
-        loader = DataLoader(TensorDataset(x, y), batch_size=20, shuffle=True)
+        loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             Trainer(accelerator="cpu", max_epochs=epochs, enable_model_summary=False, **quiet).fit(Plain(net), loader)
 
-    peers = {"Lightning with a DataLoader": lightning} if isinstance(regulariser, Free) else {}
-    return Sides(lambda: fit(net, data, ready, Training(max_epochs=epochs)), floor, peers)
+    peers = {"Lightning with a DataLoader": lightning} if isinstance(regulariser, NoRegulariser) else {}
+    return Sides(lambda: fit(net, data, regulariser, settings), floor, peers)
+
+
+def of_mlp(regulariser: Regulariser) -> Sides:
+    return training(mlp((3, 28, 28), 10, seed=0), (3, 28, 28), 2000, 20, regulariser)
+
+
+def of_vgg11_bn() -> Sides:
+    net = vgg11_bn((3, 64, 64), 2, seed=0, width=0.25, pooled=1)
+    return training(net, (3, 64, 64), 300, 30, NoRegulariser())
 
 
 def start() -> Sides:
@@ -262,7 +271,6 @@ def _vgg11_bn() -> nn.Module:
 
 PASS = "forward + backward of the batch"
 LOOP = "a bare loop over tensors in memory"
-L2, EWC, MAS_PENALTY = Anchor(Uniform(), 1e-3, accumulate=False), Anchor(FIM(), 400), Anchor(MAS(), 1)
 PATHS: dict[str, Path] = {
     "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
     "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
@@ -272,11 +280,12 @@ PATHS: dict[str, Path] = {
     ),
     "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
     "FIM, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "FIM"), 1.2),
-    "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.15),
+    "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.5),
     "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),
-    "training": Path(LOOP, lambda: training(Free()), 1 / 0.85),
-    "training with L2-transfer": Path(LOOP, lambda: training(L2), 1 / 0.8),
-    "training with EWC": Path(LOOP, lambda: training(EWC), 1 / 0.8),
-    "training with MAS": Path(LOOP, lambda: training(MAS_PENALTY), 1 / 0.8),
+    "training, MLP": Path(LOOP, lambda: of_mlp(NoRegulariser()), 1 / 0.6),
+    "training with L2-transfer, MLP": Path(LOOP, lambda: of_mlp(L2Transfer()), 1 / 0.6),
+    "training with EWC, MLP": Path(LOOP, lambda: of_mlp(EWC()), 1 / 0.6),
+    "training with MAS, MLP": Path(LOOP, lambda: of_mlp(regularise.MAS()), 1 / 0.6),
+    "training, VGG11-BN of width 0.25, 64 pixels": Path(LOOP, of_vgg11_bn, 1 / 0.95),
     "--help": Path("the interpreter alone", start, float("inf")),
 }
