@@ -316,7 +316,7 @@ class _Engine:
         a: Tensor = args[0] if args else kwargs["input"]
         if len(a) != self.images or a.dim() < 2:
             raise _UnfitError(f"{self.names[layer]} sees {len(a)} inputs for {self.images} images")
-        if y.requires_grad and y._base is not None:
+        if y._base is not None:
             # A later change in place of a view gives it another history, and the gradient would not come here.
             y = y.clone()
         if not y.requires_grad:
