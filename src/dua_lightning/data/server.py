@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from lightning import LightningDataModule
 
 from dua_lightning.data.images import EVALUATION_BATCH, BatchOrder, Images, Loader, loader
 from dua_lightning.errors import InputError
-from dua_lightning.tasks import Task
+from dua_lightning.tasks import Batch, Task
 
 
 class ServerTask(LightningDataModule):
@@ -79,6 +80,11 @@ class ServerTask(LightningDataModule):
     def predict_dataloader(self) -> Loader:
         """The training images in a fixed order, not augmented."""
         return self._in_order(self.train)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        # Lightning's own way looks into every kind of collection, which takes a tenth of a small network's step.
+        x, y = batch
+        return x.to(device, non_blocking=True), None if y is None else y.to(device, non_blocking=True)
 
     def _in_order(self, images: Images) -> Loader:
         rank, processes = self._place()

@@ -137,7 +137,7 @@ def fit(
         checkpoints = [best, ModelCheckpoint(filename="last", **kept)] if training.keep_best else []
         last = folder / "last.ckpt"
         if last.exists():
-            _check(last, module, best.dirpath)
+            _check(last, module, best)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(warnings.catch_warnings())
         # Lightning advises worker processes, which images in memory do not need, and warns of its own code.
@@ -177,7 +177,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return kept
 
 
-def _check(path: Path, module: ExpertModule, folder: str | Path | None) -> None:
+def _check(path: Path, module: ExpertModule, best: ModelCheckpoint) -> None:
     """Raise `InputError` for a checkpoint that is damaged, of another fit, or was written to another folder.
 
     PyTorch does not compare the parts of its files with their checksums. A checkpoint that has moved would let
@@ -187,13 +187,13 @@ def _check(path: Path, module: ExpertModule, folder: str | Path | None) -> None:
         with ZipFile(path) as parts:
             broken = parts.testzip()
         kept = _read(path) if broken is None else {}
-        written = {state["dirpath"] for state in kept.get("callbacks", {}).values() if "dirpath" in state}
+        start, folder = kept.get("start"), kept.get("callbacks", {}).get(best.state_key, {}).get("dirpath")
     # torch.load raises half a dozen kinds for what is no checkpoint.
     except Exception as error:
         raise damaged(path, " ".join(str(error).split())) from error
     if broken is not None:
         raise damaged(path, f"its part {broken} is not what was written")
-    if kept.get("start") != module.start:
+    if start != module.start:
         raise damaged(path, "it is of another training (its network, data or task differ)")
-    if written != {str(folder)}:
-        raise damaged(path, f"it was written to another folder ({', '.join(map(str, written))})")
+    if folder != best.dirpath:
+        raise damaged(path, f"it was written to another folder ({folder})")

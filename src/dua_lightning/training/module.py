@@ -1,5 +1,8 @@
 """The LightningModule of an expert."""
 
+import logging
+import multiprocessing
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -69,6 +72,12 @@ class ExpertModule(LightningModule):
         """`(n, classes)` logits of all classes of the benchmark for inputs `(n, ...)`."""
         logits: Tensor = self.net(x)
         return logits
+
+    def setup(self, stage: str) -> None:
+        if multiprocessing.parent_process() is not None:
+            # The first process of a training has said what Lightning advises, or has silenced it.
+            warnings.filterwarnings("ignore", module="lightning")
+            logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum, self.images = 0.0, 0
