@@ -52,6 +52,8 @@ format: $(READY)  ## let ruff repair what it can
 bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 	$(BIN)/python benchmarks/hot_paths.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --network conv
 
 bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH="--most 1000" for fewer
 	$(BIN)/python benchmarks/users.py $(BENCH)
