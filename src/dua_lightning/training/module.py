@@ -40,7 +40,8 @@ class ExpertModule(LightningModule):
         seed: The run's seed.
 
     Raises:
-        InputError: While training, for a loss that is not finite at the end of an epoch.
+        InputError: While training, for a loss that is not finite at the end of an epoch, and for values that the
+            optimizer refuses.
     """
 
     def __init__(
@@ -127,7 +128,10 @@ class ExpertModule(LightningModule):
         checkpoint["start"] = self.start
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.make_optimizer(self.net.parameters())
+        try:
+            optimizer = self.make_optimizer(self.net.parameters())
+        except ValueError as error:
+            raise InputError(f"the optimizer cannot be made ({error}); give it other values") from error
         if self.make_scheduler is None:
             return optimizer
         scheduler = self.make_scheduler(optimizer)
