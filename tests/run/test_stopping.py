@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dua_lightning.report.records import read
 from dua_lightning.store.store import Store
-from dua_lightning.store.tensorfile import load
 from tests.helpers.cli import TINY
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FOREVER = ("trainer.max_epochs=1000000", "trainer.patience=1000000", "data.iterations=1000000")
+FOREVER = ("trainer.max_epochs=1000000", "callbacks.plateau.patience=1000000", "data.iterations=1000000")
 
 
 def start(*command: str, cwd: Path, **how: bool) -> subprocess.Popen[str]:
@@ -136,13 +136,13 @@ def stored(store: Path, pattern: str) -> Callable[[], bool]:
 def test_a_run_stops_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, store = tmp_path / "out", tmp_path / "store"
     monkeypatch.setenv("DUA_STORE_DIR", str(store))
-    run = ("-m", "dua_lightning", *TINY, *FOREVER, "trainer.checkpoint_seconds=0", f"paths.output_dir={out}")
+    run = ("-m", "dua_lightning", *TINY, *FOREVER, f"paths.output_dir={out}")
     process = start(*run, cwd=tmp_path)
-    wait_for(stored(store, "experts/.*.partial.safetensors"), process)
+    wait_for(stored(store, "experts/.*.partial/last.ckpt"), process)
     stopped(process, signal.SIGTERM, out)
     assert list(out.glob("csv/**/metrics.csv")), "the logger was not closed"
-    (checkpoint,) = store.glob("experts/.*.partial.safetensors")
-    load(checkpoint)
+    (checkpoint,) = store.glob("experts/.*.partial/last.ckpt")
+    assert "state_dict" in torch.load(checkpoint, weights_only=True)
 
 
 def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
