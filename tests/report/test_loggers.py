@@ -242,6 +242,17 @@ def test_mlflow_has_curves_tables_figures_and_how_the_run_ended(
     assert kept == {"records.csv", "users.json", "accuracy_matrix.json", "accuracy.png", "matrices.png"}
 
 
+def test_the_end_of_a_training_does_not_end_the_run(tmp_path: Path) -> None:
+    run = start("mlflow", tmp_path)
+    logger = loggers.curves(run, 1, "LwF", "a")
+    assert isinstance(logger, Logger)
+    fit_with(logger, "a")
+    assert isinstance(run.logger, MLFlowLogger)
+    assert run.logger.experiment.get_run(run.logger.run_id).info.status == "RUNNING"
+    loggers.close(run)
+    assert run.logger.experiment.get_run(run.logger.run_id).info.status == "FINISHED"
+
+
 def test_mlflow_is_a_database_in_the_runs_folder_unless_a_server_is_named(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")

@@ -1,11 +1,11 @@
-"""The progress of training: the figures of each task, and a fit that continues from a checkpoint."""
+"""The progress of training: the bar, and a fit that continues from a checkpoint."""
 
-import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
@@ -55,47 +55,49 @@ def fit_with(logger: Logger, name: str) -> None:
     fit(name, TrainingProgress(Display(Console(file=StringIO())), ""), len(ACCURACIES), logger=logger)
 
 
-@pytest.fixture
-def console() -> Console:
-    return Console(record=True, width=200, file=StringIO())
+class Bars(Display):
+    """Keeps what is said, and the notes of each bar."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=StringIO()))
+        self.said: list[str] = []
+        self.notes: dict[str, list[str]] = {}
+        self.totals: list[int] = []
+        self.open = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bar(self, text: str, total: int) -> Iterator[Callable[[str], None]]:
+        self.totals.append(total)
+        self.open += 1
+        yield self.notes.setdefault(text, []).append
+        self.open -= 1
 
 
-def test_each_task_has_its_best_accuracy_its_epochs_and_its_seconds(console: Console) -> None:
-    progress = TrainingProgress(Display(console), "seed 1")
+def test_each_task_has_a_bar_with_the_accuracy_of_each_epoch() -> None:
+    bars = Bars()
+    progress = TrainingProgress(bars, "seed 1")
     fit("a", progress, 1)
     fit("b", progress, 4)
-    assert progress.best == {"a": 50.0, "b": 80.0}
-    assert progress.epochs == {"a": 1, "b": 4}
-    assert 0 < progress.seconds["a"] < progress.seconds["b"]
-    assert "continues" not in console.export_text()
+    assert bars.notes == {
+        "seed 1, task a": ["validation 50.0 %"],
+        "seed 1, task b": [f"validation {accuracy} %" for accuracy in ACCURACIES],
+    }
+    assert (bars.totals, bars.open, bars.said) == ([1, 4], 0, [])
 
 
-def test_a_fit_that_continues_goes_on_with_its_figures_and_says_where(console: Console, tmp_path: Path) -> None:
+def test_a_fit_that_continues_says_where_and_its_bar_begins_there(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    first = TrainingProgress(Display(console), "seed 1")
-    fit("earlier", first, 1)
-    fit("a", first, 2).save_checkpoint(path)
-    progress = TrainingProgress(Display(console), "seed 1")
-    fit("a", progress, 4, path)
-    assert "seed 1, task a continues at epoch 3" in console.export_text()
-    assert progress.best == {"a": 80.0}, "the best epoch was before the interruption; other tasks are not of this fit"
-    assert progress.epochs == {"a": 4}
-    assert progress.seconds["a"] > first.seconds["a"]
+    fit("a", TrainingProgress(Bars(), ""), 2).save_checkpoint(path)
+    bars = Bars()
+    fit("a", TrainingProgress(bars, "seed 1"), 4, path)
+    assert bars.said == ["seed 1, task a continues at epoch 3"]
+    assert bars.notes == {"seed 1, task a": ["", "", "validation 70.0 %", "validation 75.0 %"]}
 
 
-def test_without_validation_there_is_no_accuracy(console: Console) -> None:
-    progress = TrainingProgress(Display(console), "seed 1")
-    fit("a", progress, 2, limit_val_batches=0)
-    assert math.isnan(progress.best["a"])
-    assert progress.epochs == {"a": 2}
-
-
-def test_the_bar_names_the_task_and_counts_its_epochs() -> None:
-    console = Console(force_terminal=True, width=120, file=StringIO())
-    display = Display(console)
-    with display.progress:
-        fit("a", TrainingProgress(display, "seed 1"), 3)
-        display.progress.refresh()
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "seed 1, task a" in shown
-    assert "/3" in shown
+def test_without_validation_there_is_no_accuracy() -> None:
+    bars = Bars()
+    fit("a", TrainingProgress(bars, "seed 1"), 2, limit_val_batches=0)
+    assert bars.notes == {"seed 1, task a": ["", ""]}

@@ -22,7 +22,7 @@ from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.results import Results
-from dua_lightning.run.rows import Row
+from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings, read
 from dua_lightning.tasks import Task
 
@@ -41,8 +41,8 @@ def run(cfg: DictConfig) -> None:
         torch.set_num_threads(settings.threads)
     provenance.write(cfg, folder)
     console = Console(soft_wrap=True)
-    method = settings.everything["method"]
-    logger = _logger(settings.logger, folder, settings.everything, method.get("label", loggers.SEVERAL))
+    labels = [row.label for row in rows(settings.seeds[0])]
+    logger = _logger(settings.logger, folder, settings.everything, labels[0] if len(labels) == 1 else loggers.SEVERAL)
     try:
         pictures: list[Path] = []
         display = Display(console)
