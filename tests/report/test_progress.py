@@ -1,5 +1,6 @@
 """The progress of training: the bar, and a fit that continues from a checkpoint."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -101,3 +102,11 @@ def test_without_validation_there_is_no_accuracy() -> None:
     bars = Bars()
     fit("a", TrainingProgress(bars, "seed 1"), 2, limit_val_batches=0)
     assert bars.notes == {"seed 1, task a": ["", ""]}
+
+
+def test_a_copy_for_another_process_is_silent() -> None:
+    display = Display(Console(file=StringIO()))
+    with display.progress:
+        copied = copy.deepcopy(TrainingProgress(display, "seed 1"))
+    assert copied.display is None
+    fit("a", copied, 2)

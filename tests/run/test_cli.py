@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from dua_lightning.metrics import average_accuracy, forgetting
-from dua_lightning.report.records import COLUMNS, matrices, read
+from dua_lightning.report.records import COLUMNS, matrices, read, trainings
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
@@ -154,10 +154,12 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     environment = json.loads((out / "environment.json").read_text())
     assert "method=lwf" in environment["command"]
     assert environment["packages"]["torch"]
-    training = pd.read_csv(out / "trainings.csv")
-    assert list(training["experts"]) == ["LwF", "LwF"]
-    assert list(training["task"]) == ["0-1", "2-3"]
-    assert training["val_accuracy"].between(0, 100).all()
+    trained = trainings(out / "trainings.csv")
+    assert list(trained["task"]) == ["0-1", "2-3"]
+    assert trained["val_accuracy"].between(0, 100).all()
+    for task in ("0-1", "2-3"):
+        (curve,) = out.rglob(f"seed_3/LwF/{task}/metrics.csv")
+        assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert not [p for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"], "temporary files are left"
@@ -171,22 +173,22 @@ def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:
 
 
 def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Path) -> None:
-    assert dua("logger=wandb", "method=lwf").status == 0
+    assert dua("logger=wandb", "method=racl").status == 0
     (path,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
     found = wandb_records(path)
     (started,) = [r.run for r in found if r.WhichOneof("record_type") == "run"]
-    assert (started.run_group, started.project, started.job_type) == ("digits", "dua_lightning", "LwF")
-    assert {"LwF", "digits", "mlp", "paper", "none"} == set(started.tags)
-    changes = [started.config, *(r.config for r in found if r.WhichOneof("record_type") == "config")]
-    assert "seed" in {item.key for change in changes for item in change.update}
+    assert (started.run_group, started.project, started.job_type) == ("digits", "dua_lightning", "MAS-RACL")
+    assert {"MAS-RACL", "digits", "mlp", "paper", "none"} == set(started.tags)
+    configs = [r.config for r in found if r.WhichOneof("record_type") == "config"]
+    assert "seed" in {item.key for config in configs for item in config.update}
     histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
     logged = {"/".join(item.nested_key) or item.key for history in histories for item in history.item}
-    assert {"seed_1/LwF/0-1/val_accuracy", "seed_1/LwF/2-3/train_loss"} <= logged
+    assert {"seed_1/L2-transfer/0-1/val_accuracy", "seed_1/L2-transfer/2-3/train_loss"} <= logged
     assert any(name.startswith("records/") for name in logged)
     summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
     (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
-    assert float(summary["LwF/average_accuracy"]) == pytest.approx(row["average_accuracy"])
-    assert float(summary["LwF/forgetting"]) == pytest.approx(row["forgetting"])
+    assert float(summary["MAS-RACL/average_accuracy"]) == pytest.approx(row["average_accuracy"])
+    assert float(summary["MAS-RACL/forgetting"]) == pytest.approx(row["forgetting"])
     assert float(summary["average_accuracy"]) == pytest.approx(row["average_accuracy"])
     media = path.parent / "files" / "media"
     lines = {}
@@ -194,7 +196,7 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
         (table,) = (media / "table").glob(f"{name}_*.table.json")
         lines[name] = len(json.loads(table.read_text())["data"])
     assert lines == {"records": len(read(tmp_path / "out" / "records.csv")), "users": 3, "accuracy_matrix": 3}
-    pictures = {path.name.partition("_")[0] for path in (media / "images").glob("*.png")}
+    pictures = {path.name.partition("_")[0] for path in (media / "images").rglob("*.png")}
     assert pictures == {"domains", "accuracy", "matrices"}
 
 
@@ -236,7 +238,10 @@ BAD = {
     "labels where there are none, phi": (("adapt=finetune", "data.users_labelled=false"), ("adapt=none",)),
     "more images than there are": (("data.server_per_class=600",), ("600", "500")),
     "an empty network": (("model.width=0",), ("width=0",)),
-    "no such logger mode": (("logger=wandb", "logger.offline=x"), ("logger.offline=x", "boolean")),
+    "no such logger mode": (("logger=wandb", "+logger.mode=x"), ("WandbLogger", "offline")),
+    "no such setting of a logger": (("+logger.flush=1",), ("CSVLogger", "flush")),
+    "a logger's setting of another type": (("logger=wandb", "logger.offline=perhaps"), ("logger.offline=perhaps",)),
+    "a logger that does not exist": (("logger._target_=lightning.Nothing",), ("logger._target_=lightning.Nothing",)),
     "a label rule that does not exist": (("importance=fim", "importance.labels=x"), ("sampled",)),
     "rows that exclude each other": (("method=table4", "adapt=adabn_released"), ("adapt=adabn_released",)),
     "a merge that nobody measures priors for": (("method=ewc", "merge=mode"), ("merge=mode", "prior=user")),
@@ -350,7 +355,7 @@ def test_two_runs_at_once_train_each_expert_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dua_lightning", *TINY, "method=lwf"]
     runs = [subprocess.Popen([*command, f"paths.output_dir={folder}"], stdout=subprocess.DEVNULL) for folder in folders]
     assert [run.wait(timeout=120) for run in runs] == [0, 0]
-    trained = pd.concat([pd.read_csv(path) for folder in folders for path in folder.glob("trainings.csv")])
+    trained = pd.concat([trainings(folder / "trainings.csv") for folder in folders])
     assert sorted(trained["task"]) == ["0-1", "2-3"]
     assert len(experts(store())) == 2
     (a, b) = ((folder / "records.csv").read_bytes() for folder in folders)

@@ -1,7 +1,7 @@
 """Lightning's loggers: one for each run, which takes the curves of every training and the results of the run.
 
 `start` opens it, `curves` gives each training's Trainer its part of it, `results` logs tables, figures and figures of
-merit, and `close` ends it. Lightning is imported where it is needed, since loading it takes seconds.
+merit, and `close` ends it.
 """
 
 import logging
@@ -12,14 +12,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.image import imread
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
 from dua_lightning.report.reduce import Reduced, entries, over_seeds
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
 
 EXTRAS = ("wandb", "tensorboard", "mlflow")
 """The extras of this package that install what a logger needs."""
@@ -33,12 +34,62 @@ METRICS = "metrics.csv"
 class RunLogger:
     """The logger of a run, and the settings that its class was called with."""
 
-    logger: "Logger"
+    logger: Logger
     settings: Mapping[str, Any]
 
 
+class PrefixedLogger(Logger):
+    """Logs to another logger under names with a prefix; when a training ends, the other logger stays open.
+
+    Trainers call `finalize` at the end of each fit, which would end the run of a service such as MLflow.
+
+    Args:
+        logger: The logger of the whole run.
+        prefix: What stands before each metric's name, with a slash between.
+    """
+
+    def __init__(self, logger: Logger, prefix: str) -> None:
+        super().__init__()
+        self.logger = logger
+        self.prefix = prefix
+
+    @property
+    def name(self) -> str | None:
+        """The name of the whole run's logger."""
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        """The version of the whole run's logger."""
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        """The folder of the whole run's logger."""
+        return self.logger.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """The object of the service that the whole run's logger writes to."""
+        return self.logger.experiment  # type: ignore[attr-defined]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics under the prefix."""
+        self.logger.log_metrics({f"{self.prefix}/{name}": float(value) for name, value in metrics.items()}, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Log nothing: the run's configuration is logged once, and a module's settings are part of it."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Save what the whole run's logger has."""
+        self.logger.save()
+
+
 def start(
-    kind: Callable[..., "Logger"], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
+    kind: Callable[..., Logger], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
 ) -> RunLogger:
     """Make the logger of a run and open it, so that it fails before anything is trained.
 
@@ -57,7 +108,7 @@ def start(
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     given = {**settings, **_names(kind, settings, folder, config, row), "save_dir": str(folder)}
     try:
-        if kind.__name__ == "WandbLogger":
+        if kind is WandbLogger:
             import wandb
 
             # It reads that it is silent.
@@ -79,11 +130,9 @@ def start(
 
 
 def _names(
-    kind: Callable[..., "Logger"], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
+    kind: Callable[..., Logger], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
 ) -> dict[str, Any]:
     """The arguments by which a service sorts runs, and the place of its files on this machine."""
-    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
-
     # Several rows have an adaptation each.
     axes = ("data", "model", "fidelity", *(["adapt"] if row != SEVERAL else []))
     tags = {"row": row, **{axis: str(config[axis]["name"]) for axis in axes}}
@@ -102,7 +151,7 @@ def _names(
     return {}
 
 
-def curves(run: RunLogger | None, seed: int, training: str, task: str) -> "Logger | Literal[False]":
+def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger | Literal[False]:
     """Give the logger for the Trainer of one task's training.
 
     Loggers that write files get a folder of their own for each training, so that tools lay the curves over each other;
@@ -119,10 +168,6 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> "Logge
     """
     if run is None:
         return False
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-
-    from dua_lightning.report.prefixed import PrefixedLogger
-
     *parents, last = place(seed, training, task)
     if isinstance(run.logger, CSVLogger | TensorBoardLogger):
         where = {"save_dir": run.logger.log_dir, "name": "/".join(parents), "version": last}
@@ -150,8 +195,6 @@ def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequen
     """
     if run is None:
         return
-    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
-
     logger, metrics = run.logger, merits(reduced)
     tables = {"users": reduced.draws, "accuracy_matrix": entries(reduced)}
     if isinstance(logger, WandbLogger):
@@ -170,8 +213,6 @@ def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequen
         for file in (path, *figures):
             logger.experiment.log_artifact(logger.run_id, str(file))
     elif isinstance(logger, TensorBoardLogger):
-        from matplotlib.pyplot import imread
-
         for figure in figures:
             logger.experiment.add_image(figure.stem, imread(figure)[..., :3], dataformats="HWC")
         merit = over_seeds(reduced.draws).round(2)
@@ -199,8 +240,6 @@ def close(run: RunLogger | None) -> None:
     """End the logger; an exception on its way through the caller, a signal's too, marks the run as failed."""
     if run is None:
         return
-    from lightning.pytorch.loggers import WandbLogger
-
     failed = sys.exc_info()[0] is not None
     run.logger.finalize("failed" if failed else "success")
     if isinstance(run.logger, WandbLogger):

@@ -61,8 +61,8 @@ class CostRecord:
 class TrainingRecord:
     """One expert that was trained in this run, and not taken from the store.
 
-    `experts`: the label of its training. `seconds`: of this expert's training, over all interruptions.
-    `val_accuracy`: the best validation accuracy (percent).
+    `experts`: the label of its training. `epochs`: all of its training. `seconds`: the part of it in this run.
+    `val_accuracy`: the best validation accuracy (percent); NaN where none was measured.
     """
 
     seed: int
