@@ -12,8 +12,8 @@ from dua_lightning.report.display import Display
 class TrainingProgress(Callback):
     """Shows a bar over the epochs of each fit, with the validation accuracy where one is measured.
 
-    It reads the metric `val_accuracy` (percent), and the attribute `task` of the module, which has a `name`. In a further
-    process, as Lightning starts for several devices, it is silent: the terminal stays with the process that has it.
+    It reads the metric `val_accuracy` (percent), and the attribute `task` of the module, which has a `name`. In further
+    processes, which Lightning starts for several devices, it is silent: they do not have the terminal.
 
     Args:
         display: The terminal in which the bar is shown.
