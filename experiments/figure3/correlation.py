@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dua_lightning import server
 from dua_lightning.__main__ import CONF
-from dua_lightning.importance import MAS, Uniform
-from dua_lightning.params import Params, clone, pearson
-from dua_lightning.regularise import Anchor
-from dua_lightning.run.build import build
+from dua_lightning.importance import MAS
+from dua_lightning.params import Params, pearson
+from dua_lightning.run import training
+from dua_lightning.run.draws import Draws
+from dua_lightning.run.settings import read
 from dua_lightning.store.files import replacing, write_text
-from dua_lightning.store.store import Recipe, Store
 
 PANELS = {
     "a: M1, D1 against D2": ((0, 0), (0, 1)),
@@ -37,20 +37,18 @@ PANELS = {
 
 def importances(images: str, seed: int, folder: Path) -> dict[tuple[int, int], Params]:
     """MAS of the two first experts on the first user's validation data of the two first tasks."""
+    network = "vgg11_bn" if images == "photos" else "vgg11"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["+experiment=catprior", f"data/images={images}", "model=vgg11", f"seed={seed}"]
-        cfg = compose("config", overrides + (["model=vgg11_bn"] if images == "photos" else []))
-    benchmark = build(cfg.data, "data", seed=seed)
-    net = build(cfg.model, "model", shape=benchmark.shape, classes=benchmark.classes, seed=seed)
-    training = build(cfg.trainer, "trainer")
-    data = benchmark.server[:2]
-    recipes = [Recipe("experts", {"figure": 3, "seed": seed, "images": images, "task": t}) for t in range(2)]
-    regulariser = Anchor(Uniform(), 1e-3, accumulate=False)
-    experts = server.train_experts(
-        net, clone(net.state_dict()), data, regulariser, training, Store(folder / "store"), recipes
-    )
-    loaders = benchmark.users[0].predict_dataloader()
-    return {(m, d): MAS()(net, experts[m], loaders[d]) for m in range(2) for d in range(2)}
+        overrides = ["+experiment=catprior", f"data/images={images}", f"model={network}", f"seed={seed}"]
+        (settings,) = read(compose("config", [*overrides, f"paths.store_dir={folder / 'store'}"])).seeds
+    draws = Draws(settings)
+    (row,) = draws.rows
+    tasks, recipes = draws.benchmark.server[:2], draws.recipes.experts(row)[:2]
+    asked = training.make(settings.training)
+    experts = server.train_experts(draws.net, draws.start, tasks, row.regulariser, asked, draws.store, recipes)
+    user = draws.benchmark.users[0]
+    seen = [user.of(of_task.task).validation_batches() for of_task in tasks]
+    return {(m, d): MAS()(draws.net, experts[m], seen[d]) for m in range(2) for d in range(2)}
 
 
 def main() -> None:

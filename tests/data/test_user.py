@@ -153,7 +153,10 @@ def test_the_images_of_a_draw_go_with_it():
 def test_a_trainer_takes_a_users_data_as_they_are():
     data, net, server = user(), mlp(tiny.SHAPE, 4, 0, width=8), tiny.benchmark(2).server
     for of, task in ((data, union(server)), (data.of(A), server[0])):
-        module, trainer = Training().module(net, task), training(max_epochs=1).trainer(logger=False, enable_checkpointing=False)
+        module, trainer = (
+            Training().module(net, task),
+            training(max_epochs=1).trainer(logger=False, enable_checkpointing=False),
+        )
         trainer.fit(module, datamodule=of)
         for stage in ("validate", "test"):
             (found,) = getattr(trainer, stage)(module, datamodule=of, verbose=False)

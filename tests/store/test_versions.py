@@ -24,18 +24,18 @@ from dua_lightning.store import versions
 from dua_lightning.store.versions import HARMLESS, Code, version
 from tests.test_imports import ROOT
 
-EXPERTS = ("dua_lightning.server.train_experts", "dua_lightning.nets.mlp", "dua_lightning.regularise.Anchor")
+EXPERTS = ("dua_lightning.server.train_experts", "dua_lightning.nets.mlp", "dua_lightning.regularise.EWC")
 RESULTS = ("dua_lightning.user.evaluate", "dua_lightning.merge.Mode", "dua_lightning.adapt.Finetune")
 PIXELS = ("dua_lightning.data.corrupted.Corrupted", "dua_lightning.data.decode.decode")
 EVERYTHING = (*EXPERTS, *RESULTS, *PIXELS)
 
 REACHED = {
     "server.py": ("train_experts", EXPERTS[0]),
-    "training/training.py": ("fit", EXPERTS[0]),
+    "training/fit.py": ("fit", EXPERTS[0]),
     "nets/perceptron.py": ("mlp", EXPERTS[1]),
-    "regularise/anchor.py": ("Anchor", EXPERTS[2]),
+    "regularise/quadratic.py": ("QuadraticPenalty", EXPERTS[2]),
     "user.py": ("evaluate", RESULTS[0]),
-    "evaluation.py": ("_percent", RESULTS[0]),
+    "evaluation.py": ("accuracy", RESULTS[0]),
     "params.py": ("eval_mode", RESULTS[0]),
     "merge/mode.py": ("Mode", RESULTS[1]),
     "adapt/finetune.py": ("descend", RESULTS[2]),
