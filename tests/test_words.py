@@ -1,4 +1,4 @@
-"""Words in the source: whatever is public is documented, in sentences that begin with their subject or their verb."""
+"""Words in the source: everything public is documented, and no docstring or comment is a fragment of a sentence."""
 
 import ast
 import inspect
@@ -6,169 +6,164 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "dua_lightning"
-FILES = sorted(SOURCE.rglob("*.py"))
+SOURCES = sorted((ROOT / "src" / "dua_lightning").rglob("*.py"))
+SETTINGS = sorted((ROOT / "conf").rglob("*.yaml"))
+
 FRAGMENT = re.compile(r"(Of|What|Whose|As|Where|How) ")
-SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
-HOOKS = re.compile(
-    r"__\w+__|on_\w+|forward|\w+_step|\w+_dataloader|(load_)?state_dict|configure_optimizers|setup|teardown|prepare_data"
-)
-"""Methods whose parameters Lightning, torch, Hydra or Python itself documents."""
+SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n", re.MULTILINE)
+ENTRY = re.compile(r"^    \*{0,2}(\w+): ", re.MULTILINE)
+HOOK = re.compile(r"on_\w+|forward|\w+_step|\w+_dataloader|(load_)?state_dict|configure_\w+|setup|teardown")
+"""Methods that Lightning and torch call, and document."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-Documented = Function | ast.ClassDef | ast.Module
+Object = Function | ast.ClassDef
+
+TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+CLASSES = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
-def trees() -> list[tuple[str, ast.Module]]:
-    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))) for path in FILES]
+def last_names(nodes: list[ast.expr]) -> set[str]:
+    """`B` for `a.B`, `B[int]` and `B()`."""
+    return {re.split(r"[\[(]", ast.unparse(node))[0].rpartition(".")[2] for node in nodes}
 
 
-TREES = trees()
-CLASSES = [node for _, tree in TREES for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+def is_interface(node: ast.ClassDef) -> bool:
+    """Whether the classes that implement it take the words of their methods from it: a protocol or an abstract class."""
+    abstract = (
+        one for one in node.body if isinstance(one, Function) and "abstractmethod" in last_names(one.decorator_list)
+    )
+    return "Protocol" in last_names(node.bases) or any(abstract)
 
 
-def bases(node: ast.ClassDef) -> set[str]:
-    return {ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases}
+DESCRIBED = {one.name for node in CLASSES if is_interface(node) for one in node.body if isinstance(one, Function)}
 
 
-def decorators(node: Function | ast.ClassDef) -> set[str]:
-    return {ast.unparse(one).partition("(")[0].rpartition(".")[2] for one in node.decorator_list}
-
-
-PROTOCOL_METHODS = {
-    method.name
-    for node in CLASSES
-    if "Protocol" in bases(node)
-    for method in node.body
-    if isinstance(method, ast.FunctionDef)
-}
-PARENTS = {base for node in CLASSES for base in bases(node)}
-INHERITED = PROTOCOL_METHODS | {
-    method.name for node in CLASSES if node.name in PARENTS for method in node.body if isinstance(method, ast.FunctionDef)
-}
-
-
-def public(body: list[ast.stmt], path: str) -> Iterator[tuple[str, Function | ast.ClassDef]]:
-    """Public functions, classes, and their public methods, with the places where they stand."""
+def public(body: list[ast.stmt], path: str) -> Iterator[tuple[str, Object]]:
+    """Public functions, classes and methods, without methods that are described elsewhere, and where they stand."""
     for node in body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            place = f"{path}:{node.lineno} {node.name}"
-            yield place, node
+        if isinstance(node, Object) and not node.name.startswith("_"):
+            yield f"{path}:{node.lineno} {node.name}", node
             if isinstance(node, ast.ClassDef):
-                yield from public(node.body, f"{path} {node.name}")
+                described = set() if is_interface(node) else DESCRIBED
+                methods = public(node.body, f"{path}:{node.lineno} {node.name}")
+                yield from ((p, m) for p, m in methods if m.name not in described and not HOOK.fullmatch(m.name))
 
 
-def sections(node: Documented) -> dict[str, str]:
+PUBLIC = dict(chain.from_iterable(public(tree.body, path) for path, tree in TREES.items()))
+
+
+def sections(node: Object) -> dict[str, str]:
     """The sections of a docstring in Google's style, each one's text by its title."""
-    text = ast.get_docstring(node) or ""
-    parts = re.split(rf"^({'|'.join(SECTIONS)}):\n", text, flags=re.MULTILINE)
+    parts = SECTION.split(ast.get_docstring(node) or "")
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def entries(text: str) -> list[str]:
-    """The names that a section of arguments documents."""
-    return re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: ", text, flags=re.MULTILINE)
-
-
 def parameters(node: Function) -> list[str]:
-    arguments = node.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    every += [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
-    return [one.arg for one in every if one.arg not in ("self", "cls") and not one.arg.startswith("_")]
+    given = node.args
+    several = [one for one in (given.vararg, given.kwarg) if one is not None]
+    names = [one.arg for one in [*given.posonlyargs, *given.args, *given.kwonlyargs, *several]]
+    return [name for name in names if name not in ("self", "cls") and not name.startswith("_")]
 
 
 def fields(node: ast.ClassDef) -> list[str]:
-    """What a class is made of: its constructor's parameters, or the fields that its body declares."""
+    """The constructor's parameters, or the fields that the body declares."""
     for one in node.body:
         if isinstance(one, ast.FunctionDef) and one.name == "__init__":
             return parameters(one)
-    names = [one.target.id for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
-    return [name for name in names if not name.startswith("_")]
+    declared = [one for one in node.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one)]
+    return [one.target.id for one in declared if isinstance(one.target, ast.Name)]
 
 
-def constants(body: list[ast.stmt]) -> Iterator[tuple[int, list[str], str | None]]:
-    """Public constants and types; those that follow each other without an empty line share the text below them."""
-    group: list[ast.stmt] = []
+def undocumented(body: list[ast.stmt]) -> Iterator[int]:
+    """Lines of public constants and types without a text; those in consecutive lines share the text below them."""
     for node, after in zip(body, [*body[1:], None], strict=True):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        names = [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
-        if not any(re.match("[A-Z]", name) for name in names):
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
             continue
-        text = None
-        while after is not None and isinstance(after, ast.Assign | ast.AnnAssign):
-            place = body.index(after)
-            if after.lineno != body[place - 1].end_lineno + 1:
-                break
-            after = body[place + 1] if place + 1 < len(body) else None
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-            text = after.value.value
-        yield node.lineno, names, text
+        names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)]
+        in_group = isinstance(after, ast.Assign | ast.AnnAssign) and after.lineno == (node.end_lineno or 0) + 1
+        if any(name[0].isupper() for name in names) and not in_group and not is_text(after):
+            yield node.lineno
 
 
-def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Every docstring and every comment of a file, with its line; comments on lines of their own are one."""
-    source = path.read_text(encoding="utf-8")
+def is_text(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.lineno, inspect.cleandoc(node.value.value)
-    comments = [one for one in tokenize.generate_tokens(io.StringIO(source).readline) if one.type == tokenize.COMMENT]
-    last = (-1, -1)
-    for one in comments:
-        continues = one.start == (last[0] + 1, last[1]) and one.line.strip().startswith("#")
-        last = one.start
-        if not continues:
-            yield one.start[0], one.string.lstrip("# ")
+        if isinstance(node, ast.Expr) and is_text(node):
+            yield node.lineno, inspect.cleandoc(ast.literal_eval(node.value))
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """The comments of a Python file; lines that follow each other are one."""
+    end = (-1, -1)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if token.start != (end[0] + 1, end[1]):
+                yield token.start[0], token.string.lstrip("# ")
+            end = token.start
 
 
 def test_everything_public_has_a_docstring() -> None:
-    missing = [path for path, tree in TREES if not ast.get_docstring(tree)]
-    for path, tree in TREES:
-        for place, node in public(tree.body, path):
-            if not ast.get_docstring(node) and not HOOKS.fullmatch(node.name):
-                missing.append(place)
-        missing += [f"{path}:{line} {', '.join(names)}" for line, names, text in constants(tree.body) if not text]
+    missing = [path for path, tree in TREES.items() if not ast.get_docstring(tree)]
+    missing += [place for place, node in PUBLIC.items() if not ast.get_docstring(node)]
+    missing += [f"{path}:{line}" for path, tree in TREES.items() for line in undocumented(tree.body)]
     assert not missing, "\n".join(missing)
 
 
 def test_arguments_are_documented_by_their_names() -> None:
     wrong = []
-    for path, tree in TREES:
-        for place, node in public(tree.body, path):
-            said = sections(node)
-            named = entries(said.get("Args", "") + said.get("Attributes", ""))
-            if isinstance(node, ast.ClassDef):
-                wanted = fields(node)
-            elif node.name in PROTOCOL_METHODS or HOOKS.fullmatch(node.name):
-                continue
-            else:
-                wanted = parameters(node)
-            if not set(wanted) <= set(named) if isinstance(node, ast.ClassDef) else wanted != named:
-                wrong.append(f"{place}: has {wanted}, documents {named}")
+    for place, node in PUBLIC.items():
+        told = sections(node)
+        named = ENTRY.findall(told.get("Args", "") + told.get("Attributes", ""))
+        asked = fields(node) if isinstance(node, ast.ClassDef) else parameters(node)
+        # A class may have attributes besides.
+        if named[: len(asked)] != asked or (len(named) > len(asked) and "Attributes" not in told):
+            wrong.append(f"{place} has {asked} and documents {named}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_returned_values_are_documented() -> None:
     wrong = []
-    for path, tree in TREES:
-        for place, node in public(tree.body, path):
-            if isinstance(node, ast.ClassDef) or decorators(node) & {"property", "cached_property"}:
-                continue
-            if node.name in PROTOCOL_METHODS or HOOKS.fullmatch(node.name) or node.returns is None:
-                continue
-            nothing = ast.unparse(node.returns) in ("None", "NoReturn")
-            told = {"Returns", "Yields"} & sections(node).keys()
-            if bool(told) == nothing and ast.unparse(node.returns) != "Iterator[None]":
-                wrong.append(f"{place}: returns {ast.unparse(node.returns)}, documents {sorted(told)}")
+    for place, node in PUBLIC.items():
+        if isinstance(node, ast.ClassDef) or last_names(node.decorator_list) & {"property", "cached_property"}:
+            continue
+        returned = "None" if node.returns is None else ast.unparse(node.returns)
+        told = not {"Returns", "Yields"}.isdisjoint(sections(node))
+        if told == (returned in ("None", "NoReturn", "Iterator[None]")):
+            wrong.append(f"{place} returns {returned}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_docstrings_and_comments_are_no_fragments() -> None:
-    wrong = []
-    for path in FILES:
-        wrong += [f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}" for line, text in texts(path) if text and FRAGMENT.match(text)]
-    assert not wrong, "\n".join(wrong)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_docstring_and_no_comment_is_a_fragment(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    found = chain(docstrings(source), comments(source))
+    assert not [f"{path}:{line} {text}" for line, text in found if FRAGMENT.match(text)]
+
+
+def test_no_comment_on_settings_is_a_fragment() -> None:
+    lines = [line for path in SETTINGS for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = [line.partition("# ")[2] for line in lines if "# " in line]
+    assert texts
+    assert not [text for text in texts if FRAGMENT.match(text)]
+
+
+def test_the_rules_see_faults() -> None:
+    """Every rule above finds what is wrong here."""
+    function = 'def f(x: int) -> int:\n    """Of x.\n\n    Args:\n        y: No.\n    """\n'
+    source = f'A = 1\n\nB = 2\nC = 3\n"""Two."""\n\n\n{function}'
+    tree = ast.parse(source)
+    ((_, node),) = public(tree.body, "")
+    assert isinstance(node, ast.FunctionDef)
+    assert [*undocumented(tree.body)] == [1]
+    assert (parameters(node), ENTRY.findall(sections(node)["Args"])) == (["x"], ["y"])
+    assert [bool(FRAGMENT.match(text)) for _, text in docstrings(source)] == [False, True]
+    assert [*comments("# One\n# line.\nx = 1  # Two\n")] == [(1, "One"), (3, "Two")]

@@ -27,8 +27,8 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 COMMANDS = ("store", "report", "compare")
 """First words of the command line that name a command; with anything else it is a run."""
 
-# The variable has a second name, since `main` gives the first one to Hydra, and the processes of a launcher inherit
-both._TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in (
+# The variable has a second name: `main` gives the first one to Hydra, and processes of a launcher inherit both.
+_TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in (
     "0",
     "",
     "false",

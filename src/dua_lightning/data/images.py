@@ -31,7 +31,14 @@ class PixelStore(Protocol):
     def __getitem__(self, rows: Tensor) -> Tensor: ...
 
     def digest(self, rows: Tensor) -> str:
-        """Compute the SHA-256, in hexadecimal, of what makes these rows, without making them."""
+        """Compute the digest of everything that makes some rows, without making them.
+
+        Args:
+            rows: `(n,)` int64.
+
+        Returns:
+            The SHA-256 in hexadecimal.
+        """
 
 
 @dataclass(frozen=True)

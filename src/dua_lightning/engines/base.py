@@ -14,7 +14,7 @@ from dua_lightning.store.tensorfile import Tensors
 Shared = Mapping[str, Tensors]
 """Tensors that all items read and none writes to, by key."""
 Worker = Callable[[Any, Shared], Any]
-"""A function of an item and of shared tensors that returns the result; pure, so that a lost item is computed elsewhere."""
+"""A pure function from an item and shared tensors to the result, so that a lost item can be computed elsewhere."""
 
 MOST_WORKERS = 10_000
 """No cluster would give one run more workers."""
@@ -60,10 +60,22 @@ class Engine(Protocol):
         """The number of items that were submitted and whose results have not been received."""
 
     def share(self, key: str, path: Path, tensors: Tensors) -> None:
-        """Make tensors known to all workers under a key; the store's entry at `path` holds them if `by_path`."""
+        """Make tensors known to all workers.
+
+        Args:
+            key: The name under which items ask for them.
+            path: The entry of the store that holds them if `by_path`.
+            tensors: The tensors.
+        """
 
     def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
-        """Have an item computed with the tensors shared under `keys`.
+        """Have an item computed.
+
+        Args:
+            work: The way to the worker.
+            place: A number that comes back with the result.
+            item: The item, plain values.
+            keys: The names of the shared tensors that it needs.
 
         Raises:
             InputError: No worker can be started.

@@ -21,7 +21,7 @@ from dua_lightning.store.tensorfile import Tensors
 PROBE_SECONDS = 5.0
 """So many seconds a cluster's address has to answer; Ray itself would try for minutes."""
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Environment variables by which Ray reports nothing, and processes started here listen on the loopback address alone."""
+"""Environment variables: Ray reports nothing, and processes started here listen on the loopback address alone."""
 
 
 class Ray(Pending):
@@ -148,7 +148,7 @@ class Ray(Pending):
 
 
 def _answering(address: str) -> str:
-    """`HOST:PORT` of the cluster, which answers; for `auto` what Ray finds."""
+    """Find `HOST:PORT` of the cluster, for `auto` as Ray does, and see that it answers."""
     found = address
     try:
         if address == "auto":

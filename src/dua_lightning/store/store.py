@@ -220,7 +220,7 @@ class Store:
         ]
 
     def verify(self) -> Iterator[tuple[Entry, str | None]]:
-        """Read every entry and compare it with its digests; decoded pictures have none, and only their size is compared.
+        """Read every entry and compare it with its digests, or decoded pictures, which have none, with their size.
 
         Yields:
             Each entry and what is wrong with it, or `None`.

@@ -35,7 +35,7 @@ HARMLESS = (f"{PACKAGE}.store.",)
 """Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
 
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core"}
-"""Distributions whose names differ from their module's. Others are found as well, but the search takes half a second."""
+"""Distributions whose names differ from their module's; others are found too, but the search takes half a second."""
 
 Used = str | Callable[..., Any]
 """A class or a function, or its full dotted name."""
@@ -223,7 +223,7 @@ class _Module:
 
     @cached_property
     def always(self) -> tuple[str, set[str]]:
-        """The statements that count whenever the module is used: their trees as text, and the names that they mention."""
+        """The statements that count whenever the module is used: their trees as text, and the names in them."""
         acting = [one for all_of in self._statements.values() for one in all_of if any(map(self._own, _callers(one)))]
         text, mentioned = self._read([*self._nameless, *acting])
         exported = self._statements.get("__all__", [])
