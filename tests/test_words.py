@@ -34,7 +34,7 @@ def last_names(nodes: list[ast.expr]) -> set[str]:
 
 
 def is_interface(node: ast.ClassDef) -> bool:
-    """Whether the classes that implement it take the words of their methods from it: a protocol or an abstract class."""
+    """Whether classes that implement it need not say again what its methods do: a protocol or an abstract class."""
     abstract = (
         one for one in node.body if isinstance(one, Function) and "abstractmethod" in last_names(one.decorator_list)
     )

@@ -26,7 +26,7 @@ WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2].split(
 VECTOR_BYTES = 64 if WIDE else 32
 """The size of a vector."""
 VECTORS = 4 if WIDE else 2
-"""Vectors of outputs in a tile. Its sums, a row of outputs and an input have to fit the registers: 32 of them, or 16."""
+"""Vectors of outputs in a tile. Its sums, a row of outputs and one input have to fit the 32 (or 16) registers."""
 ROWS = 6
 """Inputs in a tile."""
 TILES = 72
