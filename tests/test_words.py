@@ -18,7 +18,10 @@ SETTINGS = sorted((ROOT / "conf").rglob("*.yaml"))
 FRAGMENT = re.compile(r"(Of|What|Whose|As|Where|How) ")
 SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):\n", re.MULTILINE)
 ENTRY = re.compile(r"^    \*{0,2}(\w+): ", re.MULTILINE)
-HOOK = re.compile(r"on_\w+|forward|\w+_step|\w+_dataloader|(load_)?state_dict|configure_\w+|setup|teardown")
+HOOK = re.compile(
+    r"on_\w+|forward|\w+_step|\w+_dataloader|(load_)?state_dict|configure_\w+|setup|teardown|transfer_batch_to_device"
+    r"|log_metrics|log_hyperparams"
+)
 """Methods that Lightning and torch call, and document."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
