@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).resolve().parent
-# A wheel carries conf/ inside the package; a checkout has it at the top.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-COMMANDS = ("store", "report", "compare")
-"""Of the first word; everything else is a run."""
 
-# Under a second name, since `main` gives the first one to Hydra, and the processes of a launcher inherit both.
-_TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in ("0", "", "false")
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The folder of the configuration: a wheel carries it inside the package; a checkout has it at the top."""
+
+COMMANDS = ("store", "report", "compare")
+"""First words of the command line that name a command; with anything else it is a run."""
+
+# The variable has a second name: `main` gives the first one to Hydra, and processes of a launcher inherit both.
+_TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", "0")).lower() not in (
+    "0",
+    "",
+    "false",
+)
 
 
 def _app(cfg: "DictConfig") -> None:
@@ -54,7 +60,7 @@ def main() -> None:
     """
     # torch's threads spin for microseconds when they wait for each other, and then sleep. Without spinning, the many
     # small operations of an importance take three times as long; with the default's milliseconds, a small network
-    # trains ten times slower where another program wants the cores too. Read when torch is loaded.
+    # trains ten times slower where another program wants the cores too. The variable is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
     os.environ |= {"HYDRA_FULL_ERROR": "1", "DUA_TRACEBACK": str(int(_TRACEBACK))}

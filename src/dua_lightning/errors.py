@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """An argument, a setting or a file that was given cannot be used.
 
     Its message is one line that names the value and the next step. The command line prints that line and exits with
     status 2; a library user catches it as a `ValueError`.

@@ -14,10 +14,17 @@ from dua_lightning.errors import InputError
 
 
 def average_accuracy(R: ArrayLike) -> Any:
-    """Mean over tasks of the accuracy after the last one (percent); higher is better.
+    """Compute the mean over tasks of the accuracy after the last one.
 
-    `R`: `(..., N, N)`, accuracy in percent; `R[t, j]` after learning task `t`, on task `j <= t`. Entries above the
-    diagonal are not read. Returns a float for one matrix, an array `(...)` for several.
+    Args:
+        R: `(..., N, N)`, accuracy in percent: `R[t, j]` after learning task `t`, on task `j <= t` [LopezPaz2017].
+            Entries above the diagonal are not read.
+
+    Returns:
+        Percent, higher is better: a float for one matrix, an array `(...)` for several.
+
+    Raises:
+        InputError: `R` is no such matrix.
 
     >>> average_accuracy([[90.0, 0.0], [80.0, 70.0]])
     75.0
@@ -26,10 +33,18 @@ def average_accuracy(R: ArrayLike) -> Any:
 
 
 def forgetting(R: ArrayLike) -> Any:
-    """Mean over the N-1 earlier tasks of `R[j, j] - R[N-1, j]` [Chaudhry2018].
+    """Compute the mean over the N-1 earlier tasks of `R[j, j] - R[N-1, j]` [Chaudhry2018].
 
-    Percentage points; lower is better, negative means backward transfer. NaN where it is not defined: for a single
-    task, or where the accuracies along the way were not measured (Joint training). `R` as in `average_accuracy`.
+    Args:
+        R: `(..., N, N)`, accuracy in percent, as in `average_accuracy`.
+
+    Returns:
+        Percentage points, lower is better, negative where later tasks helped: a float for one matrix, an array `(...)`
+        for several. NaN where it is not defined: for a single task, or where the accuracies along the way were not
+        measured (Joint training).
+
+    Raises:
+        InputError: `R` is no such matrix.
 
     >>> forgetting([[90.0, 0.0], [80.0, 70.0]])
     10.0
@@ -39,7 +54,16 @@ def forgetting(R: ArrayLike) -> Any:
 
 
 def forgetting_released(R: ArrayLike) -> Any:
-    """`forgetting` as the authors' released code computes it: the sum over the N-1 earlier tasks divided by N.
+    """Compute `forgetting` as the authors' released code does: the sum over the N-1 earlier tasks divided by N.
+
+    Args:
+        R: `(..., N, N)`, accuracy in percent, as in `average_accuracy`.
+
+    Returns:
+        Percentage points, as `forgetting` returns them.
+
+    Raises:
+        InputError: `R` is no such matrix.
 
     >>> forgetting_released([[90.0, 0.0], [80.0, 70.0]])
     5.0

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Params = dict[str, Tensor]
-"""theta or Omega over the shared body; `Omega[name].shape == theta[name].shape`."""
+"""Weights theta or importances Omega of the shared body, by name; `Omega[name].shape == theta[name].shape`."""
 
 State = dict[str, Tensor]
 """A full state dictionary: body, buffers and head."""
@@ -38,47 +38,107 @@ def body_names(net: nn.Module) -> dict[str, str]:
 
 
 def device_of(state: Mapping[str, Tensor]) -> torch.device:
-    """Tell on which device the tensors of a state are; the processor for a state without any."""
+    """Tell on which device the tensors of a state are.
+
+    Args:
+        state: Tensors by name, all on one device.
+
+    Returns:
+        The device of the first tensor; the processor for a state without any.
+    """
     return next((tensor.device for tensor in state.values()), torch.device("cpu"))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Give a tensor on a device, without waiting for the copy; float64 becomes float32 where there is none (mps)."""
+    """Copy a tensor to a device without waiting for the copy.
+
+    Args:
+        tensor: A tensor of any shape.
+        device: The device. On `mps`, which has no float64, such a tensor becomes float32.
+
+    Returns:
+        The tensor on the device; the very tensor if it is there already.
+    """
     if device.type == "mps" and tensor.dtype == torch.float64:
         tensor = tensor.float()
     return tensor.to(device, non_blocking=True)
 
 
 def loaded(net: nn.Module, state: State) -> nn.Module:
-    """Make a copy of a network with the tensors of a state, on the state's device."""
+    """Make a copy of a network with the tensors of a state, on the state's device.
+
+    Args:
+        net: The network; it stays as it is.
+        state: The full state dictionary that the copy gets.
+
+    Returns:
+        The copy.
+    """
     copied = copy.deepcopy(net).to(device_of(state))
     copied.load_state_dict(state)
     return copied
 
 
 def clone(state: State) -> State:
-    """A copy that shares nothing with `state`."""
+    """Copy a state so that the copy shares no memory with it.
+
+    Args:
+        state: Tensors by name.
+
+    Returns:
+        Detached copies by the same names.
+    """
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def add(a: Params, b: Params) -> Params:
-    """Entry by entry `a + b`, for two `Params` with the same names."""
+    """Add two sets of parameters entry by entry.
+
+    Args:
+        a: The first summand.
+        b: The second one, with the same names and shapes.
+
+    Returns:
+        `a + b`, by name.
+    """
     return {name: a[name] + b[name] for name in a}
 
 
 def pearson(a: Params, b: Params) -> float:
-    """Pearson correlation over all entries of two `Params` with the same names, in float64; in `[-1, 1]`."""
+    """Compute the Pearson correlation over all entries of two sets of parameters, in float64.
+
+    Args:
+        a: The first set.
+        b: The second one, with the same names and shapes.
+
+    Returns:
+        A number in `[-1, 1]`; NaN where one of them is constant.
+    """
     x, y = (torch.cat([params[name].flatten() for name in a]).double() for params in (a, b))
     return float(torch.corrcoef(torch.stack([x, y]))[0, 1])
 
 
 def batch_norms(net: nn.Module) -> list[_BatchNorm]:
-    """The batch-norm layers that keep running statistics."""
+    """List the batch-norm layers that keep running statistics.
+
+    Args:
+        net: The network.
+
+    Returns:
+        The layers in the order of `net.modules()`.
+    """
     return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def batch_norm_affine(net: nn.Module) -> dict[str, nn.Parameter]:
-    """gamma and beta of `batch_norms(net)`, under their names in the state dictionary; a layer may have none."""
+    """Find the scale (gamma) and shift (beta) of the layers that `batch_norms` lists.
+
+    Args:
+        net: The network.
+
+    Returns:
+        The parameters by their names in the state dictionary; a layer may have none.
+    """
     layers = set(batch_norms(net))
     return {
         f"{prefix}.{name}" if prefix else name: parameter
@@ -89,14 +149,22 @@ def batch_norm_affine(net: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def reset_batch_norms(net: nn.Module) -> None:
-    """gamma 1, beta 0, running mean 0 and variance 1, in place."""
+    """Set gamma to 1, beta to 0, the running mean to 0 and the running variance to 1, in place.
+
+    Args:
+        net: The network whose batch-norm layers are reset.
+    """
     for layer in batch_norms(net):
         layer.reset_parameters()
 
 
 @contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and each module into its own mode again afterwards."""
+    """Put a network into evaluation mode for a block, and each module back into its own mode afterwards.
+
+    Args:
+        net: The network.
+    """
     training = [module for module in net.modules() if module.training]
     net.eval()
     try:

@@ -1,4 +1,4 @@
-"""The server: trains the experts, measures its own priors, merges. It never sees a user's data, only their priors."""
+"""The server trains the experts, measures its own priors and merges. It sees no user's data, only their priors."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ def train_experts(
     recipes: Sequence[Recipe],
     trained: Callable[[Fitted], None] = lambda fitted: None,
 ) -> tuple[Expert, ...]:
-    """M_1 .. M_N, one after another: task 1 starts from `start`, each later one from the expert before it.
+    """Train the experts M_1 .. M_N one after another, each from the weights of the one before it.
 
     An expert found in `store` is taken from there, and one that another process is training is waited for. The
     regulariser measures the earlier experts only when a later one is really trained.
@@ -36,11 +36,14 @@ def train_experts(
         net: The network, a workspace that ends as the last expert.
         start: The weights that the first task starts from.
         data: The tasks in the order of training.
-        regulariser: What helps to remember earlier tasks, as it is before the first one; a copy of it is used.
-        training: How the network is trained.
-        store: Where experts are kept.
-        recipes: What makes each expert.
-        trained: Is given each expert that was not in the store, as soon as it is there.
+        regulariser: The callback that helps to remember earlier tasks, as it is before the first one; a copy is used.
+        training: The settings of every training: Trainer, optimizer, schedule and callbacks.
+        store: The store that keeps the experts.
+        recipes: One for each task: everything that the expert's bits depend on.
+        trained: A function that is given each expert that was not in the store, as soon as it is there.
+
+    Returns:
+        The experts in the order of training.
 
     Raises:
         InputError: For an entry of the store that cannot be used or kept.
@@ -74,9 +77,17 @@ def measure(
     data: Sequence[ServerTask],
     training_too: bool = False,
 ) -> list[Prior]:
-    """Omega_t of each expert on the server's validation data of its task (IMM): one prior for all users.
+    """Measure the prior Omega_t of each expert on the server's validation data of its task (IMM), one for all users.
 
-    With `training_too` the training data count as well, as in the authors' release.
+    Args:
+        importance: psi.
+        net: The network, a workspace.
+        experts: M_1 .. M_N.
+        data: The server's data of each expert's task.
+        training_too: Whether the training data count as well, as in the authors' release.
+
+    Returns:
+        A prior for each expert.
     """
     return [
         importance(net, expert, chain(of_task.predict_dataloader() if training_too else (), of_task.val_dataloader()))
@@ -87,7 +98,7 @@ def measure(
 def merge_prefixes(
     merge: Merge, experts: Sequence[Expert], priors: Sequence[Prior], start: State
 ) -> Iterator[tuple[int, UserModel]]:
-    """The personal model after each task.
+    """Merge the first t experts for every t, into the personal model after each task.
 
     Args:
         merge: chi.

@@ -11,7 +11,14 @@ import torch
 
 
 def derive(seed: int, *key: str | int) -> int:
-    """Seed of the stream named `key`, in `[0, 2**63)`.
+    """Derive the seed of the stream that is named by a key.
+
+    Args:
+        seed: The run's seed.
+        *key: The name of the stream: texts and whole numbers in a fixed order.
+
+    Returns:
+        A seed in `[0, 2**63)`, the same on every machine.
 
     >>> derive(1, "user", "mnist") == derive(1, "user", "mnist")
     True
@@ -23,5 +30,13 @@ def derive(seed: int, *key: str | int) -> int:
 
 
 def generator(seed: int, *key: str | int) -> torch.Generator:
-    """CPU generator at the start of the stream named `key`."""
+    """Make a random number generator at the start of the stream that is named by a key.
+
+    Args:
+        seed: The run's seed.
+        *key: The name of the stream, as in `derive`.
+
+    Returns:
+        A generator on the processor.
+    """
     return torch.Generator().manual_seed(derive(seed, *key))

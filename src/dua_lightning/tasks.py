@@ -14,17 +14,29 @@ Batch = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its columns of the one shared head, `net(x)[:, task.classes]`.
+    """A task owns some columns of the one shared head: its logits are `net(x)[:, task.classes]`.
 
-    `classes` is a contiguous slice with both ends given, so that a label's column within the task is
-    `label - classes.start`.
+    Args:
+        name: The task's name.
+        classes: A contiguous slice with both ends given, so that a label's column within the task is
+            `label - classes.start`.
     """
 
     name: str
     classes: slice
 
     def columns(self, labels: Tensor) -> Tensor:
-        """`(n,)` columns within the task of `(n,)` labels; raises `InputError` for a label of another task."""
+        """Turn labels into columns within the task.
+
+        Args:
+            labels: `(n,)` classes of the whole benchmark.
+
+        Returns:
+            `(n,)` columns, counted from 0.
+
+        Raises:
+            InputError: A label belongs to another task.
+        """
         if ((labels < self.classes.start) | (labels >= self.classes.stop)).any():
             low, high = int(labels.min()), int(labels.max())
             raise InputError(
@@ -37,19 +49,27 @@ class Task:
 
 @dataclass(frozen=True)
 class Expert:
-    """Task-specific model M_t of the server: the full state (body, buffers and head) after learning `task`."""
+    """A task-specific model M_t of the server.
+
+    Args:
+        task: The task that it learnt last.
+        state: Its full state: body, buffers and head.
+    """
 
     task: Task
     state: State
 
 
 Prior = dict[str, Tensor]
-"""What an importance returns for one expert (Omega), and all that a user sends: named tensors.
+"""The prior (Omega) that an importance returns for one expert, and all that a user sends: named tensors.
 
-What they hold is the importance's business. `MAS`, `FIM` and `Uniform` name the weights of the body, with a tensor of
-the weight's shape for each; another importance may give a number per channel, or a Gram matrix of each layer's inputs,
-for a merge that can use them.
+What the tensors hold is the importance's business. `MAS`, `FIM` and `Uniform` name the weights of the body, with a
+tensor of the weight's shape for each; another importance may give a number per channel, or a Gram matrix of each
+layer's inputs, for a merge that can use them.
 """
 
 UserModel = Mapping[str, State]
-"""Task name -> full state; tasks that share weights share the tensors, so this is cheap."""
+"""A personal model: the full state that serves each task, by the task's name.
+
+Tasks that share weights share the tensors, so that it is cheap.
+"""

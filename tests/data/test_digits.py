@@ -226,15 +226,15 @@ def test_batch_sizes_and_labels_reach_server_and_users():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"server_per_class": 301, "user_per_class": 100}, "data.server_per_class=301"),
-        ({"server_per_class": 300, "user_per_class": 101}, "data.user_per_class=101"),
-        ({"server_per_class": 1}, "data.server_per_class=1 "),
-        ({"user_per_class": 1}, "data.user_per_class=1 "),
-        ({"user_per_class": -5}, "data.user_per_class=-5"),
-        ({"tasks": 0}, "data.tasks=0"),
-        ({"tasks": 6}, "data.tasks=6"),
-        ({"batch_size": 0}, "data.batch_size"),
-        ({"user_batch_size": -1}, "data.user_batch_size"),
+        ({"server_per_class": 301, "user_per_class": 100}, "server_per_class=301"),
+        ({"server_per_class": 300, "user_per_class": 101}, "user_per_class=101"),
+        ({"server_per_class": 1}, "server_per_class=1 "),
+        ({"user_per_class": 1}, "user_per_class=1 "),
+        ({"user_per_class": -5}, "user_per_class=-5"),
+        ({"tasks": 0}, "tasks=0"),
+        ({"tasks": 6}, "tasks=6"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"user_batch_size": -1}, "user_batch_size"),
     ],
 )
 def test_what_cannot_be_is_an_input_error_that_names_the_setting(settings: dict[str, int], named: str):

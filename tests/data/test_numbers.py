@@ -282,7 +282,7 @@ def check(raised: pytest.ExceptionInfo[InputError], domain: str, root: Path) -> 
     assert message.startswith(domain)
     assert str(root) in message
     assert "paths.data_dir=" in message
-    assert "data=digits" in message
+    assert "benchmark digits" in message
 
 
 @pytest.mark.parametrize(

@@ -17,5 +17,5 @@ def test_every_user_has_exactly_their_own_pictures() -> None:
 
 
 def test_pictures_without_owners_are_refused() -> None:
-    with pytest.raises(InputError, match="data=catprior"):
+    with pytest.raises(InputError, match="benchmark catprior"):
         own_users(1, pool(), input_size=8)

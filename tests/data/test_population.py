@@ -117,14 +117,14 @@ def test_draws_and_labels_are_as_asked() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"users": 0}, "data.users=0"),
-        ({"users": 10**10}, "data.users=10000000000"),
-        ({"fewest_images": 3}, "data.fewest_images=3"),
-        ({"fewest_images": 13}, "data.most_images=12"),
-        ({"concentration": 0.0}, "data.concentration=0.0"),
-        ({"concentration": float("nan")}, "data.concentration=nan"),
-        ({"input_size": 40}, "data.input_size=40"),
-        ({"iterations": 0}, "data.iterations"),
+        ({"users": 0}, "users=0"),
+        ({"users": 10**10}, "users=10000000000"),
+        ({"fewest_images": 3}, "fewest_images=3"),
+        ({"fewest_images": 13}, "most_images=12"),
+        ({"concentration": 0.0}, "concentration=0.0"),
+        ({"concentration": float("nan")}, "concentration=nan"),
+        ({"input_size": 40}, "input_size=40"),
+        ({"iterations": 0}, "iterations"),
     ],
 )
 def test_what_cannot_be_is_an_input_error_that_names_the_setting(settings: dict[str, float], named: str) -> None:

@@ -62,7 +62,7 @@ def test_pixels_are_the_same_in_every_pass_whoever_is_read_in_between_and_in_eve
 
 def test_all_extra_pictures_are_the_default_of_null_and_more_is_refused() -> None:
     assert sum(len(images) for images in bench(extra_per_task=None).users[0].images) == 2 * (3 * 20 + 3 * 10)
-    with pytest.raises(InputError, match=r"task t0 has 60 extra pictures, and data.extra_per_task=61"):
+    with pytest.raises(InputError, match=r"task t0 has 60 extra pictures, and extra_per_task=61"):
         bench(extra_per_task=61)
 
 
@@ -79,7 +79,7 @@ def test_a_cut_larger_than_the_stored_pictures_is_refused() -> None:
 
 
 def test_pictures_that_belong_to_users_are_not_divided_anew() -> None:
-    with pytest.raises(InputError, match="data=own_users"):
+    with pytest.raises(InputError, match="benchmark own_users"):
         transprior(1, pool(users=("ann", "bob")), input_size=8)
 
 

@@ -80,5 +80,5 @@ def interrupted(folder: Path) -> None:
 @pytest.mark.parametrize("settings", [{"workers": 0}, {"workers": -1}, {"threads": 0}, {"workers": 10**9}])
 def test_numbers_that_cannot_be_are_refused_by_name(settings: dict[str, int]) -> None:
     ((name, value),) = settings.items()
-    with pytest.raises(InputError, match=f"engine.{name}={value} "):
+    with pytest.raises(InputError, match=f"{name}={value} "):
         Joblib(**settings)

@@ -95,7 +95,7 @@ def test_imagenet_weights_without_network_are_one_line(monkeypatch: pytest.Monke
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    with pytest.raises(InputError, match=r"vgg11_bn could not be downloaded.*model.weights=none"):
+    with pytest.raises(InputError, match=r"vgg11_bn could not be downloaded.*weights=none"):
         vgg11_bn((3, 32, 32), 4, seed=1, weights="imagenet")
 
 

@@ -247,7 +247,7 @@ BAD = {
     "a row that names no verb": (("method=all", "method.rows=[{method: racl, model: mlp}]"), ("model=mlp", "adapt")),
     "a data set that is not there": (
         ("data=numbers", "data.download=false"),
-        ("MNIST", "data=digits", "paths.data_dir"),
+        ("data: MNIST", "benchmark digits"),
     ),
 }
 

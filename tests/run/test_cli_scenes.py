@@ -98,7 +98,7 @@ BAD = {
     "more than a task has": (("+experiment=transprior", *PHOTOS, "data.extra_per_task=9999"), ("9999", "task")),
     "published tastes for photographs": (
         ("+experiment=catprior", *PHOTOS, "data.preferences=published"),
-        ("data.preferences=drawn",),
+        ("data: ", "preferences=drawn"),
     ),
     "a severity of 6": (("+experiment=transprior", *PHOTOS, "data.severity=6", "data.extra_per_task=8"), ("6",)),
     "a network that needs larger pictures": (("+experiment=catprior", *PHOTOS, "model=alexnet"), ("alexnet", "63")),

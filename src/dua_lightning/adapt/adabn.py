@@ -67,7 +67,15 @@ class AdaBN:
 
 
 def require_batch_norm(net: nn.Module, adaptation: str) -> None:
-    """Raise `InputError` if `net` has no batch-norm layer with running statistics."""
+    """Refuse a network without batch-norm layers that keep running statistics.
+
+    Args:
+        net: The network.
+        adaptation: The adaptation's name, for the message.
+
+    Raises:
+        InputError: The network has no such layer.
+    """
     if not batch_norms(net):
         raise InputError(
             f"{adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "

@@ -1,4 +1,4 @@
-"""What the authors' released code evaluates under the name of AdaBN."""
+"""The adaptation that the authors' released code evaluates under the name of AdaBN."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from dua_lightning.tasks import Batch, Task
 
 @dataclass(frozen=True)
 class AdaBNReleased:
-    """gamma = 1 and beta = 0 in every batch-norm layer; the statistics stay the server's, the user's data are unread.
+    """Set gamma to 1 and beta to 0 in every batch-norm layer; the user's data are not read, and the statistics stay.
 
     The release resets its layers, gathers the user's statistics, and then copies only the layers' parameters to the
-    model that it tests: what it gathered is lost, and what it reset is kept. Not a method to use; it is here to be
-    compared with `AdaBN`.
+    model that it tests: the gathered statistics are lost, and the reset parameters are kept. Do not use it as a method;
+    it is here to be compared with `AdaBN`.
     """
 
     needs_labels: ClassVar[bool] = False

@@ -26,7 +26,7 @@ class AdaBNS:
         epochs: The number of passes over the data.
         lr: The learning rate of SGD.
         momentum: Its momentum.
-        images_at_once: As of `AdaBN`.
+        images_at_once: The largest number of images in a pass for the statistics, as in `AdaBN`.
 
     Raises:
         InputError: A number cannot be used, the network has no batch-norm layers, or the data no images or no labels.
@@ -60,7 +60,19 @@ class AdaBNS:
 
 
 def tune(net: nn.Module, task: Task, data: Iterable[Batch], epochs: int, lr: float, momentum: float) -> None:
-    """Train gamma and beta by SGD, the layers normalising by each batch's own statistics, in place."""
+    """Train gamma and beta by SGD, the layers normalising by each batch's own statistics, in place.
+
+    Args:
+        net: The network; everything is computed on its device.
+        task: The task.
+        data: Labelled batches.
+        epochs: The number of passes over the data.
+        lr: The learning rate.
+        momentum: The momentum.
+
+    Raises:
+        InputError: The data have no images or no labels.
+    """
     net.eval().requires_grad_(False)
     for layer in batch_norms(net):
         layer.train().requires_grad_(True)

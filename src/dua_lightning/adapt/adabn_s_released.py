@@ -1,4 +1,4 @@
-"""What the authors' released code evaluates under the name of AdaBN-S."""
+"""The adaptation that the authors' released code evaluates under the name of AdaBN-S."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -13,19 +13,32 @@ from dua_lightning.tasks import Batch, Expert, Task
 
 @dataclass(frozen=True)
 class AdaBNSReleased(AdaBNS):
-    """gamma and beta are tuned on the task's unmerged expert, and given to the merged model; its statistics stay.
+    """Tune gamma and beta on the task's unmerged expert, and give them to the merged model, whose statistics stay.
 
     The release starts from the expert with its batch-norm layers reset, trains gamma and beta under each batch's own
-    statistics, and copies them alone to the model that it tests. Not a method to use; it is here to be compared with
-    `AdaBNS`. It departs from the release for Joint, where that tunes one gamma and beta on all tasks' data together.
+    statistics, and copies them alone to the model that it tests. Do not use it as a method; it is here to be compared
+    with `AdaBNS`. It departs from the release for Joint, where that tunes one gamma and beta on all tasks' data
+    together.
 
-    The expert is given by `of`. Raises `InputError` without one, and as `AdaBNS` does.
+    Args:
+        expert: The full state of the task's unmerged expert, which `of` gives. The other arguments are those of
+            `AdaBNS`.
+
+    Raises:
+        InputError: There is no expert, or `AdaBNS` raises it.
     """
 
     expert: State | None = field(default=None, repr=False)
 
     def of(self, expert: Expert) -> "AdaBNSReleased":
-        """The adaptation that tunes on this expert."""
+        """Make the adaptation that tunes on an expert.
+
+        Args:
+            expert: The task's unmerged expert.
+
+        Returns:
+            The adaptation with that expert.
+        """
         return replace(self, expert=expert.state)
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:

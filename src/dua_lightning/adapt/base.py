@@ -1,4 +1,4 @@
-"""What every local adaptation is."""
+"""The interface of every local adaptation."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
@@ -24,12 +24,22 @@ class Adapt(Protocol):
     def check(self, net: nn.Module) -> None:
         """Check a network.
 
+        Args:
+            net: The network.
+
         Raises:
             InputError: This kind of network cannot be adapted so.
         """
 
     def trainable(self, net: nn.Module) -> int:
-        """Count the parameters of a network that are trained."""
+        """Count the parameters of a network that are trained.
+
+        Args:
+            net: The network.
+
+        Returns:
+            The number of parameters with a gradient.
+        """
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         """Adapt one task's state.
@@ -50,4 +60,11 @@ class OfExpert(Protocol):
     """An adaptation that needs the task's unmerged expert too, which the device has since it measured psi on it."""
 
     def of(self, expert: Expert) -> Adapt:
-        """Make the adaptation with that expert."""
+        """Make the adaptation with that expert.
+
+        Args:
+            expert: The task's unmerged expert.
+
+        Returns:
+            The adaptation.
+        """

@@ -1,4 +1,4 @@
-"""What an adaptation costs the device."""
+"""The cost of an adaptation on the device."""
 
 import time
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from dua_lightning.tasks import Batch, Task
 
 @dataclass(frozen=True)
 class Cost:
-    """What it costs to adapt one task's state.
+    """The cost of adapting one task's state.
 
     Args:
         trainable: The number of parameters with a gradient.
@@ -78,7 +78,11 @@ def _finish(device: torch.device) -> float:
 
 
 def reset_peak() -> float:
-    """Read the resident memory, in bytes, and set the kernel's record of its peak back to it."""
+    """Read the resident memory, and set the kernel's record of its peak back to it.
+
+    Returns:
+        Bytes; NaN where there is no Linux.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -87,7 +91,14 @@ def reset_peak() -> float:
 
 
 def status(key: str) -> float:
-    """Read a size of this process in bytes, by its name in Linux's /proc; NaN elsewhere."""
+    """Read a size of this process from Linux's `/proc/self/status`.
+
+    Args:
+        key: The name of the size.
+
+    Returns:
+        Bytes; NaN where there is no Linux.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -82,7 +82,16 @@ class _DropoutOfTheProcessor(TorchFunctionMode):
 
 
 def check_steps(lr: float, momentum: float, adaptation: str) -> None:
-    """Raise `InputError` for a learning rate or a momentum that no step can be taken with."""
+    """Refuse a learning rate or a momentum that no step can be taken with.
+
+    Args:
+        lr: The learning rate.
+        momentum: The momentum.
+        adaptation: The adaptation's name, for the message.
+
+    Raises:
+        InputError: A number cannot be used.
+    """
     if not 0 < lr < math.inf:
         raise InputError(f"the learning rate of {adaptation} is positive and finite, got {lr}")
     if not 0 <= momentum < 1:
@@ -94,7 +103,7 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: 
 
     Args:
         net: The network; the batches are moved to its device.
-        optimizer: What takes the steps.
+        optimizer: The optimizer of the weights that are trained.
         task: The task.
         data: Labelled batches.
         epochs: The number of passes over the data.

@@ -22,7 +22,17 @@ COMMIT = 12
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print both tables; returns the exit status. Raises `InputError` for what cannot be compared."""
+    """Print the settings and results in which two runs differ.
+
+    Args:
+        arguments: The words of the command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: The two cannot be compared.
+    """
     parser = Parser(prog="dua compare", description=__doc__)
     for name in ("A", "B"):
         parser.add_argument(name, type=Path, help="the folder of a run or of a sweep")
@@ -46,9 +56,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings(a: "Study", b: "Study") -> list[tuple[str, str, str]]:
-    """List the rows, settings, versions and commit that differ: name, all values in A, all values in B.
+    """List the rows, settings, versions and commit that differ.
 
     Settings of a method that only one side has go with its rows, and are left out.
+
+    Args:
+        a: One study.
+        b: The other one.
+
+    Returns:
+        For each setting its name, all values in A, all values in B.
     """
     from dua_lightning.report.runs import OF_ROWS
 
@@ -75,7 +92,14 @@ def _values(study: "Study") -> dict[str, str]:
 
 
 def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
-    """Make the table of settings for the terminal."""
+    """Make the table of settings for the terminal.
+
+    Args:
+        lines: The lines of `settings`.
+
+    Returns:
+        The table.
+    """
     table = Table(title="settings that differ", title_justify="left")
     for name in ("setting", "A", "B"):
         table.add_column(name, overflow="fold")
@@ -85,7 +109,14 @@ def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
 
 
 def results_table(frame: "pd.DataFrame") -> Table:
-    """Make the table of results for the terminal."""
+    """Make the table of results for the terminal.
+
+    Args:
+        frame: The lines of `reduce.compared`.
+
+    Returns:
+        The table.
+    """
     table = Table(
         title="results, paired by row, user, seed and draw",
         caption="accuracy in percent, forgetting in points; ± half the 95 % t interval of B - A; p by Holm",

@@ -14,14 +14,32 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses what it cannot read in one line, as the rest of the program does."""
+    """A parser that refuses words that it cannot read in one line, as the rest of the program does."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Args:
+            message: The reason.
+
+        Raises:
+            InputError: Always.
+        """
         raise InputError(f"{message}; {self.prog} --help shows how")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the report and print where it is; returns the exit status. Raises `InputError` for what cannot be done."""
+    """Write the report and print its files.
+
+    Args:
+        arguments: The words of the command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: A folder cannot be read or written.
+    """
     parser = Parser(prog="dua report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="the folder of a run or of a sweep")
     parser.add_argument(
@@ -39,9 +57,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write(study: "Study", out: Path) -> list[Path]:
-    """Write `report.html`, `report.md`, `figures/` and `tables/` into `out`; returns the first two.
+    """Write `report.html`, `report.md`, `figures/` and `tables/`.
 
-    Raises `InputError` for a folder that cannot be made.
+    Args:
+        study: The runs.
+        out: The folder.
+
+    Returns:
+        The first two files.
+
+    Raises:
+        InputError: The folder cannot be made.
     """
     from dua_lightning.report import pages, sections
     from dua_lightning.report.document import Table

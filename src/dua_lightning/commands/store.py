@@ -22,9 +22,17 @@ DIGITS = 12
 
 
 def main(arguments: Sequence[str], paths: Path) -> int:
-    """Run one of the commands; returns the exit status. `paths` is the YAML file that names the default folders.
+    """Run one of the store's commands.
 
-    Raises `InputError` for what cannot be done.
+    Args:
+        arguments: The words of the command line.
+        paths: The YAML file that names the default folders.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: There is no such store or entry, or an entry is damaged.
     """
     given = _parser(paths).parse_args(arguments)
     # Torch takes seconds to load: help does without.
@@ -73,7 +81,15 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
 
 
 def table(entries: Sequence["Entry"], title: str) -> Table:
-    """Entries for the terminal, experts with their task, with their sizes and the sum of them."""
+    """Make the table of entries for the terminal, experts with their task, with their sizes and the sum of them.
+
+    Args:
+        entries: The entries.
+        title: The title.
+
+    Returns:
+        The table.
+    """
     found = Table(title=title, title_justify="left", show_footer=True)
     found.add_column("kind", f"{len(entries)} files")
     found.add_column("task", overflow="fold")
@@ -87,7 +103,7 @@ def table(entries: Sequence["Entry"], title: str) -> Table:
 
 
 def _task(entry: "Entry") -> str:
-    """The last task that an expert was trained on, or `joint`; nothing of other entries, and of a file that is gone."""
+    """Name the last task that an expert was trained on, or `joint`; other entries and lost files have none."""
     from dua_lightning.store.tensorfile import values
 
     if entry.kind != "experts":
@@ -100,9 +116,15 @@ def _task(entry: "Entry") -> str:
 
 
 def show(store: "Store", prefix: str, console: Console) -> None:
-    """Print provenance and tensors of the one entry whose digest starts with `prefix`.
+    """Print provenance and tensors of one entry.
 
-    Raises `InputError` if there is none or more than one, or it is damaged.
+    Args:
+        store: The store.
+        prefix: The first digits of its digest.
+        console: The console that is printed to.
+
+    Raises:
+        InputError: There is none or more than one such entry, or it is damaged.
     """
     from dua_lightning.store.store import PICTURES, read
 
@@ -125,7 +147,15 @@ def show(store: "Store", prefix: str, console: Console) -> None:
 
 
 def verify(store: "Store", console: Console) -> int:
-    """Read every entry; print each that is damaged. 1 if there is one, else 0."""
+    """Read every entry, and print each that is damaged.
+
+    Args:
+        store: The store.
+        console: The console that is printed to.
+
+    Returns:
+        The exit status: 1 if an entry is damaged, else 0.
+    """
     wrong = whole = 0
     for entry, problem in store.verify():
         if problem is None:

@@ -14,10 +14,15 @@ from dua_lightning.tasks import Task
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a run works on.
+    """Everything that a run works on: tasks, the server's data and the users'.
 
-    `users` may make each user only when it is asked for. `shape` is one input's, `classes` the number of columns of the
-    shared head, `iterations` the number of Monte-Carlo draws of each user's halves.
+    Args:
+        tasks: The tasks in the order of learning.
+        server: The server's data of each task.
+        users: The users; the sequence may make each user only when it is asked for.
+        shape: The shape of one input.
+        classes: The number of columns of the shared head.
+        iterations: The number of Monte-Carlo draws of each user's halves.
     """
 
     tasks: tuple[Task, ...]
@@ -29,13 +34,22 @@ class Benchmark:
 
 
 def digit_tasks(count: int = 5) -> tuple[Task, ...]:
-    """{0, 1}, {2, 3}, ...: the tasks of the Numbers benchmark.
+    """Make the tasks {0, 1}, {2, 3}, ... of the Numbers benchmark.
+
+    Args:
+        count: The number of tasks, 1 to 5.
+
+    Returns:
+        The first `count` tasks.
+
+    Raises:
+        InputError: Ten digits do not make so many tasks.
 
     >>> [task.name for task in digit_tasks(2)]
     ['0-1', '2-3']
     """
     if not 1 <= count <= 5:
-        raise InputError(f"ten digits make 1 to 5 tasks of two, got data.tasks={count}")
+        raise InputError(f"ten digits make 1 to 5 tasks of two, got tasks={count}")
     return tuple(Task(f"{d}-{d + 1}", slice(d, d + 2)) for d in range(0, 2 * count, 2))
 
 
@@ -50,11 +64,27 @@ def assemble(
     iterations: int,
     augment: bool = False,
 ) -> Benchmark:
-    """A benchmark from the server's images and each user's, of all tasks together.
+    """Assemble a benchmark from the server's images and each user's, of all tasks together.
 
     The server's images are split 80/20 into training and validation, per class, by the stream
-    `(seed, "validation", task)`; with `augment` the training ones are cut and mirrored at random. Raises `InputError`
-    for a side that lacks a task.
+    `(seed, "validation", task)`.
+
+    Args:
+        tasks: The tasks in the order of learning.
+        server: The server's images.
+        users: Each user's images, by the user's name.
+        seed: The run's seed.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+        augment: Whether training images are cut and mirrored at random.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number is less than 1, or the server or a user has too few images of a task.
     """
     for name, size in (
         ("batch_size", batch_size),
@@ -62,7 +92,7 @@ def assemble(
         ("iterations", iterations),
     ):
         if size < 1:
-            raise InputError(f"data.{name} is at least 1, got {size}")
+            raise InputError(f"{name} is at least 1, got {size}")
     columns = [task.classes for task in tasks]
     parts = {who: by_task(images, columns) for who, images in {"the server": server, **users}.items()}
     for who, of_tasks in parts.items():

@@ -17,17 +17,28 @@ from dua_lightning.errors import InputError
 from dua_lightning.store.files import locked, sync, touch
 
 Rows = np.memmap[Any, np.dtype[np.uint8]]
+"""Rows of bytes on the disk, mapped into memory."""
 
 
 def cached(folder: Path, key: Sequence[Any], shape: tuple[int, ...], write: Callable[[Rows], None]) -> Tensor:
-    """The `shape` uint8 array in `folder/DIGEST.npy`; where there is no such file, `write` fills a new one first.
+    """Read an array of bytes from the cache; where it is missing, make it first.
 
-    The digest is the SHA-256 of `key` (plain values, whatever the bytes depend on) and `shape`. The tensor is a memory
-    map: only what is read is loaded, and what is written to it stays private to the process. The file appears whole or
-    not at all, nothing in it is unpickled, and of several processes one writes it while the others wait.
+    The file is `folder/DIGEST.npy`; the digest is the SHA-256 of `key` and `shape`. It appears whole or not at all,
+    nothing in it is unpickled, and one of several processes writes it while the others wait.
 
-    Raises `InputError` for a folder that cannot be written to or is full, and for a file that is not what it should be:
-    files appear whole, so something else has gone wrong with the disk or the folder, and people should know.
+    Args:
+        folder: The folder of the cache.
+        key: Plain values: everything that the bytes depend on.
+        shape: The shape of the array.
+        write: A function that fills a new array of zeros.
+
+    Returns:
+        The uint8 tensor, a memory map: only the parts that are read are loaded, and writes to it stay private to the
+        process.
+
+    Raises:
+        InputError: The folder cannot be written to or is full, or the file is damaged. Files appear whole, so that
+            damage means that something else has gone wrong with the disk or the folder, and people should know.
     """
     text = json.dumps([*key, list(shape)], sort_keys=True, allow_nan=False)
     path = folder / f"{sha256(text.encode()).hexdigest()}.npy"

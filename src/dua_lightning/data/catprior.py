@@ -15,7 +15,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.streams import generator
 
 Preferences = dict[tuple[int, str], list[int]]
-"""(user from 1, task name) -> the labels of the preferred categories."""
+"""The labels of the preferred categories, by user (from 1) and task name."""
 
 
 def catprior(
@@ -32,16 +32,33 @@ def catprior(
     users_labelled: bool = True,
     iterations: int = 5,
 ) -> Benchmark:
-    """`users` users, each with `images_per_preference` extra pictures of every category that they prefer.
+    """Make CatPrior: users who each have extra pictures of the categories that they prefer.
 
     The evaluation pictures of each category are divided equally over the users, drawn from the stream
     `(seed, "catprior", category)`; a remainder goes to the first of a drawn order. No picture belongs to two users.
 
-    `preferences="published"` are those that the authors' release ships, three categories of MIT Indoor Scenes for each
-    of five users and tasks; `"drawn"` draws `preferred_categories` of each task from the stream `("preferences", user,
-    task)` of seed 0, so that priors stay fixed over seeds and iterations. The paper's 250 pictures for each preference
-    are more than the data set has; 70 is what the release used. Raises `InputError` for a number that cannot be met,
-    with the category and its capacity.
+    Args:
+        seed: The run's seed.
+        images: The pool that is divided.
+        users: The number of users.
+        preferences: `published` takes those that the authors' release ships, three categories of MIT Indoor Scenes for
+            each of five users and tasks; `drawn` draws them from the stream `("preferences", user, task)` of seed 0, so
+            that they stay fixed over seeds and iterations.
+        preferred_categories: How many categories of each task are drawn for a user.
+        images_per_preference: Extra pictures of each preferred category. The paper's 250 are more than the data set
+            has; 70 is the number that the release used.
+        input_size: The side of the network's input, in pixels.
+        augment: Whether training images are cut and mirrored at random.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met; the message has the category and its capacity.
     """
     unowned(images, "catprior")
     cut(images, input_size)
@@ -77,15 +94,15 @@ def _published(pool: Pool, users: int) -> Preferences:
     table = pd.read_csv(StringIO(text))
     if users > table["user"].nunique():
         raise InputError(
-            f"preferences are published for {table['user'].nunique()} users, and data.users={users} asks for more; "
-            "use data.preferences=drawn"
+            f"preferences are published for {table['user'].nunique()} users, and users={users} asks for more; "
+            "use preferences=drawn"
         )
     chosen: Preferences = {}
     for user, task, category in table[table["user"] <= users].itertuples(index=False):
         if category not in pool.categories:
             raise InputError(
                 f"the published preferences are of MIT Indoor Scenes, and {pool.name} has no category {category}; "
-                "use data.preferences=drawn"
+                "use preferences=drawn"
             )
         chosen.setdefault((int(user), str(task)), []).append(pool.categories.index(category))
     return chosen
@@ -93,12 +110,12 @@ def _published(pool: Pool, users: int) -> Preferences:
 
 def _drawn(pool: Pool, users: int, count: int) -> Preferences:
     if users < 1:
-        raise InputError(f"catprior has at least 1 user, got data.users={users}")
+        raise InputError(f"catprior has at least 1 user, got users={users}")
     chosen: Preferences = {}
     for task in pool.tasks:
         size = task.classes.stop - task.classes.start
         if not 1 <= count <= size:
-            raise InputError(f"task {task.name} has {size} categories, got data.preferred_categories={count}")
+            raise InputError(f"task {task.name} has {size} categories, got preferred_categories={count}")
         for user in range(1, users + 1):
             order = torch.randperm(size, generator=generator(0, "preferences", user, task.name))
             chosen[user, task.name] = sorted(task.classes.start + int(place) for place in order[:count])
@@ -112,5 +129,5 @@ def _check_capacity(pool: Pool, chosen: Preferences, wanted: int) -> None:
         if not 0 <= wanted <= capacity:
             raise InputError(
                 f"category {pool.categories[label]} has extra pictures for {capacity} to each of the {count} users who "
-                f"prefer it, got data.images_per_preference={wanted}"
+                f"prefer it, got images_per_preference={wanted}"
             )

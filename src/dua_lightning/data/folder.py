@@ -12,7 +12,7 @@ from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
 
 NO_PICTURES = ("Thumbs.db", "desktop.ini")
-"""Files that file managers leave behind; passed over, as are hidden ones."""
+"""Files that file managers leave behind; they are passed over, as are hidden ones."""
 
 
 DIVIDED_LEAST, SERVER_LEAST, USER_LEAST = 4, 2, 2
@@ -20,22 +20,32 @@ DIVIDED_LEAST, SERVER_LEAST, USER_LEAST = 4, 2, 2
 
 
 def folder(root: str | Path, size: int, cache: str | Path, skip_unreadable: bool = False) -> Pool:
-    """Pictures in `root/server/TASK/CATEGORY/*` and, optionally, `root/users/USER/TASK/CATEGORY/*`.
+    """Make a pool of pictures in `root/server/TASK/CATEGORY/*` and, optionally, `root/users/USER/TASK/CATEGORY/*`.
 
-    Tasks, categories and users are sorted by name; every file is its own source. Pictures become squares of `size`
-    pixels as `decode` says, turned upright by their EXIF orientation, in a memory map under `cache`.
+    Tasks, categories and users are sorted by name; every file is its own source. Pictures become squares as `decode`
+    says, turned upright by their EXIF orientation.
 
     - Without `users`, the pictures of each category are divided: half for the server, a fifth for evaluation, the rest
       extra, in the order of the stream `(0, "folder", task, category)`; four are the fewest. `owners` are -1, the
       benchmark divides the users' part.
-    - With `users`, all pictures under `server` are the server's, at least two of each category; all pictures of a user
-      are that user's own, `owners` says whose, and extra: a user's evaluation half is drawn by the benchmark. A user
-      need not have every category, but at least two pictures of every task.
+    - With `users`, all pictures under `server` are the server's, at least two of each category. All pictures of a user
+      are extra and that user's own, as `owners` says; the benchmark draws the evaluation half. A user need not have
+      every category, but at least two pictures of every task.
 
     The same picture stored twice counts as two: leave out copies that could land on two sides of a split.
 
-    Raises `InputError` for a missing folder, a task of fewer than two categories, a category with too few pictures, a
-    user's task or category that the server has not, and, without `skip_unreadable`, a file that is no picture.
+    Args:
+        root: The folder that holds `server` and perhaps `users`.
+        size: The side of the squares, in pixels.
+        cache: The folder of the memory map of decoded pictures.
+        skip_unreadable: Whether files that are no pictures are left out, and listed in a warning.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InputError: A folder is missing, a task has fewer than two categories, a category too few pictures, a user a
+            task or category that the server has not, or a file is no picture and may not be left out.
     """
     root = Path(root)
     if not root.is_dir():

@@ -18,6 +18,7 @@ EVALUATION_BATCH = 500
 """Images per batch where no step is taken; results do not depend on it."""
 
 Loader = DataLoader[Batch]
+"""A PyTorch loader of whole batches."""
 
 
 COLUMNS = ("labels", "sources", "scale", "shift")
@@ -30,18 +31,31 @@ class PixelStore(Protocol):
     def __getitem__(self, rows: Tensor) -> Tensor: ...
 
     def digest(self, rows: Tensor) -> str:
-        """SHA-256, in hexadecimal, of what makes these rows, without making them."""
+        """Compute the digest of everything that makes some rows, without making them.
+
+        Args:
+            rows: `(n,)` int64.
+
+        Returns:
+            The SHA-256 in hexadecimal.
+        """
 
 
 @dataclass(frozen=True)
 class Images:
-    """`n` images as bytes, read, cut and normalised only when they are needed.
+    """Images as bytes, which are read, cut and normalised only when they are needed.
 
-    `store` holds `(N, channels, height, width)` uint8, several `Images` may share it, and `rows`: `(n,)` int64, says
-    which of them these are. `labels`: `(n,)` int64, classes of the whole benchmark. `sources`: `(n,)` int64, the
-    original picture behind each image; two images with one source must not stand on two sides of a split. `scale`,
-    `shift`: `(n, channels)` float32; the network sees `pixels * scale + shift`, cut to its central `crop x crop` pixels
-    or, with `None`, whole.
+    The network sees `pixels * scale + shift`, cut to the central `crop` pixels.
+
+    Args:
+        store: `(N, channels, height, width)` uint8; several `Images` may share it.
+        rows: `(n,)` int64, the places of these images in `store`.
+        labels: `(n,)` int64, classes of the whole benchmark.
+        sources: `(n,)` int64, the original picture behind each image; two images of one source must not stand on two
+            sides of a split.
+        scale: `(n, channels)` float32.
+        shift: `(n, channels)` float32.
+        crop: The side of the cut, in pixels; with `None` the images stay whole.
     """
 
     store: Tensor | PixelStore
@@ -77,7 +91,7 @@ class Images:
 
     @property
     def pixels(self) -> Tensor:
-        """`(n, channels, height, width)` uint8, uncut; a copy."""
+        """The images `(n, channels, height, width)` uint8, uncut; a copy."""
         # Indexing a tensor copies it byte by byte, which takes ten times as long.
         return self.store.index_select(0, self.rows) if isinstance(self.store, Tensor) else self.store[self.rows]
 
@@ -102,7 +116,11 @@ class Images:
         return torch.addcmul(self.shift[:, :, None, None], x, self.scale[:, :, None, None], out=x)
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that the network may see of these images, in their order; made once."""
+        """Compute the digest of all that the network may see of these images, in their order.
+
+        Returns:
+            The SHA-256 in hexadecimal; it is computed once.
+        """
         return self._digest
 
     @cached_property
@@ -119,7 +137,14 @@ class Images:
 
     @staticmethod
     def cat(parts: Sequence["Images"]) -> "Images":
-        """All parts as one; those of one store go on sharing it."""
+        """Join several parts; those of one store go on sharing it.
+
+        Args:
+            parts: At least one part, all with the same cut.
+
+        Returns:
+            All images in the order of the parts.
+        """
         shared = all(part.store is parts[0].store for part in parts)
         count = sum(map(len, parts))
         return Images(
@@ -141,9 +166,18 @@ def images(
     std: float | Sequence[float],
     crop: int | None = None,
 ) -> Images:
-    """`Images` of one domain: grey or colour `pixels` to three channels, normalised as `(pixels / 255 - mean) / std`.
+    """Make `Images` of one domain, normalised as `(pixels / 255 - mean) / std`.
 
-    `pixels`: `(n, height, width)` or `(n, 3, height, width)` uint8; `mean`, `std`: one number, or one for each channel.
+    Args:
+        pixels: `(n, height, width)` or `(n, 3, height, width)` uint8; grey ones get three equal channels.
+        labels: `(n,)` classes of the whole benchmark.
+        sources: `(n,)` numbers of the original pictures.
+        mean: One number, or one for each channel, on the scale [0, 1].
+        std: One number, or one for each channel, on the same scale.
+        crop: The side of the central cut that the network sees, in pixels; with `None` the images stay whole.
+
+    Returns:
+        The images.
     """
     if pixels.dim() == 3:
         pixels = pixels[:, None].expand(-1, 3, -1, -1).contiguous()
@@ -172,14 +206,20 @@ StreamName = tuple[int, *tuple[str | int, ...]]
 
 
 class BatchOrder(DistributedSampler[Any]):
-    """Which images each batch of an epoch has, as `(indices, chances)`; `chances` as of `Images.inputs`, or `None`.
+    """The batches of an epoch, as pairs of the images' indices and the numbers (`chances`) by which they are augmented.
 
     With `stream` epoch e has the order of the stream `(*stream, e)`, and a last batch of one image joins the one before
-    it, since batch normalisation cannot train on a single image. Without it the order is kept. With `augment` each
-    image of an epoch has three numbers of the stream `(*stream, "augment", e)`. Lightning tells the epoch by
-    `set_epoch`, so that nothing but the epoch's number is needed to continue.
+    it, since batch normalisation cannot train on a single image. Without it the order is kept. Lightning tells the
+    epoch by `set_epoch`, so that nothing but the epoch's number is needed to continue.
 
-    Of several processes each takes its part of every batch: `batch_size` is that of the whole batch.
+    Args:
+        count: The number of images.
+        batch_size: Images of a batch, over all processes.
+        stream: The name of the stream of random numbers, or `None` for a fixed order.
+        augment: Whether each image of an epoch has three numbers of the stream `(*stream, "augment", e)`, as
+            `Images.inputs` takes them.
+        rank: This process's number, from 0.
+        processes: The number of processes, each of which takes its part of every batch.
     """
 
     def __init__(
@@ -220,7 +260,12 @@ class BatchOrder(DistributedSampler[Any]):
 
 
 class ImageDataset(Dataset[Batch]):
-    """`Images` by batch: an item is a whole batch, since images one by one would be cut and normalised one by one."""
+    """`Images` by batch: an item is a whole batch, since images one by one would be cut and normalised one by one.
+
+    Args:
+        images: The images.
+        labelled: Whether labels are given.
+    """
 
     def __init__(self, images: Images, labelled: bool) -> None:
         self.images = images
@@ -233,14 +278,17 @@ class ImageDataset(Dataset[Batch]):
 
 
 def loader(images: Images, order: BatchOrder, labelled: bool = True, workers: int = 0, pin: bool = False) -> Loader:
-    """A PyTorch loader of batches `(x, labels)`, or `(x, None)` without `labelled`.
+    """Make a PyTorch loader of batches `(x, labels)`, or `(x, None)` without `labelled`.
 
     Args:
-        images: What is loaded.
+        images: The images that are loaded.
         order: The batches of an epoch.
         labelled: Whether labels are given; otherwise they stay behind.
         workers: Processes that prepare batches; 0 for the calling one, which is faster for images in memory.
         pin: Whether batches lie in pinned memory, from which they are copied to a GPU while it computes.
+
+    Returns:
+        The loader.
     """
     return DataLoader(
         ImageDataset(images, labelled),
@@ -258,7 +306,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class Passes:
-    """A loader as an iterable whose every pass is its next epoch, for those who do not know of epochs."""
+    """A loader as an iterable whose every pass is its next epoch, for those who do not know of epochs.
+
+    Args:
+        loader: A loader that `loader` has made.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

@@ -22,16 +22,18 @@ from dua_lightning.store.files import write_text
 from dua_lightning.tasks import Task
 
 ARCHIVE = "indoorCVPR_09.tar"
+"""The name of the official archive."""
 TRAIN, TEST = "TrainImages.txt", "TestImages.txt"
+"""The names of the official lists."""
 URLS = {
     ARCHIVE: "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
     TRAIN: "http://web.mit.edu/torralba/www/TrainImages.txt",
     TEST: "http://web.mit.edu/torralba/www/TestImages.txt",
 }
-"""The official files; the archive has about 2.4 GB and unpacks to `Images/CATEGORY/*.jpg`."""
+"""Addresses of the official files; the archive has about 2.4 GB and unpacks to `Images/CATEGORY/*.jpg`."""
 
 PICTURES = 15_620
-"""In the archive, by its authors' page."""
+"""The number of pictures in the archive, by its authors' page."""
 TASKS = ("home", "leisure", "public", "store")
 """The supercategories that are learnt, in this order; the fifth, `work`, is dropped as in the paper."""
 
@@ -47,24 +49,36 @@ def mit_indoor(
     pictures: int = PICTURES,
     resize_users: bool = True,
 ) -> Pool:
-    """The 51 categories of four supercategories, each a task; `size` x `size` pixels, decoded once.
+    """Make a pool of the 51 categories of four supercategories, each of which is a task; pictures are decoded once.
 
-    The server's side are the pictures of the official training list, about 80 of each category; users are scored on
-    those of the test list, about 20; all others of the category are the extra ones. A picture on both lists is on the
-    test side. Categories are in alphabetical order within a task, pictures in that of their names in the pool, and
-    `sources` are places in the sorted names of all pictures of all categories. Pictures become squares as `decode`
-    says, their EXIF orientation ignored as in the authors' release. Without `resize_users` those that are not the
-    server's are cut at their own scale, as the release does for TransPrior: its users also see a nearer picture.
+    The pictures of the official training list are the server's, about 80 of each category; users are scored on those of
+    the test list, about 20; all others of the category are the extra ones. A picture on both lists is on the test side.
+    Categories are in alphabetical order within a task, pictures in that of their names in the pool, and `sources` are
+    places in the sorted names of all pictures of all categories. Pictures become squares as `decode` says, their EXIF
+    orientation ignored as in the authors' release.
 
-    Under `root` are looked for the two lists and the unpacked archive, as `Images` or `indoorCVPR_09/Images`; then the
-    archive itself; what is missing is downloaded with `download`. No digest of the archive is published: `sha256` is
-    compared where it is given, otherwise the digest of the first archive that proved complete is kept beside it and
-    compared whenever one is unpacked. What is unpacked already is taken as it is. Every use checks that all categories,
-    all `pictures` of the archive and all on the lists are there. The memory map lies in `cache`, by default
-    `root/cache`, with 0.2 MB for each picture at 256 pixels.
+    The two lists and the unpacked archive, as `Images` or `indoorCVPR_09/Images`, are looked for under `root`; then the
+    archive itself. No digest of the archive is published: without `sha256` the digest of the first archive that proved
+    complete is kept beside it and compared whenever one is unpacked. Pictures that are unpacked already are taken as
+    they are. Every use checks that all categories, all `pictures` of the archive and all on the lists are there.
 
-    Raises `InputError` naming what is missing, cannot be had, has another digest or, without `skip_unreadable`, cannot
-    be decoded.
+    Args:
+        root: The folder of the data set.
+        size: The side of the squares, in pixels.
+        sha256: The digest that the archive must have, in hexadecimal.
+        download: Whether missing files are downloaded.
+        skip_unreadable: Whether pictures that cannot be decoded are left out, and listed in a warning.
+        cache: The folder of the memory map, by default `root/cache`; it takes 0.2 MB for each picture at 256 pixels.
+        urls: The address of each file.
+        pictures: The number of pictures in the archive.
+        resize_users: Whether the users' pictures are resized like the server's; otherwise they are cut at their own
+            scale, as the release does for TransPrior, whose users therefore also see a nearer picture.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InputError: A file is missing, cannot be had, has another digest, or cannot be decoded and may not be left out.
     """
     root = Path(root)
     folder = _prepare(root, sha256, download, urls, pictures)

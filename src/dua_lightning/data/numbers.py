@@ -15,7 +15,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.streams import generator
 
 SOURCES = {("mnist", True): 0, ("mnist", False): 100_000, ("svhn", True): 200_000, ("svhn", False): 300_000}
-"""Where the sources of each data set's training and test images are counted from."""
+"""The number from which the sources of each data set's training and test images are counted."""
 
 
 def numbers(
@@ -29,18 +29,34 @@ def numbers(
     iterations: int = 1,
     download: bool = True,
 ) -> Benchmark:
-    """Five tasks {0,1}..{8,9} over two domains.
+    """Make the Numbers benchmark: five tasks {0,1}..{8,9} over the two domains MNIST and SVHN.
 
-    The server has `per_task_and_domain` training images of MNIST and as many of SVHN for each task (all of them where
-    there are fewer, SVHN's {8,9} has 9,704), drawn from the stream `(seed, "numbers", domain, task)`. User `svhn` has
-    the test images of SVHN, user `mnist` those of MNIST. SVHN is cut to its central 28x28 pixels.
+    The server has training images of both domains, drawn from the stream `(seed, "numbers", domain, task)`. User `svhn`
+    has the test images of SVHN, user `mnist` those of MNIST. SVHN is cut to its central 28x28 pixels.
 
-    Files are looked for under `root`, as torchvision lays them out, and downloaded there where they are missing. MD5
-    digests are checked of every archive before it is extracted, and of SVHN's files whenever they are read. Raises
-    `InputError` if they can be neither found nor downloaded.
+    Files are looked for under `root`, as torchvision lays them out. MD5 digests are checked of every archive before it
+    is extracted, and of SVHN's files whenever they are read.
+
+    Args:
+        seed: The run's seed.
+        root: The folder of torchvision's data sets.
+        tasks: The number of tasks, 1 to 5.
+        per_task_and_domain: Training images of each task and domain; all of them where there are fewer, as in SVHN's
+            {8,9} with 9,704.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+        download: Whether missing files are downloaded.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met, or the files can be neither found nor downloaded.
     """
     if per_task_and_domain < 2:
-        raise InputError(f"data.per_task_and_domain is at least 2, got {per_task_and_domain}")
+        raise InputError(f"per_task_and_domain is at least 2, got {per_task_and_domain}")
     root = Path(root)
     wanted = digit_tasks(tasks)
     server = []
@@ -55,7 +71,20 @@ def numbers(
 
 
 def load(domain: str, root: Path, train: bool, download: bool) -> Images:
-    """All training or test images of `mnist` or `svhn`, as 28x28 colour images with the domain's normalisation."""
+    """Load all training or test images of a domain, as 28x28 colour images with the domain's normalisation.
+
+    Args:
+        domain: `mnist` or `svhn`.
+        root: The folder of torchvision's data sets.
+        train: Whether the training images are loaded; otherwise the test images.
+        download: Whether missing files are downloaded.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: The files can be neither found nor downloaded, or are damaged.
+    """
     from torchvision.datasets import MNIST, SVHN
 
     try:
@@ -71,8 +100,8 @@ def load(domain: str, root: Path, train: bool, download: bool) -> Images:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); delete what is damaged there and "
-            "run once with network access, put the original files there (paths.data_dir=DIR), or use data=digits, "
-            "which needs no download"
+            "run once with network access, put the original files there, or use the benchmark digits, which needs no "
+            "download"
         ) from error
     sources = SOURCES[domain, train] + torch.arange(len(labels))
     return images(pixels, labels, sources, *norm)

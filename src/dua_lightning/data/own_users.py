@@ -1,4 +1,4 @@
-"""Users as the pictures come: those whose folders are under `users/` of `data/images=folder`."""
+"""Users as the pictures come: the folders under `users/` of a folder of pictures."""
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.pool import Pool
@@ -16,11 +16,28 @@ def own_users(
     users_labelled: bool = True,
     iterations: int = 5,
 ) -> Benchmark:
-    """Every user of the pool with the pictures that are theirs. Raises `InputError` for a pool without users."""
+    """Make a benchmark of the users that a pool has, each with the pictures that are theirs.
+
+    Args:
+        seed: The run's seed.
+        images: A pool whose pictures belong to users.
+        input_size: The side of the network's input, in pixels.
+        augment: Whether training images are cut and mirrored at random.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: The pool has no users.
+    """
     if not images.users:
         raise InputError(
-            f"the pictures of data/images={images.name} belong to no users; put them under "
-            "ROOT/users/USER/TASK/CATEGORY, or divide them by data=catprior or data=transprior"
+            f"the pictures of the pool {images.name} belong to no users; put them under ROOT/users/USER/TASK/CATEGORY, "
+            "or use the benchmark catprior or transprior, which divide them"
         )
     crop = cut(images, input_size)
     users = {

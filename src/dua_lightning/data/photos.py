@@ -17,34 +17,46 @@ PHOTOGRAPHS = {
     "living": ("astronaut", "camera", "chelsea", "grass"),
     "table": ("coffee", "coins", "immunohistochemistry", "page"),
 }
-"""Tasks and their categories. Each task has two grey and two colour photographs, so that colour alone does not tell its
-categories apart, and textures beside objects; what looks alike is together where a theme can be found for it: brick
-and gravel, cell and moon, camera (half of it a lawn) and grass, coins and page."""
+"""The categories of each task.
+
+Each task has two grey and two colour photographs, so that colour alone does not tell its categories apart, and textures
+beside objects; photographs that look alike are together where a theme can be found for them: brick and gravel, cell and
+moon, camera (half of it a lawn) and grass, coins and page.
+"""
 
 PATCHES_PER_TILE = 2
-"""Side of a tile, in patches."""
+"""The side of a tile, in patches."""
 TILES = 6
-"""Tiles along the short side of a photograph."""
+"""The number of tiles along the short side of a photograph."""
 LEAST_STD = 2.0
 """Patches whose pixels vary less than this, of 255, are left out: nobody could tell black corners apart."""
 SOURCES = 100_000
-"""Sources of each category are counted from a multiple of this."""
+"""The sources of each category are counted from a multiple of this."""
 
 
 def photos(size: int = 36, server_per_category: int = 120, least_std: float = LEAST_STD) -> Pool:
-    """Sixteen photographs as sixteen categories in four tasks: name the photograph that a patch was cut from.
+    """Make a pool of patches from sixteen photographs, which are sixteen categories in four tasks.
 
     This stands in for MIT Indoor Scenes where there is no network. It is not scene recognition: one photograph is one
-    category, and what a patch shares with others of its category are the things, light and grain of one picture.
+    category, and its patches share the things, light and grain of one picture.
 
     Each photograph is resized so that its short side has six tiles of two by two patches, 432 pixels at the default
     size, so that a patch shows the same part of it at any size; its long side is cut to whole tiles. Tiles belong to
     the server and to the users in turn, as the fields of a chessboard: both see all parts of the photograph, and no
     pixel is seen by both. The server's patches overlap by half, nine in a tile, and their source is the tile; the
     users' lie side by side, four in a tile, each its own source, every third one for evaluation and the others extra.
-    Of the server's, `server_per_category` are kept, evenly spread. Patches that vary less than `least_std` are dropped.
+    Nothing is drawn at random.
 
-    Nothing is drawn at random. `owners` are -1. Raises `InputError` for sizes that leave nothing.
+    Args:
+        size: The side of a patch, in pixels.
+        server_per_category: How many of the server's patches of a category are kept, evenly spread.
+        least_std: Patches whose pixels vary less than this, of 255, are left out.
+
+    Returns:
+        The pool; its pictures belong to no user.
+
+    Raises:
+        InputError: The sizes leave nothing.
     """
     if size < 2 or server_per_category < 2:
         raise InputError(f"photos need size and server_per_category of at least 2, got {size}, {server_per_category}")
@@ -79,7 +91,7 @@ def photos(size: int = 36, server_per_category: int = 120, least_std: float = LE
 
 
 def _corners(picture: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Source, top and left of every patch of the server, `(n, 3)`, and of the users, `(m, 3)`, tile by tile.
+    """Find source, top and left of every patch of the server, `(n, 3)`, and of the users, `(m, 3)`, tile by tile.
 
     The server's sources are its tiles, from 0; the users' are their patches, from there on.
     """
@@ -99,7 +111,7 @@ def _corners(picture: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def _photograph(name: str, size: int) -> Tensor:
-    """`(3, height, width)` uint8 photograph, its short side `TILES` tiles for patches of `size` pixels."""
+    """Read a `(3, height, width)` uint8 photograph, its short side `TILES` tiles for patches of `size` pixels."""
     import skimage.data
 
     loaded = getattr(skimage.data, name)()

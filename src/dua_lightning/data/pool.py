@@ -1,4 +1,4 @@
-"""A pool of pictures of many categories: what the scene benchmarks divide over the server and the users."""
+"""A pool of pictures of many categories, which the scene benchmarks divide over the server and the users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,24 @@ SERVER, EVALUATION, EXTRA = 0, 1, 2
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's channels, on the scale [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`n` square pictures as bytes, usually a memory map, so that only what is read is loaded.
+    """Square pictures as bytes, usually a memory map, so that only the pictures that are read are loaded.
 
-    `name`: the source's. `tasks`: in the order they are learnt; `categories[label]`: a class's name, tasks owning
-    contiguous labels. `pixels`: `(n, 3, size, size)` uint8; `labels`, `sources`: `(n,)` int64, `sources` as in
-    `Images`; `side`: `(n,)` uint8, one of `SERVER`, `EVALUATION`, `EXTRA`; no source is on two sides. `owners`: `(n,)`
-    int64, the user whose picture it is by the source's own division, an index of `users`, or -1 where the benchmark
-    divides.
+    Args:
+        name: The source's name.
+        tasks: The tasks in the order of learning; each owns contiguous labels.
+        categories: The name of each class, by label.
+        pixels: `(n, 3, size, size)` uint8.
+        labels: `(n,)` int64.
+        sources: `(n,)` int64, as in `Images`; no source is on two sides.
+        side: `(n,)` uint8, each one of `SERVER`, `EVALUATION`, `EXTRA`.
+        owners: `(n,)` int64, the user whose picture it is by the source's own division, an index of `users`, or -1
+            where the benchmark divides.
+        users: The names of the users that the source has.
     """
 
     name: str
@@ -38,12 +45,28 @@ class Pool:
     users: tuple[str, ...] = ()
 
     def take(self, index: Tensor, crop: int) -> Images:
-        """The pictures at `index`, cut to `crop` pixels and normalised as ImageNet's are; no pixel is copied."""
+        """Take some pictures, normalised as ImageNet's are; no pixel is copied.
+
+        Args:
+            index: `(m,)` places in the pool.
+            crop: The side of the central cut that the network sees, in pixels.
+
+        Returns:
+            The images.
+        """
         every = images(self.pixels, self.labels, self.sources, IMAGENET_MEAN, IMAGENET_STD, crop)
         return every[index]
 
     def where(self, side: int, labels: Sequence[int] | None = None) -> Tensor:
-        """Indices of the pictures of one side, and of some classes only if `labels` are given."""
+        """Find the pictures of one side.
+
+        Args:
+            side: `SERVER`, `EVALUATION` or `EXTRA`.
+            labels: The classes; by default all.
+
+        Returns:
+            `(m,)` places in the pool.
+        """
         chosen = self.side == side
         if labels is not None:
             chosen &= torch.isin(self.labels, torch.tensor(labels))

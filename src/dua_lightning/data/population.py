@@ -24,9 +24,9 @@ from dua_lightning.streams import derive
 from dua_lightning.tasks import Task
 
 MOST_USERS = 10**9
-"""More users than this no run could visit."""
+"""No run could visit more users than this."""
 LEAST_CONCENTRATION, MOST_CONCENTRATION = 1e-2, 1e6
-"""Below, a preference is for one category as far as floating point can tell; above, for all alike."""
+"""Below the first, users know one category as far as floating point can tell; above the second, all alike."""
 
 
 def population(
@@ -44,29 +44,49 @@ def population(
     users_labelled: bool = True,
     iterations: int = 1,
 ) -> Benchmark:
-    """`users` users, each with a transform, a severity, preferences and sizes drawn from a stream of its own.
+    """Make a population of users, each with a transform, a severity, preferences and sizes of their own.
 
     User k, whatever the number of users, draws from the stream `(seed, "population", k)`: one transform of
-    `corruptions.NAMES` at severity 1 to 5, and for each task a number of pictures between `fewest_images` and
-    `most_images`, as likely twice as many as half, and preferences over its categories from a symmetric Dirichlet
-    distribution [Hsu2019]; `concentration`: small for users who know one category, large for users who know all alike.
-    Pictures are drawn from those that are not the server's, of a category as many as there are at most. Two users may
-    have the same picture, each behind its own transform. Raises `InputError` for numbers that cannot be met.
+    `corruptions.NAMES` at severity 1 to 5, and for each task a number of pictures and preferences over its categories
+    from a symmetric Dirichlet distribution [Hsu2019]. Pictures are drawn from those that are not the server's; no user
+    has a picture twice. Two users may have the same picture, each behind their own transform.
+
+    Args:
+        seed: The run's seed.
+        images: The pool that pictures are drawn from.
+        users: The number of users.
+        fewest_images: The smallest number of pictures of a task.
+        most_images: The largest one; the number is drawn so that twice as many are as likely as half.
+        concentration: The parameter of the Dirichlet distribution: small for users who know one category, large for
+            users who know all alike.
+        constants: The set of constants of the transforms, a key of `corruptions.CONSTANTS`.
+        input_size: The side of the network's input, in pixels.
+        augment: Whether training images are cut and mirrored at random.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met.
     """
     unowned(images, "population")
     crop = cut(images, input_size)
     if not 1 <= users <= MOST_USERS:
-        raise InputError(f"data.users={users} cannot be used: a population has 1 to {MOST_USERS} users")
+        raise InputError(f"users={users} cannot be used: a population has 1 to {MOST_USERS} users")
     largest = max(task.classes.stop - task.classes.start for task in images.tasks)
     if not largest < fewest_images <= most_images:
         raise InputError(
-            f"data.fewest_images={fewest_images} and data.most_images={most_images} cannot be used: a user has more "
+            f"fewest_images={fewest_images} and most_images={most_images} cannot be used: a user has more "
             f"pictures of a task than it has categories, here at least {largest + 1}, and the fewest are not more than "
             "the most"
         )
     if not LEAST_CONCENTRATION <= concentration <= MOST_CONCENTRATION:
         raise InputError(
-            f"data.concentration={concentration} cannot be used: it is between {LEAST_CONCENTRATION:g} and "
+            f"concentration={concentration} cannot be used: it is between {LEAST_CONCENTRATION:g} and "
             f"{MOST_CONCENTRATION:g}"
         )
     mine = images.side != SERVER
@@ -92,7 +112,20 @@ def population(
 
 @dataclass(frozen=True)
 class Population(Sequence[UserData]):
-    """`size` users, none of whom is kept. `plain`: the pictures they may have; `places[label]`: those of a category."""
+    """A sequence of users, each made when it is asked for and not kept.
+
+    Args:
+        size: The number of users.
+        tasks: The tasks.
+        plain: The pictures that users may have, without a transform.
+        places: For each label, the places in `plain` of the pictures of that category.
+        seed: The run's seed.
+        sizes: The smallest and the largest number of a user's pictures of a task.
+        concentration: The parameter of the Dirichlet distribution of preferences.
+        constants: The set of constants of the transforms.
+        batch_size: Images of a batch in which phi takes a step.
+        labelled: Whether the users' images have labels.
+    """
 
     size: int
     tasks: tuple[Task, ...]
@@ -128,7 +161,7 @@ class Population(Sequence[UserData]):
         return UserData(name, images, self.tasks, self.seed, batch_size=self.batch_size, labelled=self.labelled)
 
     def _drawn(self, task: Task, random: np.random.Generator) -> torch.Tensor:
-        """Places in `plain` of the user's pictures of one task.
+        """Draw places in `plain` for a user's pictures of one task.
 
         A task's pictures are more than its categories, so that one category has at least two to be split.
         """

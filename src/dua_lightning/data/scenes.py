@@ -1,4 +1,4 @@
-"""What CatPrior and TransPrior share: a benchmark from a pool of pictures."""
+"""The common part of the scene benchmarks: they divide a pool of pictures."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,25 @@ def scenes(
     users_labelled: bool,
     iterations: int,
 ) -> Benchmark:
-    """The server trains on the pool's server side, each user has the images given."""
+    """Make a benchmark whose server trains on the pool's server side, with the users' images as given.
+
+    Args:
+        pool: The pool.
+        users: Each user's images, by the user's name.
+        seed: The run's seed.
+        input_size: The side of the network's input, in pixels.
+        augment: Whether training images are cut and mirrored at random.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met.
+    """
     return assemble(
         pool.tasks,
         pool.take(pool.where(SERVER), cut(pool, input_size)),
@@ -34,20 +52,39 @@ def scenes(
 
 
 def unowned(pool: Pool, benchmark: str) -> None:
-    """Raise `InputError` if the pool's pictures already belong to users, whom `benchmark` would mix up."""
+    """Refuse a pool whose pictures already belong to users, whom a benchmark would mix up.
+
+    Args:
+        pool: The pool.
+        benchmark: The name of the benchmark, for the message.
+
+    Raises:
+        InputError: The pool has users.
+    """
     if pool.users:
         raise InputError(
-            f"the pictures of data/images={pool.name} belong to users, and data={benchmark} would divide them anew; "
-            "use data=own_users, or leave ROOT/users out"
+            f"the pictures of the pool {pool.name} belong to users, and {benchmark} would divide them anew; use the "
+            "benchmark own_users, or leave ROOT/users out"
         )
 
 
 def cut(pool: Pool, input_size: int) -> int:
-    """`input_size`, checked: what the network sees is cut from the pool's stored pictures."""
+    """Check that an input can be cut from the pool's stored pictures.
+
+    Args:
+        pool: The pool.
+        input_size: The side of the network's input, in pixels.
+
+    Returns:
+        `input_size`.
+
+    Raises:
+        InputError: The stored pictures are smaller, or `input_size` is less than 1.
+    """
     stored = pool.pixels.shape[2]
     if not 1 <= input_size <= stored:
         raise InputError(
-            f"data.input_size={input_size} cannot be cut from pictures stored at {stored} pixels; "
-            "make it smaller, or data.images.size larger"
+            f"input_size={input_size} cannot be cut from pictures stored at {stored} pixels; "
+            "make it smaller, or the stored size larger"
         )
     return input_size

@@ -17,9 +17,9 @@ class ServerTask(LightningDataModule):
     `predict` the training images in a fixed order and not augmented, which is also what a regulariser measures.
     Batches are `(x, labels)`, labels being classes of the whole benchmark.
 
-    The order of epoch e comes from the stream `(seed, "server", task, e)`, what is cut and mirrored with `augment` from
-    `(seed, "server", task, "augment", e)`. Where the Trainer has several devices, each takes its part of every batch:
-    `batch_size` is that of the whole batch, so that the same training takes the same steps on any number of devices.
+    The order of epoch e comes from the stream `(seed, "server", task, e)`, the random cut and mirroring from
+    `(seed, "server", task, "augment", e)`. Where the Trainer has several devices, each takes its part of every batch,
+    so that the same training takes the same steps on any number of devices.
 
     Args:
         task: The task.
@@ -51,7 +51,11 @@ class ServerTask(LightningDataModule):
         self.workers = workers
 
     def recipe(self) -> dict[str, str | int | bool]:
-        """What of the data shapes the expert, in plain values."""
+        """Describe everything in the data that shapes the expert.
+
+        Returns:
+            Plain values by name; images by their digests.
+        """
         return {
             "task": self.task.name,
             "classes": repr(self.task.classes),
@@ -95,7 +99,7 @@ class ServerTask(LightningDataModule):
         return loader(images, BatchOrder(len(images), EVALUATION_BATCH, None, False, rank, processes), pin=self._pins())
 
     def _place(self) -> tuple[int, int]:
-        """This process and how many there are."""
+        """Tell this process's number and how many there are."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _pins(self) -> bool:
@@ -103,7 +107,14 @@ class ServerTask(LightningDataModule):
 
 
 def union(tasks: Sequence[ServerTask]) -> ServerTask:
-    """All tasks as one, for Joint training: a softmax over the classes of every task."""
+    """Join all tasks into one, for Joint training: a softmax over the classes of every task.
+
+    Args:
+        tasks: The tasks' data in the order of their classes; the first one's batch size, seed and other arguments hold.
+
+    Returns:
+        The data of the task `joint`.
+    """
     first, last = tasks[0], tasks[-1]
     return ServerTask(
         Task("joint", slice(first.task.classes.start, last.task.classes.stop)),

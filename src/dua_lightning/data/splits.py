@@ -9,10 +9,21 @@ from dua_lightning.errors import InputError
 
 
 def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images, Images]:
-    """A random `share` of each class's source pictures, and the rest.
+    """Split images at random in two, by the source pictures of each class.
 
     Images of one source, which are of one class, stay together. Within a class the first side gets the share rounded to
-    the nearest picture, and each side at least one where there are two. Raises `InputError` if a side stays empty.
+    the nearest picture, and each side at least one where there are two.
+
+    Args:
+        images: The images.
+        share: The first side's share, between 0 and 1.
+        stream: Random numbers.
+
+    Returns:
+        The first side and the rest.
+
+    Raises:
+        InputError: A side stays empty.
     """
     first = torch.zeros(len(images), dtype=torch.bool)
     for label in images.labels.unique():
@@ -27,5 +38,13 @@ def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images
 
 
 def by_task(images: Images, tasks: Sequence[slice]) -> list[Images]:
-    """The images of each task, by the columns it owns."""
+    """Sort images by the task that owns their class.
+
+    Args:
+        images: Images of all tasks.
+        tasks: The columns of each task.
+
+    Returns:
+        The images of each task.
+    """
     return [images[(images.labels >= of_task.start) & (images.labels < of_task.stop)] for of_task in tasks]

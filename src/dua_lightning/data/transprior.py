@@ -26,11 +26,30 @@ def transprior(
     users_labelled: bool = True,
     iterations: int = 5,
 ) -> Benchmark:
-    """One user for each transform of `corruptions.NAMES`, in the paper's order (Figure 2).
+    """Make TransPrior: one user for each transform of `corruptions.NAMES`, in the paper's order (Figure 2).
 
-    Under the transform all users have identical pictures: `extra_per_task` of the extra ones of each task (all of them
-    with `None`), drawn from the stream `(seed, "transprior", task)`, and all evaluation ones. The random numbers of a
-    transform come from seed, user and picture. Raises `InputError` for a task with fewer extra pictures than asked for.
+    Under the transform all users have identical pictures: all evaluation ones, and extra ones of each task that are
+    drawn from the stream `(seed, "transprior", task)`. The random numbers of a transform come from seed, user and
+    picture.
+
+    Args:
+        seed: The run's seed.
+        images: The pool.
+        severity: 1 (mild) to 5 (strong).
+        constants: The set of constants of the transforms, a key of `corruptions.CONSTANTS`.
+        extra_per_task: Extra pictures of each task; all of them with `None`.
+        input_size: The side of the network's input, in pixels.
+        augment: Whether training images are cut and mirrored at random.
+        batch_size: Images of a training batch on the server.
+        user_batch_size: Images of a batch in which phi takes a step.
+        users_labelled: Whether the users' images have labels.
+        iterations: The number of Monte-Carlo draws of each user's halves.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        InputError: A number cannot be met, as for a task with fewer extra pictures than asked for.
     """
     unowned(images, "transprior")
     cut(images, input_size)
@@ -40,8 +59,8 @@ def transprior(
         wanted = len(extra) if extra_per_task is None else extra_per_task
         if not 0 <= wanted <= len(extra):
             raise InputError(
-                f"task {task.name} has {len(extra)} extra pictures, and data.extra_per_task={wanted} asks for others; "
-                "give at most as many, or leave it null for all"
+                f"task {task.name} has {len(extra)} extra pictures, and extra_per_task={wanted} asks for others; "
+                "give at most as many, or None for all"
             )
         order = torch.randperm(len(extra), generator=generator(seed, "transprior", task.name))
         drawn.append(extra[order[:wanted]])

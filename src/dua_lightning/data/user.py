@@ -12,7 +12,7 @@ from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch, Task
 
 KEEP_BYTES = 256 * 2**20
-"""Images of one half up to this size, as the network sees them, are kept: every row of a run reads them."""
+"""Images of one half up to this size, as the network sees them, are kept in memory: every row of a run reads them."""
 
 
 class UserData(LightningDataModule):
@@ -55,11 +55,25 @@ class UserData(LightningDataModule):
         self.labelled = labelled
 
     def draw(self, iteration: int) -> "UserData":
-        """The same user with the halves of another iteration."""
+        """Give the same user with the halves of another draw.
+
+        Args:
+            iteration: The Monte-Carlo iteration, from 1.
+
+        Returns:
+            The user's data in those halves.
+        """
         return UserData(self.user, self.images, self.tasks, self.seed, iteration, self.batch_size, self.labelled)
 
     def of(self, task: Task) -> "UserData":
-        """The data of one of the tasks, with the same halves."""
+        """Give the data of one task, with the same halves.
+
+        Args:
+            task: One of the tasks.
+
+        Returns:
+            The user's data of that task.
+        """
         return self._parts[self.tasks.index(task)]
 
     @cached_property
@@ -88,7 +102,11 @@ class UserData(LightningDataModule):
         return self._halves[1]
 
     def recipe(self) -> dict[str, Any]:
-        """What of the data, and of their draw, shapes priors and results, in plain values."""
+        """Describe everything in the data, and in their draw, that shapes priors and results.
+
+        Returns:
+            Plain values by name; images by their digests.
+        """
         return {
             "user": self.user,
             "tasks": [[task.name, repr(task.classes)] for task in self.tasks],
@@ -118,15 +136,27 @@ class UserData(LightningDataModule):
         return _in_order(self.evaluation, True)
 
     def adaptation_batches(self) -> Passes:
-        """The batches of `train_dataloader`, each pass in a new order, the first pass the same for every caller."""
+        """Give the batches of `train_dataloader`, for phi.
+
+        Returns:
+            Batches in a new order for each pass; the first pass is the same for every caller.
+        """
         return Passes(self.train_dataloader())
 
     def validation_batches(self) -> Iterable[Batch]:
-        """The batches of `predict_dataloader`, kept in memory where they are small; to be read and not written to."""
+        """Give the batches of `predict_dataloader`, for psi.
+
+        Returns:
+            Batches to be read and not written to; they are kept in memory where they are small.
+        """
         return self._kept_validation.batches()
 
     def evaluation_batches(self) -> Iterable[Batch]:
-        """The batches of `test_dataloader`, kept in memory where they are small; to be read and not written to."""
+        """Give the batches of `test_dataloader`, for accuracies.
+
+        Returns:
+            Batches to be read and not written to; they are kept in memory where they are small.
+        """
         return self._kept_evaluation.batches()
 
     @cached_property

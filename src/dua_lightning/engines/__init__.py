@@ -1,4 +1,4 @@
-"""Where users are computed: in this process, in others beside it, or on a cluster. All give the same bits."""
+"""The engines that compute users: in this process, in others beside it, or on a cluster. All give the same bits."""
 
 from dua_lightning.engines.base import Engine, Shared, Work, Worker
 from dua_lightning.engines.joblib import Joblib

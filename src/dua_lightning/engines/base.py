@@ -14,17 +14,23 @@ from dua_lightning.store.tensorfile import Tensors
 Shared = Mapping[str, Tensors]
 """Tensors that all items read and none writes to, by key."""
 Worker = Callable[[Any, Shared], Any]
-"""Of an item and what it shares with others, the result; pure, so that a lost item is computed again elsewhere."""
+"""A pure function from an item and shared tensors to the result, so that a lost item can be computed elsewhere."""
 
 MOST_WORKERS = 10_000
-"""More than any cluster would give one run."""
+"""No cluster would give one run more workers."""
 AHEAD = 2
 """Items under way for each worker: one that it computes, and the next, so that it never waits."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a process computes with. `make` gives the worker, once in each process; `own` is it in the present one."""
+    """The way in which a process comes to its worker.
+
+    Args:
+        key: A name for the worker; equal names stand for equal workers.
+        make: A function that makes the worker, called once in each process.
+        own: The worker of the present process.
+    """
 
     key: str
     make: Callable[[], Worker]
@@ -35,8 +41,9 @@ class Work:
 class Engine(Protocol):
     """Computes items; a context manager that ends what it started, at once where an exception passes through it.
 
-    `room`: how many items are worth having under way. `by_path`: tensors are shared by the file that holds them, so
-    that they must lie in the store.
+    Attributes:
+        room: How many items are worth having under way.
+        by_path: Whether tensors are shared by the file that holds them, so that they must lie in the store.
     """
 
     room: int
@@ -50,18 +57,38 @@ class Engine(Protocol):
 
     @property
     def pending(self) -> int:
-        """Items submitted whose results have not been received."""
+        """The number of items that were submitted and whose results have not been received."""
 
     def share(self, key: str, path: Path, tensors: Tensors) -> None:
-        """Make `tensors`, which the entry of the store at `path` holds if `by_path`, known to all workers."""
+        """Make tensors known to all workers.
+
+        Args:
+            key: The name under which items ask for them.
+            path: The entry of the store that holds them if `by_path`.
+            tensors: The tensors.
+        """
 
     def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
-        """Have the item computed with what was shared under `keys`. Raises `InputError` if no worker can be started."""
+        """Have an item computed.
+
+        Args:
+            work: The way to the worker.
+            place: A number that comes back with the result.
+            item: The item, plain values.
+            keys: The names of the shared tensors that it needs.
+
+        Raises:
+            InputError: No worker can be started.
+        """
 
     def receive(self) -> tuple[int, Any]:
-        """Place and result of an item that has finished; waits for one.
+        """Wait for an item that has finished.
 
-        Raises what the worker raised, and `InputError` if workers were killed.
+        Returns:
+            The place that it was submitted with, and its result.
+
+        Raises:
+            InputError: Workers were killed. An exception of the worker itself is raised as it is.
         """
 
 
@@ -73,6 +100,7 @@ class Pending:
 
     @property
     def pending(self) -> int:
+        """The number of items that were submitted and whose results have not been received."""
         return len(self._pending)
 
     def _next(self) -> tuple[int, Future[Any]]:
@@ -85,7 +113,15 @@ _made: dict[str, Worker] = {}
 
 
 def once(key: str, make: Callable[[], Worker]) -> Worker:
-    """The worker of this process under `key`; one of another key before it is let go."""
+    """Give the worker of this process, made if it is not there; a worker of another key is let go.
+
+    Args:
+        key: The worker's name.
+        make: A function that makes the worker.
+
+    Returns:
+        The worker.
+    """
     if key not in _made:
         _made.clear()
         _made[key] = make()
@@ -93,7 +129,19 @@ def once(key: str, make: Callable[[], Worker]) -> Worker:
 
 
 def computed(worker: Worker, item: Any, shared: Shared) -> Any:
-    """The result; raises `RuntimeError` if the worker has written to what it shares with others."""
+    """Compute an item, and see that the worker has left the shared tensors as they were.
+
+    Args:
+        worker: The worker.
+        item: The item.
+        shared: The tensors that it shares with others.
+
+    Returns:
+        The result.
+
+    Raises:
+        RuntimeError: The worker has written to a shared tensor.
+    """
     result = worker(item, shared)
     for key, tensors in shared.items():
         # PyTorch counts the writes to a tensor.
@@ -103,18 +151,37 @@ def computed(worker: Worker, item: Any, shared: Shared) -> Any:
 
 
 def workers_or_all(workers: int | None, threads: int) -> int:
-    """The number of workers, checked; with `None` as many as this process may use cores, each with its threads."""
+    """Check the number of workers, or take as many as fit.
+
+    Args:
+        workers: The number of workers; `None` stands for as many as this process may use cores, each with its threads.
+        threads: The threads of each worker.
+
+    Returns:
+        The number of workers.
+
+    Raises:
+        InputError: A number is less than 1, or too large.
+    """
     if threads < 1 or (workers is not None and not 1 <= workers <= MOST_WORKERS):
         raise InputError(
-            f"engine.workers={workers} with engine.threads={threads} cannot be used: at least 1 thread, and 1 to "
-            f"{MOST_WORKERS} workers, or null for one on each core"
+            f"workers={workers} with threads={threads} cannot be used: at least 1 thread, and 1 to "
+            f"{MOST_WORKERS} workers, or None for one on each core"
         )
     return workers or max(1, len(os.sched_getaffinity(0)) // threads)
 
 
 def killed(engine: str, error: Exception) -> InputError:
-    """The refusal to go on without workers."""
+    """Make the error for workers that were killed.
+
+    Args:
+        engine: The engine's name.
+        error: The exception by which it became known.
+
+    Returns:
+        The error, to be raised.
+    """
     return InputError(
-        f"a worker of engine={engine} was killed, mostly for want of memory ({type(error).__name__}); start fewer by "
-        "engine.workers=N and run again: what is done is in the store"
+        f"a worker of the engine {engine} was killed, mostly for want of memory ({type(error).__name__}); start fewer "
+        "workers and run again: finished results are in the store"
     )

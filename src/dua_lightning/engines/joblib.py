@@ -14,14 +14,21 @@ from dua_lightning.store.store import read
 from dua_lightning.store.tensorfile import Tensors
 
 IDLE_SECONDS = 300
-"""After which a worker ends whose parent is gone or busy; it is started again when it is needed."""
+"""After so many seconds without an item a worker ends; it is started again when it is needed."""
 
 
 class Joblib(Pending):
-    """`workers` processes of `threads` threads, started with the first item.
+    """Processes on this machine, started with the first item.
 
     They map shared tensors from the store's files, so that all of them together hold one copy, in the system's cache
     of files.
+
+    Args:
+        workers: The number of processes; by default as many as fit on the cores.
+        threads: The threads of each process.
+
+    Raises:
+        InputError: A number cannot be used.
     """
 
     by_path = True
@@ -48,7 +55,7 @@ class Joblib(Pending):
         self._paths[key] = path.resolve()
 
     def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
-        # Only where something is to be computed is it loaded.
+        # It is loaded only when something is to be computed.
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
         if self._executor is None:

@@ -19,18 +19,26 @@ from dua_lightning.errors import InputError
 from dua_lightning.store.tensorfile import Tensors
 
 PROBE_SECONDS = 5.0
-"""For a cluster's address to answer; Ray itself would try for minutes."""
+"""So many seconds a cluster's address has to answer; Ray itself would try for minutes."""
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray reports nothing, and what it starts here listens on the loopback address alone."""
+"""Environment variables: Ray reports nothing, and processes started here listen on the loopback address alone."""
 
 
 class Ray(Pending):
-    """Workers of `threads` threads: `workers` on this machine, or as many as the cluster at `address` has cores for.
+    """Workers of Ray, on this machine or on all machines of a running cluster.
 
-    `address`: `HOST:PORT` of a cluster that this machine belongs to, or `auto`: that of RAY_ADDRESS, or else the one
-    that was started here. Shared tensors are put into Ray's object store once and read there without a copy. An item
-    whose worker is killed is computed again, up to `retries` times. Raises `InputError` where Ray is not installed, and
-    where the cluster does not answer or is too small.
+    Shared tensors are put into Ray's object store once and read there without a copy. An item whose worker is killed is
+    computed again.
+
+    Args:
+        workers: The number of workers on this machine; by default as many as fit on the cores.
+        threads: The threads of each worker.
+        address: `HOST:PORT` of a cluster that this machine belongs to, which has workers of its own, or `auto`: that of
+            RAY_ADDRESS, or else the one that was started here.
+        retries: How often an item is computed again.
+
+    Raises:
+        InputError: Ray is not installed, a number cannot be used, or the cluster does not answer or is too small.
     """
 
     by_path = False
@@ -40,12 +48,14 @@ class Ray(Pending):
     ) -> None:
         super().__init__()
         if find_spec("ray") is None:
-            raise InputError("engine=ray needs the package ray; pip install 'dua_lightning[ray]', or use engine=joblib")
+            raise InputError(
+                "the engine ray needs the package ray; pip install 'dua_lightning[ray]', or use the engine joblib"
+            )
         if retries < 0:
-            raise InputError(f"engine.retries={retries} cannot be used: it is at least 0")
+            raise InputError(f"retries={retries} cannot be used: it is at least 0")
         if address is not None and workers is not None:
             raise InputError(
-                f"engine.workers={workers} is for workers that are started here, and engine.address={address} has its "
+                f"workers={workers} is for workers that are started here, and address={address} has its "
                 "own; leave one of them out"
             )
         self.workers = workers_or_all(workers, threads)
@@ -118,7 +128,7 @@ class Ray(Pending):
             ray.init(**place, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             raise InputError(
-                f"engine.address={self.address} answers at {self._found}, but is no Ray cluster or wants its token; if "
+                f"address={self.address} answers at {self._found}, but is no Ray cluster or wants its token; if "
                 "it is one, set RAY_AUTH_MODE=token and see that ~/.ray/auth_token is that of its head"
             ) from error
         finally:
@@ -132,13 +142,13 @@ class Ray(Pending):
             if not self.room:
                 # Ray would wait for a larger machine.
                 raise InputError(
-                    f"engine.threads={self.threads} is more than any machine of the cluster at {self._found} has cores "
+                    f"threads={self.threads} is more than any machine of the cluster at {self._found} has cores "
                     f"({max(machines, default=0)}); give fewer, or add a machine by `ray start --address={self._found}`"
                 )
 
 
 def _answering(address: str) -> str:
-    """`HOST:PORT` of the cluster, which answers; for `auto` what Ray finds."""
+    """Find `HOST:PORT` of the cluster, for `auto` as Ray does, and see that it answers."""
     found = address
     try:
         if address == "auto":
@@ -150,7 +160,7 @@ def _answering(address: str) -> str:
     except (OSError, ValueError, OverflowError) as error:
         named = address if found == address else f"{address}, which is {found},"
         raise InputError(
-            f"engine.address={named} is no running Ray cluster; start one by `ray start --head`, give HOST:PORT or "
+            f"address={named} is no running Ray cluster; start one by `ray start --head`, give HOST:PORT or "
             "auto, or leave it out to start workers here"
         ) from error
     return found

@@ -29,6 +29,7 @@ class Serial:
 
     @property
     def pending(self) -> int:
+        """The number of items that were submitted and whose results have not been received."""
         return len(self._done)
 
     def share(self, key: str, path: Path, tensors: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""What every importance is."""
+"""The interface of every importance."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable

@@ -37,7 +37,7 @@ def mean_over_batches(
         net: As of `persample.mean_over_samples`, as are the other arguments.
         expert: The expert.
         data: The data.
-        scalar: What is differentiated.
+        scalar: The function of the logits that is differentiated.
         power: 1 or 2.
         side: The side values.
 

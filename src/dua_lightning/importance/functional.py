@@ -1,4 +1,4 @@
-"""Per-sample gradients by `torch.func`, for any network: slow, and what the engine falls back to."""
+"""Per-sample gradients by `torch.func`, for any network; they are slow, and serve where the layers' rules do not."""
 
 from torch import Tensor, nn
 from torch.func import grad, vmap
@@ -16,7 +16,16 @@ ACTIVATIONS = 16
 
 
 class Vmapped:
-    """Add sums over samples of |gradient of scale * scalar|^power to `totals`; hold the gradients of a few samples."""
+    """Adds sums over samples of |gradient of scale * scalar|^power to totals, and holds the gradients of a few samples.
+
+    Args:
+        net: The network that computes with the expert's state.
+        expert: The expert.
+        scalar: The function of the logits that is differentiated.
+        power: 1 for the absolute gradient of each sample, 2 for its square.
+        totals: The sums, by the weights' names; they are changed.
+        scale: A factor of the scalar.
+    """
 
     def __init__(
         self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params, scale: float = 1.0
@@ -33,7 +42,12 @@ class Vmapped:
         self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in theta.values()))
 
     def add(self, x: Tensor, sides: Tensor) -> None:
-        """Add the samples `x` `(n, ...)` with their side values `(n,)`."""
+        """Add some samples.
+
+        Args:
+            x: Inputs `(n, ...)`.
+            sides: Their side values `(n,)`.
+        """
         chunk = max(1, min(self.chunk, CHUNK_BYTES // (ACTIVATIONS * max(1, x[0].nbytes))))
         for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
             for name, g in self.gradients(self.theta, xs, s).items():

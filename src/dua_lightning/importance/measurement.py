@@ -1,4 +1,4 @@
-"""What an importance asks of those who compute it."""
+"""The order that an importance gives to whoever computes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Measurement:
         net: The network that computes with the expert's state.
         names: `params.body_names(net)`.
         expert: The expert; the sums are measured on the device of its state.
-        scalar: What is differentiated.
+        scalar: The function of the logits that is differentiated.
         scale: A factor of it.
         power: 1 for the absolute gradient of each sample, 2 for its square.
         totals: The sums, by the names under which `named_parameters` lists the weights.

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MEMORY = 256 * 2**20
 """Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
 TOLERANCE = 1e-3
-"""What the comparison with plain autograd forgives: far above rounding, far below what a missed use would change."""
+"""The difference from plain autograd that is forgiven: far above rounding, far below the effect of a missed use."""
 ROUNDING = 1e-5
 """The share of the largest mean gradient that is rounding: a bias before a normalisation has no effect at all."""
 
@@ -90,8 +90,8 @@ def mean_over_samples(
             sides = torch.zeros(len(x)) if side is None else side(x, y)
             x, sides = moved(x.detach(), device), moved(sides, device)
             if engine is None:
-                # Of a scaled scalar, sums over a single batch are the means, and large totals need not be divided. In
-                # half precision the scale would round.
+                # The sums of a scaled scalar over a single batch are the means, and large totals need not be divided.
+                # In half precision the scale would round.
                 unit = len(x) if all(state[name].dtype == total.dtype for name, total in totals.items()) else 1
                 scale, frozen = unit ** (-1 / power), Expert(expert.task, state)
                 engine = _choose(Measurement(net, names, frozen, scalar, scale, power, totals, precision, memory), x)
@@ -107,7 +107,7 @@ def mean_over_samples(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the first use of a network found out: whether the rules fit it, and what a pass holds for each sample."""
+    """The findings of the first use of a network: whether the rules fit it, and what a pass holds for each sample."""
 
     key: tuple[Any, ...]
     fits: bool
@@ -118,7 +118,7 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
 def _choose(asked: Measurement, x: Tensor) -> "_Engine | Vmapped":
-    """What serves a network, compared with plain autograd first if it has not been yet."""
+    """Choose the engine for a network, which is compared with plain autograd first if it has not been yet."""
     layers = [(name, type(module)) for name, module in asked.net.named_modules()]
     key = layers, dict(asked.names), x.shape[1:], x.dtype, next(iter(asked.totals.values())).dtype
     plan = _plans.get(asked.net)

@@ -1,4 +1,4 @@
-"""What each kind of layer adds to an importance: from its inputs and the gradients of its outputs, sample by sample.
+"""The rules by which each kind of layer adds to an importance, from its inputs and the gradients of its outputs.
 
 A rule never holds the gradients of many samples at once: their size is that of the weights, not of the batch. To give
 the engine a layer of your own, write a `Rule` and register it: `RULES[MyLayer] = MyRule()`.
@@ -29,10 +29,17 @@ COMPILED_FROM = 1 << 27
 LARGEST_MAP = 256
 """Output positions up to which that loop is faster than the library's gradient of one sample; measured."""
 COMPILED_TYPES = (torch.float32, torch.float64)
+"""The types of sums that the compiled loop takes."""
 
 
 def add_power_(total: Tensor, gradient: Tensor, power: Power) -> None:
-    """`total += |gradient|^power`, one sample's, in the total's type; the gradient may be overwritten."""
+    """Add one sample's |gradient|^power to a total, in the total's type.
+
+    Args:
+        total: The total, of the weight's shape; it is changed.
+        gradient: The gradient, of the same shape; it may be overwritten.
+        power: 1 for MAS, 2 for the FIM.
+    """
     gradient = gradient.to(total.dtype)
     if power == 1:
         total += gradient.abs_()
@@ -48,10 +55,29 @@ class Rule(ABC):
 
     @abstractmethod
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
-        """Compute the gradient of each sample, `(n, *shape of the weight)`, for each weight."""
+        """Compute the gradient of each sample for each weight.
+
+        Args:
+            layer: The layer.
+            buffers: Its buffers in the expert's state, by the layer's own names.
+            a: Inputs `(n, ...)`.
+            d: Gradients of the outputs `(n, ...)`.
+
+        Returns:
+            `(n, *shape of the weight)` for each weight.
+        """
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
-        """Add the sum over samples of |gradient|^power to `totals`; weights that are not in it are left out."""
+        """Add the sum over samples of |gradient|^power to totals.
+
+        Args:
+            totals: The sums; weights that are not among them are left out.
+            layer: The layer.
+            buffers: Its buffers in the expert's state, by the layer's own names.
+            a: Inputs `(n, ...)`.
+            d: Gradients of the outputs `(n, ...)`.
+            power: 1 for MAS, 2 for the FIM.
+        """
         for a_i, d_i in zip(a.split(1), d.split(1), strict=True):
             gradients = self.gradients(layer, buffers, a_i, d_i)
             for name, total in totals.items():
@@ -208,7 +234,7 @@ def _compiles(layer: _ConvNd, total: Tensor, d: Tensor) -> bool:
 
 
 def _add_compiled_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: Power) -> None:
-    # Not for those who measure small networks only.
+    # It is not loaded for those who measure small networks only.
     from dua_lightning.kernels.convolution import add_
 
     a = _padded(layer, a).contiguous()
@@ -220,7 +246,7 @@ def _add_compiled_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: P
 
 
 def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
-    """Where the entries of a grid lie, the last dimension running fastest."""
+    """Tell the places of the entries of a grid, the last dimension running fastest."""
     places = torch.zeros((), dtype=torch.int64)
     for size, step in zip(sizes, steps, strict=True):
         places = places[..., None] + step * torch.arange(size)

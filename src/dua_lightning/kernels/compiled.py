@@ -1,4 +1,4 @@
-"""What numba compiles: loops over the memory of tensors, which threads of our own share.
+"""Loops over the memory of tensors that numba compiles, and threads of our own that share them.
 
 Modules that import this are imported where it pays: numba takes long to load, and to compile, the first time on a
 machine.
@@ -15,10 +15,20 @@ from numba.extending import intrinsic
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+"""Types of a thread's input and output."""
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Kept on disk where there is a place for it. Without fast maths: what is written is computed, in its order."""
+    """Compile a function, and keep it on disk where there is a place for it.
+
+    There is no fast maths: the code computes what is written, in its order.
+
+    Args:
+        function: The function; it may not call Python.
+
+    Returns:
+        The compiled function.
+    """
     try:
         found: Callable[..., Any] = njit(function, nogil=True, cache=True, error_model="numpy")
     except RuntimeError:
@@ -34,13 +44,20 @@ def _to_pointer(_: Any, address: Any) -> Any:
 
 
 pointer: Callable[..., Any] = intrinsic(_to_pointer)
-"""Of an address, in compiled code."""
+"""A function for compiled code: the pointer to an address."""
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`work` on each of the items, by as many threads as torch uses; on a single one by the caller's.
+    """Apply a function to items by as many threads as torch uses; a single item is the caller's own work.
 
     Threads of numba's own would end the process in a fork of it, and on some systems with two loops at a time.
+
+    Args:
+        work: The function.
+        items: The items.
+
+    Returns:
+        The results in the order of the items.
     """
     if len(items) == 1:
         return [work(items[0])]

@@ -22,29 +22,38 @@ from torch.nn.functional import pad
 from dua_lightning.kernels.compiled import compiled, in_threads
 
 WIDE = "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+"""Whether the processor has vectors of 512 bits."""
 VECTOR_BYTES = 64 if WIDE else 32
+"""The size of a vector."""
 VECTORS = 4 if WIDE else 2
-"""Of outputs in a tile. Its sums, a row of outputs and one input have to fit the registers: 32 of them, or 16."""
+"""Vectors of outputs in a tile. Its sums, a row of outputs and one input have to fit the 32 (or 16) registers."""
 ROWS = 6
 """Inputs in a tile."""
 TILES = 72
 """Tiles of inputs, with the same outputs, that a thread takes at a time: their total lies in the second-level cache."""
 PACKED_BYTES = 16 * 2**20
-"""Of images with their gradients in the order of the tiles."""
+"""The size of images with their gradients in the order of the tiles."""
 
 
 @torch.no_grad()
 def add_(total: Tensor, a: Tensor, bases: Tensor, offsets: Tensor, d: Tensor, power: int) -> None:
-    """`total[o, r] += sum_i |sum_k a[i, bases[r] + offsets[k]] d[i, o, k]|^power`, with the same bits for any threads.
+    """Compute `total[o, r] += sum_i |sum_k a[i, bases[r] + offsets[k]] d[i, o, k]|^power`.
 
-    `total`: `(outputs, inputs)`, `a`: `(n, numbers of an image)`, `d`: `(n, outputs, positions)`, all contiguous, on
-    the CPU, and float32 or float64; `bases`: `(inputs,)`, `offsets`: `(positions,)`, both int64.
+    All tensors are contiguous and on the CPU. The bits are the same for any number of threads.
+
+    Args:
+        total: `(outputs, inputs)`, float32 or float64; it is changed.
+        a: `(n, numbers of an image)`, of the same type: the padded images.
+        bases: `(inputs,)` int64.
+        offsets: `(positions,)` int64.
+        d: `(n, outputs, positions)`, of the same type: the gradients of the outputs.
+        power: 1 for the absolute gradient of each sample, 2 for its square.
     """
     outputs, inputs = total.shape
     width = VECTORS * VECTOR_BYTES // d.element_size()
     panels = -(-outputs // width)
     rows = -(-inputs // ROWS) * ROWS
-    # What fills the last tile up is computed and not read.
+    # The rest of the last tile is computed and not read.
     bases = pad(bases, (0, rows - inputs))
     sums = total.new_zeros(panels, rows, width)
     real = sums.numpy().dtype
@@ -64,7 +73,7 @@ def add_(total: Tensor, a: Tensor, bases: Tensor, offsets: Tensor, d: Tensor, po
 
 
 def _to_tile(power: int) -> Callable[..., Any]:
-    """For a tile, from the addresses of its sums, its outputs' gradients, an image, its rows' bases and the offsets."""
+    """Generate the code of a tile from the addresses of its sums, output gradients, image, bases and offsets."""
 
     def typing(_: Any, sums: Any, d: Any, a: Any, bases: Any, offsets: Any, positions: Any, real: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

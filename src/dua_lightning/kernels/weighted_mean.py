@@ -23,6 +23,7 @@ CHUNK = 1 << 19
 """Entries that a thread takes at a time, about a millisecond's; a thread that is held up takes fewer chunks."""
 
 Addresses = NDArray[np.int64]
+"""Addresses of tensors in memory."""
 
 
 def merge(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> tuple[Tensor, bool]:

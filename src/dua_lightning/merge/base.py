@@ -1,4 +1,4 @@
-"""What every merge is."""
+"""The interface of every merge."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -7,7 +7,7 @@ from dua_lightning.params import State
 from dua_lightning.tasks import Expert, Prior, UserModel
 
 HEAD = "head."
-"""Begins the names of the head's weights, whose columns belong to tasks."""
+"""The beginning of the names of the head's weights, whose columns belong to tasks."""
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """The buffers of batch-norm layers, by the last part of their names."""
 
@@ -26,10 +26,12 @@ class Merge(Protocol):
     """
 
     @property
-    def needs_prior(self) -> bool: ...
+    def needs_prior(self) -> bool:
+        """Whether the merge reads priors."""
 
     @property
-    def keeps_statistics(self) -> bool: ...
+    def keeps_statistics(self) -> bool:
+        """Whether the step after the merge leaves the states as they are."""
 
     def __call__(self, experts: Sequence[Expert], priors: Sequence[Prior], start: State) -> UserModel:
         """Merge the experts into one personal model.

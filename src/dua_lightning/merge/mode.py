@@ -38,7 +38,7 @@ class Mode:
     of anything below 3e-8, as entries of the FIM often are.
 
     Args:
-        zero_importance: What a weight becomes that no expert finds important (sum Omega = 0): the experts' `"mean"`, or
+        zero_importance: The value of a weight that no expert finds important (sum Omega = 0): the experts' `"mean"`, or
             `"zero"`, as in the authors' release.
     """
 

@@ -11,10 +11,22 @@ from dua_lightning.streams import derive
 
 
 def mlp(shape: tuple[int, ...], classes: int, seed: int, width: int = 100) -> Network:
-    """The three-layer perceptron of the Numbers benchmark: two hidden layers of `width` rectified units.
+    """Build the three-layer perceptron of the Numbers benchmark: two hidden layers of rectified units.
 
-    `shape` is one input's, `classes` the number of columns of the head. The weights are PyTorch's default
-    initialisation, drawn from the stream `(seed, "weights")`; the caller's random state is left alone.
+    The weights are PyTorch's default initialisation, drawn from the stream `(seed, "weights")`; the caller's random
+    state is left alone.
+
+    Args:
+        shape: The shape of one input.
+        classes: The number of columns of the head.
+        seed: The run's seed.
+        width: Units of each hidden layer.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: `width` is less than 1.
     """
     if width < 1:
         raise InputError(f"the hidden layers of the mlp need at least 1 unit, got width={width}")

@@ -25,9 +25,9 @@ from dua_lightning.params import State
 from dua_lightning.streams import derive
 
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
-"""Channels of the convolutions and the places of the 2x2 maximum poolings: configuration A of [Simonyan2014]."""
+"""Channels of the convolutions, and "M" for a 2x2 maximum pooling: configuration A of [Simonyan2014]."""
 SMALLEST = {"alexnet": 63, "vgg11": 32, "vgg11_bn": 32}
-"""Smallest input, in pixels, that is not pooled away."""
+"""The side of the smallest input that is not pooled away, in pixels."""
 
 
 def alexnet(
@@ -38,7 +38,22 @@ def alexnet(
     pooled: int | None = None,
     weights: str = "none",
 ) -> Network:
-    """AlexNet [Krizhevsky2012] in torchvision's version; see `vgg11` for the arguments."""
+    """Build AlexNet [Krizhevsky2012] in torchvision's version.
+
+    Args:
+        shape: The shape of one input, `(channels, height, width)`.
+        classes: The number of columns of the head, which is always drawn.
+        seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
+        width: A factor for the numbers of channels and hidden units.
+        pooled: The side of the feature map that the classifier sees; the published 6 by default, 1 for small inputs.
+        weights: `none`, `imagenet` or the path of a state dictionary, as in `vgg11`.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: The weights cannot be had or do not fit, or the input is too small.
+    """
     side = 6 if pooled is None else pooled
     c = [_scaled(channels, width) for channels in (64, 192, 384, 256, 256, 4096)]
 
@@ -67,14 +82,22 @@ def vgg11(
     pooled: int | None = None,
     weights: str = "none",
 ) -> Network:
-    """VGG11 [Simonyan2014].
+    """Build VGG11 [Simonyan2014] in torchvision's version.
 
-    `shape` is one input's, `classes` the number of columns of the head. `width` multiplies the channels and the hidden
-    units, `pooled` is the side of the feature map that the classifier sees (by default the published one; 1 suits
-    small inputs).
-    `weights`: `none`, drawn as torchvision draws them, from the stream `(seed, "weights")`; `imagenet`, torchvision's,
-    downloaded once and checked by digest; or a path to such a state dictionary (`.pth` or `.safetensors`). The head is
-    always drawn. Raises `InputError` for weights that cannot be had or do not fit, and for inputs that are too small.
+    Args:
+        shape: The shape of one input, `(channels, height, width)`.
+        classes: The number of columns of the head, which is always drawn.
+        seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
+        width: A factor for the numbers of channels and hidden units.
+        pooled: The side of the feature map that the classifier sees; the published 7 by default, 1 for small inputs.
+        weights: `none` draws them as torchvision does; `imagenet` takes torchvision's, downloaded once and checked by
+            digest; a path is that of such a state dictionary (`.pth` or `.safetensors`).
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: The weights cannot be had or do not fit, or the input is too small.
     """
     return _vgg11("vgg11", shape, classes, seed, width, pooled, weights)
 
@@ -87,7 +110,22 @@ def vgg11_bn(
     pooled: int | None = None,
     weights: str = "none",
 ) -> Network:
-    """VGG11 with a batch normalisation between each convolution and its rectification; arguments as of `vgg11`."""
+    """Build VGG11 with a batch normalisation between each convolution and its rectification.
+
+    Args:
+        shape: The shape of one input, `(channels, height, width)`.
+        classes: The number of columns of the head, which is always drawn.
+        seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
+        width: A factor for the numbers of channels and hidden units.
+        pooled: The side of the feature map that the classifier sees; the published 7 by default, 1 for small inputs.
+        weights: `none`, `imagenet` or the path of a state dictionary, as in `vgg11`.
+
+    Returns:
+        The network.
+
+    Raises:
+        InputError: The weights cannot be had or do not fit, or the input is too small.
+    """
     return _vgg11("vgg11_bn", shape, classes, seed, width, pooled, weights)
 
 
@@ -152,7 +190,7 @@ def _network(
 
 
 def _draw_as_torchvision(body: nn.Sequential) -> None:
-    """Its VGG: He's normal for convolutions; small normal weights for linear layers; no bias."""
+    """Draw He's normal weights for convolutions, small normal ones for linear layers, and no bias."""
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -169,8 +207,8 @@ def _load(body: nn.Module, name: str, weights: str) -> None:
         if key not in found or found[key].shape != tensor.shape:
             shape = tuple(found[key].shape) if key in found else "absent"
             raise InputError(
-                f"model.weights={weights} does not fit this {name}: {key} is {shape}, and {tuple(tensor.shape)} is "
-                "needed; published weights need model.width=1 and the published pooled size"
+                f"weights={weights} does not fit this {name}: {key} is {shape}, and {tuple(tensor.shape)} is "
+                "needed; published weights need width=1 and the published pooled size"
             )
     body.load_state_dict({key: found[key] for key in wanted})
 
@@ -185,7 +223,7 @@ def _imagenet(name: str) -> State:
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded from {url} ({error}); run once with network "
-            "access, or use model.weights=PATH or model.weights=none"
+            "access, or use weights=PATH or weights=none"
         ) from error
     return state
 
@@ -199,14 +237,14 @@ def _from_file(path: Path) -> State:
         # torch.load raises half a dozen kinds for what is not a state dictionary.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"model.weights={path} cannot be read ({reason}); give imagenet, none, or a file of tensors"
+            f"weights={path} cannot be read ({reason}); give imagenet, none, or a file of tensors"
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise InputError(f"model.weights={path} is not a state dictionary; give imagenet, none, or a file of tensors")
+        raise InputError(f"weights={path} is not a state dictionary; give imagenet, none, or a file of tensors")
     return loaded
 
 
 def _scaled(channels: int, width: float) -> int:
     if not width > 0:
-        raise InputError(f"model.width is positive, got {width}")
+        raise InputError(f"width is positive, got {width}")
     return max(1, round(channels * width))

@@ -1,4 +1,4 @@
-"""What every regulariser is."""
+"""The interface of every regulariser."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -21,15 +21,16 @@ class Regulariser(Callback):
     - `training_step` adds `regularisation(self, x, logits)` to its loss. Quadratic penalties (EWC, MAS, L2-transfer)
       do without it, since they act on the gradients.
 
-    `acts_on_first_task`: whether the regulariser changes the training of a first task, before anything was
-    consolidated. If it does not, all trainings that differ in the regulariser alone may share the first expert. A
-    subclass says it for itself, since it may do more than its base.
+    Attributes:
+        acts_on_first_task: Whether the regulariser changes the training of a first task, before anything was
+            consolidated. If it does not, all trainings that differ in the regulariser alone may share the first expert.
+            A subclass says it for itself, since it may do more than its base.
     """
 
     acts_on_first_task: ClassVar[bool] = True
 
     def loss(self, module: nn.Module, x: Tensor, logits: Tensor) -> Tensor | None:
-        """What is added to the loss of a batch.
+        """Compute a term that is added to the loss of a batch.
 
         Args:
             module: The module in training.
@@ -53,7 +54,7 @@ class Regulariser(Callback):
 
 
 def regularisation(module: LightningModule, x: Tensor, logits: Tensor) -> Tensor | float:
-    """What the Trainer's regularisers add to the loss of a batch; call it in `training_step`.
+    """Sum the terms that the Trainer's regularisers add to the loss of a batch; call it in `training_step`.
 
     Args:
         module: The module in training.

@@ -30,7 +30,7 @@ class LwF(Regulariser):
 
     Args:
         strength: The factor of the term, at least 0.
-        temperature: What logits are divided by, positive.
+        temperature: The number that logits are divided by, positive.
 
     Raises:
         InputError: For a strength or a temperature that is out of range; while training, for a module that does not

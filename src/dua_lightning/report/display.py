@@ -12,9 +12,17 @@ log = logging.getLogger(__name__)
 
 
 class Rate(ProgressColumn):
-    """Steps in a second, or seconds for a step where that is longer."""
+    """A column of a bar: steps in a second, or seconds for a step where that is longer."""
 
     def render(self, task: Task) -> Text:
+        """Write the rate.
+
+        Args:
+            task: The task of the bar.
+
+        Returns:
+            The rate; nothing while it is not known.
+        """
         speed = task.finished_speed or task.speed
         if not speed:
             return Text()
@@ -22,7 +30,11 @@ class Rate(ProgressColumn):
 
 
 class Display:
-    """The bars of a run and the lines above them."""
+    """The bars of a run and the lines above them.
+
+    Args:
+        console: The console that is printed to.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -39,13 +51,25 @@ class Display:
         )
 
     def say(self, text: str) -> None:
-        """A line for people and for the run's log."""
+        """Print a line for people, and write it to the run's log.
+
+        Args:
+            text: The line.
+        """
         self.console.print(text, highlight=False)
         log.info(text)
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Callable[[str], None]]:
-        """A bar while the block runs; what it yields moves it on by one and sets the note behind it."""
+        """Show a bar while the block runs.
+
+        Args:
+            text: The text before the bar.
+            total: The number of steps.
+
+        Yields:
+            A function that moves the bar on by one step and sets the note behind it.
+        """
         task = self.progress.add_task(text, total=total, note="")
         try:
             yield lambda note: self.progress.update(task, advance=1, note=note)

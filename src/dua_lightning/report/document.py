@@ -1,4 +1,4 @@
-"""The parts of a report, whatever it is written as."""
+"""The parts of a report, in whatever format it is written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,13 @@ from pandas.api.types import is_numeric_dtype
 
 @dataclass(frozen=True)
 class Shown:
-    """A value of a table and its text for people; the text of a value that is not defined is empty."""
+    """A value of a table and its text for people.
+
+    Args:
+        value: The value.
+        text: The text; that of a value that is not defined is empty.
+        number: Whether the column has numbers.
+    """
 
     value: object
     text: str
@@ -41,11 +47,25 @@ class Table:
         return [str(name) for name in self.frame]
 
     def numeric(self, column: str) -> bool:
-        """Whether a column has numbers."""
+        """Tell whether a column has numbers.
+
+        Args:
+            column: The column's name.
+
+        Returns:
+            Whether it has.
+        """
         return is_numeric_dtype(self.frame[column])
 
     def lines(self, longest: int) -> Iterator[list[Shown]]:
-        """The first `longest` lines."""
+        """Give the first lines.
+
+        Args:
+            longest: The largest number of lines.
+
+        Yields:
+            The values of a line.
+        """
         numbers = [self.numeric(column) for column in self.columns]
         for line in self.frame.head(longest).to_dict("records"):
             texts = [self._text(str(column), value) for column, value in line.items()]
@@ -59,7 +79,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG file, and the title that it carries."""
+    """A figure.
+
+    Args:
+        path: The SVG file.
+        title: The title that it carries.
+    """
 
     path: Path
     title: str
@@ -67,7 +92,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands to be pasted into a shell, each below what it makes."""
+    """Commands to be pasted into a shell.
+
+    Args:
+        note: The text above them.
+        lines: The commands by what they make.
+        folded: Whether they are too many to be read in passing.
+    """
 
     note: str
     lines: Mapping[str, str]
@@ -76,7 +107,13 @@ class Commands:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences, and the tables, pictures or commands that they are about."""
+    """A heading, sentences, and the parts that they are about.
+
+    Args:
+        title: The heading.
+        text: The sentences.
+        parts: Tables, pictures and commands.
+    """
 
     title: str
     text: str
@@ -85,7 +122,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report. `lead` says in sentences what was run."""
+    """A report.
+
+    Args:
+        title: The title.
+        lead: Sentences that say what was run.
+        sections: The sections.
+    """
 
     title: str
     lead: str

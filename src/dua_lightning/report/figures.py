@@ -34,6 +34,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 """Okabe and Ito's palette, told apart by colour-blind readers; light yellow is left out."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
+"""Markers and lines of several curves, in the order of the palette."""
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -49,7 +50,9 @@ STYLE: Any = {
     # The same picture is the same file.
     "svg.hashsalt": "dua",
 }
+"""matplotlib's settings for every figure."""
 PANELS_PER_LINE = 5
+"""Figures have at most so many panels side by side."""
 USERS_MARKED = 5
 """More users than this are grey dots."""
 USERS_NAMED = 24
@@ -59,16 +62,31 @@ ROWS_NUMBERED = 30
 
 
 def draw_all(reduced: Reduced, folder: Path) -> list[Path]:
-    """Save every figure that a run keeps of its records; returns the files."""
+    """Draw every figure that a run keeps of its records.
+
+    Args:
+        reduced: The reduced records.
+        folder: The folder of the figures.
+
+    Returns:
+        The files.
+    """
     first = spread(reduced, folder / "spread.png") if reduced.many else accuracies(reduced, folder / "accuracy.png")
     return [first, accuracy_matrices(reduced, folder / "matrices.png")]
 
 
 def accuracies(reduced: Reduced, path: Path) -> Path:
-    """Average accuracy of each row: its mean and each user's.
+    """Draw the average accuracy of each row: its mean and each user's.
 
-    With the 95 % interval over seeds; over users, or iterations, where there is one seed. Up to five users have each a
+    The 95 % interval is over seeds, or where there is one seed over users or iterations. Up to five users have each a
     marker; more are grey dots.
+
+    Args:
+        reduced: The reduced records.
+        path: The file.
+
+    Returns:
+        The file.
     """
     draws = reduced.draws
     axis = next(iter(repeated(draws)), None)
@@ -85,7 +103,7 @@ def accuracies(reduced: Reduced, path: Path) -> Path:
                 for value, colour, marker in zip(of_users, COLOURS, MARKERS, strict=False):
                     axes.scatter(value, y, s=28, color=colour, marker=marker, zorder=3)
             else:
-                # As pixels: thousands of shapes would make a vector drawing of megabytes.
+                # They are drawn as pixels: thousands of shapes would make a vector drawing of megabytes.
                 axes.scatter(of_users, np.full(len(of_users), y), s=12, color="0.65", rasterized=True)
         for text, colour, marker in zip(each, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
             axes.scatter([], [], color=colour, marker=marker, label=text)
@@ -99,7 +117,15 @@ def accuracies(reduced: Reduced, path: Path) -> Path:
 
 
 def spread(reduced: Reduced, path: Path) -> Path:
-    """The share of users that have at most some accuracy: a line for each row."""
+    """Draw the share of users that have at most some accuracy: a line for each row.
+
+    Args:
+        reduced: The reduced records.
+        path: The file.
+
+    Returns:
+        The file.
+    """
     levels = np.linspace(0, 100, 201)
     with _saved(path, (8, 4.2), headlines.spread(reduced.draws)) as (figure, grid):
         axes = grid.flat[0]
@@ -114,7 +140,15 @@ def spread(reduced: Reduced, path: Path) -> Path:
 
 
 def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
-    """The accuracy matrix R of each row, averaged over users, iterations and seeds."""
+    """Draw the accuracy matrix R of each row, averaged over users, iterations and seeds.
+
+    Args:
+        reduced: The reduced records.
+        path: The file.
+
+    Returns:
+        The file.
+    """
     found = reduced.matrices
     columns, lines = _panels(len(found))
     size = (2.3 * columns + 0.8, 2.4 * lines + 0.7)
@@ -133,9 +167,16 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
 
 
 def forgetting_curves(reduced: Reduced, path: Path) -> Path:
-    """Accuracy on each task after it and each later one was learnt, averaged over users, iterations and seeds.
+    """Draw the accuracy on each task after it and each later one was learnt, averaged over users, iterations and seeds.
 
-    A panel for each row; behind it, in grey, the mean of all rows.
+    Each row has a panel; behind it, in grey, is the mean of all rows.
+
+    Args:
+        reduced: The reduced records.
+        path: The file.
+
+    Returns:
+        The file.
     """
     found = reduced.matrices
     columns, lines = _panels(len(found))
@@ -158,9 +199,16 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
 
 
 def user_map(reduced: Reduced, path: Path) -> Path:
-    """Average accuracy of each row (downwards) for each user (across), averaged over iterations and seeds.
+    """Draw the average accuracy of each row (downwards) for each user (across), averaged over iterations and seeds.
 
     More than a couple of dozen users have no names, and are in the order of their mean.
+
+    Args:
+        reduced: The reduced records.
+        path: The file.
+
+    Returns:
+        The file.
     """
     found = reduced.draws
     values = found.pivot_table(index="row", columns="user", values="average_accuracy", sort=False)
@@ -183,7 +231,15 @@ def user_map(reduced: Reduced, path: Path) -> Path:
 
 
 def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
-    """Each row minus each other one, in points; a frame around those that the corrected test calls significant."""
+    """Draw each row minus each other one, in points; a frame is around those that the corrected test calls significant.
+
+    Args:
+        pairs: The lines of `reduce.differences`.
+        path: The file.
+
+    Returns:
+        The file.
+    """
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     values, clear = np.full((len(names), len(names)), np.nan), []
     for pair in pairs.to_dict("records"):
@@ -208,9 +264,16 @@ def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
 
 
 def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
-    """Validation accuracy of each training, epoch by epoch: a panel for each kind of experts, a line for each task.
+    """Draw the validation accuracy of each training, epoch by epoch, averaged over the seeds that came so far.
 
-    Averaged over seeds, as far as each was trained.
+    Each kind of experts has a panel, each task a line.
+
+    Args:
+        epochs: A line for each epoch of a training.
+        path: The file.
+
+    Returns:
+        The file.
     """
     kinds = list(dict.fromkeys(epochs["experts"]))
     tasks = list(dict.fromkeys(epochs["task"]))
@@ -233,7 +296,16 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
 
 
 def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
-    """Some images of every task, spread evenly, of the server's training data and of each user's device."""
+    """Show some images of every task, spread evenly, of the server's training data and of each user's device.
+
+    Args:
+        benchmark: The benchmark.
+        path: The file.
+        shown: The number of images in a line.
+
+    Returns:
+        The file.
+    """
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
     sides |= {f"user {user.user}": user.validation for user in benchmark.users}
     size = (9, 0.95 * len(sides) + 0.4)
@@ -252,7 +324,7 @@ def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
 def _saved(
     path: Path, size: tuple[float, float], title: str, lines: int = 1, columns: int = 1, **shared: Any
 ) -> Iterator[tuple[Figure, np.ndarray]]:
-    """A figure and its `(lines, columns)` axes to draw on; those without a drawing are taken away when it is saved."""
+    """Give a figure and its `(lines, columns)` axes to draw on; empty ones are taken away when it is saved."""
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, **shared)
         try:

@@ -1,4 +1,4 @@
-"""The titles of figures: what each shows, said from its data."""
+"""The titles of figures: each says from the data what the figure shows."""
 
 import math
 import warnings
@@ -14,7 +14,14 @@ SAME = 0.05
 
 
 def accuracy(draws: pd.DataFrame) -> str:
-    """Say which row serves users best, and which worst."""
+    """Say which row serves users best, and which worst.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        The title.
+    """
     means = draws.groupby("row", sort=False)["average_accuracy"].mean()
     if len(means) == 1:
         return f"{means.index[0]} is right on {means.iloc[0]:.1f} % of the images, averaged over users"
@@ -24,7 +31,14 @@ def accuracy(draws: pd.DataFrame) -> str:
 
 
 def users(draws: pd.DataFrame) -> str:
-    """Say which user is served best, and which worst."""
+    """Say which user is served best, and which worst.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        The title.
+    """
     means = draws.groupby("user", sort=False)["average_accuracy"].mean()
     if len(means) == 1:
         return f"How each method serves the one user, {means.index[0]}"
@@ -37,7 +51,14 @@ def users(draws: pd.DataFrame) -> str:
 
 
 def spread(draws: pd.DataFrame) -> str:
-    """Say how unequally each row serves the users."""
+    """Say how unequally each row serves the users.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        The title.
+    """
     low, high = (draws.groupby("row", sort=False)["average_accuracy"].quantile(share) for share in (0.05, 0.95))
     between = high - low
     if len(between) == 1:
@@ -49,7 +70,14 @@ def spread(draws: pd.DataFrame) -> str:
 
 
 def kept(R: Mapping[str, np.ndarray]) -> str:
-    """Say how much of what was learnt each row's accuracy matrix has at the end."""
+    """Say how much of the accuracy on earlier tasks each row has at the end.
+
+    Args:
+        R: The accuracy matrix of each row, in percent.
+
+    Returns:
+        The title.
+    """
     found = {name: _kept(matrix) for name, matrix in R.items()}
     known = {name: value for name, value in found.items() if not math.isnan(value)}
     if not known:
@@ -63,7 +91,14 @@ def kept(R: Mapping[str, np.ndarray]) -> str:
 
 
 def lost(R: Mapping[str, np.ndarray]) -> str:
-    """Say how the accuracy on the first task changes from when it was learnt to the end."""
+    """Say how the accuracy on the first task changes from when it was learnt to the end.
+
+    Args:
+        R: The accuracy matrix of each row, in percent.
+
+    Returns:
+        The title.
+    """
     found = {name: float(matrix[0, 0] - matrix[-1, 0]) for name, matrix in R.items()}
     known = {name: value for name, value in found.items() if not math.isnan(value)}
     if not known or len(next(iter(R.values()))) == 1:
@@ -74,7 +109,14 @@ def lost(R: Mapping[str, np.ndarray]) -> str:
 
 
 def differences(pairs: pd.DataFrame) -> str:
-    """Say how many of the paired differences between rows are significant, and which is largest."""
+    """Say how many of the paired differences between rows are significant, and which is largest.
+
+    Args:
+        pairs: The lines of `reduce.differences`.
+
+    Returns:
+        The title.
+    """
     if pairs["difference"].abs().max() < SAME:
         return f"No difference between rows is as large as {SAME} points"
     if pairs["p"].isna().all():
@@ -90,7 +132,14 @@ def differences(pairs: pd.DataFrame) -> str:
 
 
 def training(epochs: pd.DataFrame) -> str:
-    """Say how many epochs each expert is trained for."""
+    """Say how many epochs each expert is trained for.
+
+    Args:
+        epochs: A line for each epoch of a training.
+
+    Returns:
+        The title.
+    """
     counts = epochs.groupby(["seed", "experts", "task"])["epoch"].max()
     if counts.nunique() == 1:
         return f"Each expert is trained for {counts.iloc[0]} epochs"

@@ -25,14 +25,19 @@ from dua_lightning.report.reduce import Reduced, entries, over_seeds
 EXTRAS = ("wandb", "tensorboard", "mlflow")
 """The extras of this package that install what a logger needs."""
 SEVERAL = "table"
-"""Stands for the label of the row in a run of several rows."""
+"""The word in place of the row's label for a run of several rows."""
 METRICS = "metrics.csv"
 """The file in which Lightning's CSVLogger keeps curves."""
 
 
 @dataclass(frozen=True)
 class RunLogger:
-    """The logger of a run, and the settings that its class was called with."""
+    """The logger of a run.
+
+    Args:
+        logger: The logger.
+        settings: The arguments that its class was called with.
+    """
 
     logger: Logger
     settings: Mapping[str, Any]
@@ -100,6 +105,9 @@ def start(
         config: The configuration of the run in plain values, logged as its hyperparameters.
         row: The label of the run's row, or `table` for a run of several.
 
+    Returns:
+        The logger of the run.
+
     Raises:
         InputError: A package is missing, or the logger cannot be started with these settings.
     """
@@ -120,11 +128,13 @@ def start(
     except ModuleNotFoundError as error:
         missing = next((extra for extra in EXTRAS if extra in str(error)), None)
         install = f"pip install 'dua_lightning[{missing}]'" if missing else f"install it ({error})"
-        raise InputError(f"{kind.__name__} needs a package that is not there; {install}, or use logger=csv") from error
+        raise InputError(
+            f"{kind.__name__} needs a package that is not there; {install}, or use the logger csv"
+        ) from error
     except Exception as error:
         # Each of the packages has errors of its own.
         reason = " ".join(str(error).split())
-        next_step = "change its settings, or use logger=csv"
+        next_step = "change its settings, or use the logger csv"
         raise InputError(f"{kind.__name__} cannot be started ({reason}); {next_step}") from error
     return RunLogger(logger, given)
 
@@ -179,7 +189,16 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
 
 
 def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
-    """Give the three folders, one in the other, of a training's curves, without characters that folders cannot have."""
+    """Name the folders of a training's curves, without characters that folders cannot have.
+
+    Args:
+        seed: The run's seed.
+        training: The label of the experts that are trained.
+        task: The name of the task.
+
+    Returns:
+        Three folders, one in the other.
+    """
     training, task = (re.sub(r"[^-.,=\w ]", "_", text) for text in (training, task))
     return f"seed_{seed}", training, task
 
@@ -225,9 +244,13 @@ def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequen
 
 
 def merits(reduced: Reduced) -> dict[str, float]:
-    """Give the figures of merit that are defined as `ROW/average_accuracy` (percent) and `ROW/forgetting` (points).
+    """Give the figures of merit that are defined, as means over seeds.
 
-    They are means over seeds. A single row's are there without `ROW/` too.
+    Args:
+        reduced: The reduced records.
+
+    Returns:
+        `ROW/average_accuracy` (percent) and `ROW/forgetting` (points); a single row's are there without `ROW/` too.
     """
     rows = over_seeds(reduced.draws)[["average_accuracy", "forgetting"]]
     named = {f"{row}/{merit}": float(value) for row, line in rows.iterrows() for merit, value in line.items()}
@@ -237,7 +260,11 @@ def merits(reduced: Reduced) -> dict[str, float]:
 
 
 def close(run: RunLogger | None) -> None:
-    """End the logger; an exception on its way through the caller, a signal's too, marks the run as failed."""
+    """End the logger; an exception on its way through the caller, a signal's too, marks the run as failed.
+
+    Args:
+        run: The run's logger, or None for no logging.
+    """
     if run is None:
         return
     failed = sys.exc_info()[0] is not None

@@ -10,21 +10,37 @@ from dua_lightning.report.document import Document
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """A browser may load nothing from anywhere."""
 LONGEST = 500
-"""Lines of a table on the page; all of them are in its CSV file."""
+"""The largest number of lines of a table on the page; all of them are in its CSV file."""
 LONGEST_MARKDOWN = 60
+"""The largest number of lines of a table in Markdown."""
 WIDE = 60
 """A text of more characters in a table may be broken into lines."""
 
 
 def html(document: Document) -> str:
-    """Write the page: figures, style and the sorting of tables are in it, and every text is escaped."""
+    """Write the page: figures, style and the sorting of tables are in it, and every text is escaped.
+
+    Args:
+        document: The report.
+
+    Returns:
+        The HTML.
+    """
     style, script = (Path(__file__).with_name(f"page.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
     given = {"policy": POLICY, "longest": LONGEST, "wide": WIDE, "style": style, "script": script}
     return _environment().get_template("page.html.jinja").render(document=document, **given)
 
 
 def markdown(document: Document, folder: Path) -> str:
-    """Write the text; `folder` is where it will lie, with the tables as `tables/NAME.csv` below it."""
+    """Write the report as Markdown.
+
+    Args:
+        document: The report.
+        folder: The folder that it will lie in, with the tables as `tables/NAME.csv` below it.
+
+    Returns:
+        The text.
+    """
     given = {"longest": LONGEST_MARKDOWN, "folder": folder}
     return _environment().get_template("page.md.jinja").render(document=document, **given)
 

@@ -1,4 +1,4 @@
-"""All that is needed to make a run again."""
+"""The provenance of a run: everything that is needed to make it again."""
 
 import json
 import platform
@@ -17,12 +17,20 @@ from dua_lightning import __version__
 from dua_lightning.store.files import write_text
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend", "scikit-image", "scikit-learn")
+"""The packages whose versions are written down."""
 
 
 def write(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml`, every interpolation resolved, and `environment.json`: command, versions, commit, machine.
 
     The command of a job of a sweep is the one that runs this job alone.
+
+    Args:
+        cfg: The configuration of the run.
+        folder: The run's folder.
+
+    Raises:
+        InputError: A file cannot be written.
     """
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     hydra = HydraConfig.get()
@@ -34,7 +42,11 @@ def write(cfg: DictConfig, folder: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Give versions, commit and machine, in plain values."""
+    """Give versions, commit and machine.
+
+    Returns:
+        Plain values by name.
+    """
     return {
         "dua_lightning": __version__,
         "git_commit": _git("rev-parse", "HEAD"),

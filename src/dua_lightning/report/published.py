@@ -1,4 +1,4 @@
-"""Measured beside published: `python -m dua_lightning.report.published EXPECTED.csv RUN...`
+"""The comparison of runs with published figures: `python -m dua_lightning.report.published EXPECTED.csv RUN...`
 
 `EXPECTED.csv` has the columns `data, model, method, adapt, accuracy, forgetting` (percent and points, empty where not
 published), `RUN` is the folder of a run or of a sweep. Published forgetting is divided by N, as the authors' code does,
@@ -19,23 +19,26 @@ from dua_lightning.report import records
 from dua_lightning.report.reduce import reduce
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel carries the paper's tables inside the package; a checkout has them beside what measures them.
 PUBLISHED = sorted((_PACKAGE / "published").glob("*.csv")) or sorted(
     _PACKAGE.parents[1].glob("experiments/table*/expected.csv")
 )
+"""The files of the paper's tables: a wheel carries them inside the package; a checkout has them in `experiments/`."""
 
 KEYS = ["data", "model", "method", "adapt"]
 FIGURES = ["accuracy", "forgetting"]
+"""Columns that name a published row, and those of its figures."""
 
 
 def compare(draws: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
-    """One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run).
-
-    Measured values are means over seeds, users and iterations; `gap` is measured minus published accuracy, in points.
+    """Compare published figures with measured ones, which are means over seeds, users and iterations.
 
     Args:
         draws: The reduced records, as `reduce.Reduced` has them.
         expected: The published figures.
+
+    Returns:
+        One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run);
+        `gap` is measured minus published accuracy, in points.
     """
     measured = draws.assign(method=draws["label"].str.split(" + ", regex=False).str[0])
     means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting_released"]].mean()
@@ -45,14 +48,22 @@ def compare(draws: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """The paper's tables 2 to 4, with the column `table` besides those of `EXPECTED.csv`."""
+    """Read the paper's tables 2 to 4.
+
+    Returns:
+        The columns of `EXPECTED.csv`, and `table`.
+    """
     return pd.concat(map(_published, PUBLISHED), ignore_index=True)
 
 
 def tables(compared: pd.DataFrame) -> Iterator[Table]:
-    """The lines of `compare` for the terminal, a table for each benchmark and network.
+    """Make the comparison's tables for the terminal, accuracy with forgetting in brackets, as the paper prints them.
 
-    Accuracy with forgetting in brackets, as the paper prints them.
+    Args:
+        compared: The lines of `compare`.
+
+    Yields:
+        A table for each benchmark and network.
     """
     for (data, model), group in compared.groupby(["data", "model"], sort=False):
         result = Table(title=f"{data}, {model}", title_justify="left")
@@ -68,7 +79,14 @@ def tables(compared: pd.DataFrame) -> Iterator[Table]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the comparison; 0, or 2 for input that cannot be used."""
+    """Print the comparison.
+
+    Args:
+        arguments: The file of published figures, then the folders of runs.
+
+    Returns:
+        The exit status: 0, or 2 for input that cannot be used.
+    """
     console = Console(soft_wrap=True)
     if len(arguments) < 2:
         console.print("usage: python -m dua_lightning.report.published EXPECTED.csv RUN...")

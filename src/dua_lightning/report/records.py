@@ -19,9 +19,22 @@ CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Record:
-    """One accuracy (percent) of one user's model: after learning task `after`, on task `on`, both counted from 1.
+    """One accuracy of one user's model.
 
-    `fidelity`: `paper`, or `released` for the behaviour of the authors' code.
+    Args:
+        data: The benchmark's name.
+        model: The network's name.
+        method: The method's name.
+        importance: The importance's name; `none` where the merge needs no prior.
+        adapt: The adaptation's name.
+        label: The row's name in tables.
+        fidelity: `paper`, or `released` for the behaviour of the authors' code.
+        user: The user's name.
+        iteration: The Monte-Carlo iteration, from 1.
+        seed: The seed.
+        after: The number of the last task that was learnt, from 1.
+        on: The number of the task that is tested, from 1.
+        accuracy: Percent.
     """
 
     data: str
@@ -41,7 +54,22 @@ class Record:
 
 @dataclass(frozen=True)
 class CostRecord:
-    """The cost of one adaptation of one task's state on a user's device; `adapt.cost` describes the figures."""
+    """The cost of one adaptation of one task's state on a user's device; see `adapt.cost.Cost`.
+
+    Args:
+        data: The benchmark's name.
+        model: The network's name.
+        adapt: The adaptation's name.
+        label: The row's name in tables.
+        user: The user's name.
+        iteration: The Monte-Carlo iteration, from 1.
+        seed: The seed.
+        task: The task's name.
+        trainable: The number of parameters with a gradient.
+        bytes: The size of the tensors that the device must keep.
+        seconds: Wall time.
+        peak_bytes: How far memory rose.
+    """
 
     data: str
     model: str
@@ -61,8 +89,13 @@ class CostRecord:
 class TrainingRecord:
     """One expert that was trained in this run, and not taken from the store.
 
-    `experts`: the label of its training. `epochs`: all of its training. `seconds`: the part of it in this run.
-    `val_accuracy`: the best validation accuracy (percent); NaN where none was measured.
+    Args:
+        seed: The seed.
+        experts: The label of its training.
+        task: The task's name.
+        epochs: All epochs of its training.
+        seconds: The seconds of the part of it in this run.
+        val_accuracy: The best validation accuracy in percent; NaN where none was measured.
     """
 
     seed: int
@@ -74,25 +107,52 @@ class TrainingRecord:
 
 
 COLUMNS, COSTS, TRAININGS = ([f.name for f in fields(kind)] for kind in (Record, CostRecord, TrainingRecord))
+"""The columns of each kind of records."""
 KEYS = COLUMNS[: COLUMNS.index("after")]
 """The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
 NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
+"""The types of the columns that hold numbers."""
 
 
 def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -> None:
-    """Write the records as CSV, whole or not at all; numbers with all their digits."""
+    """Write records as CSV, whole or not at all; numbers have all their digits.
+
+    Args:
+        records: Records of one kind.
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     write_text(path, pd.DataFrame(records).to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read all accuracies of a run as one table. Raises `InputError` for a file that is not a table of records."""
+    """Read all accuracies of a run as one table.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A line for each record.
+
+    Raises:
+        InputError: The file is not a table of records.
+    """
     return pd.concat(chunks(path), ignore_index=True)
 
 
 def chunks(path: Path) -> Iterator[pd.DataFrame]:
     """Read the accuracies of a run in pieces; the lines of one accuracy matrix are never parted.
 
-    Raises `InputError` for a file that is not a table of records.
+    Args:
+        path: The file.
+
+    Yields:
+        Tables with a line for each record.
+
+    Raises:
+        InputError: The file is not a table of records.
     """
     try:
         rest = pd.DataFrame()
@@ -126,9 +186,12 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def matrices(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Give the accuracy matrices of a table of records.
+    """Make the accuracy matrices of a table of records.
 
-    Returns:
+    Args:
+        records: A line for each record.
+
+    Yields:
         For each number N of tasks that rows have: a table of `KEYS` with one line for each matrix, and the matrices R
         `(n, N, N)` in percent, NaN where there is no record.
     """
@@ -141,13 +204,33 @@ def matrices(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, np.ndarray]]
 
 
 def costs(path: Path) -> pd.DataFrame:
-    """Read the costs of a run's adaptations; without lines where there is no file. Raises `InputError`."""
+    """Read the costs of a run's adaptations.
+
+    Args:
+        path: The file; where there is none, the table has no lines.
+
+    Returns:
+        A line for each `CostRecord`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     words = dict.fromkeys(COSTS[:4], "category") | {"user": "category", "task": "category"}
     return _table(path, COSTS, words)
 
 
 def trainings(path: Path) -> pd.DataFrame:
-    """Read the trainings of a run; without lines where there is no file. Raises `InputError`."""
+    """Read the trainings of a run.
+
+    Args:
+        path: The file; where there is none, the table has no lines.
+
+    Returns:
+        A line for each `TrainingRecord`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     return _table(path, TRAININGS, {"experts": "str", "task": "str"})
 
 

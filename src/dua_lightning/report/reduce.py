@@ -20,13 +20,15 @@ AXES = {"seed": "seeds", "user": "users", "iteration": "iterations"}
 """The axes over which results are repeated, in the order in which an interval prefers them."""
 PAIR = ["seed", "user", "iteration"]
 ROW = ["data", "model", "fidelity", "label"]
+"""Columns that pair results of several rows, and columns that identify a row."""
 MERITS = {"average_accuracy": "accuracy", "forgetting": "forgetting"}
 """The columns of the figures of merit, and their names in tables."""
 MANY = 100
-"""More users than this are shown by the spread over them, and none by name."""
+"""From more users than this, tables and figures show the spread, and no names."""
 FEW = 20
 """Fewer users than this have no 5th percentile."""
 PERCENTILES = (5, 25, 50, 75, 95)
+"""The percentiles over users that tables show."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,26 @@ class Reduced:
         return {row: self.means[tuple(identity)] for row, *identity in lines}
 
     def benchmarks(self) -> Iterator[tuple[str, "Reduced"]]:
-        """Give each benchmark's name and its part."""
+        """Part the records by benchmark.
+
+        Yields:
+            Each benchmark's name and its part.
+        """
         for data, part in self.draws.groupby("data", sort=False):
             yield str(data), Reduced(_named(part), self.means)
 
 
 def reduce(tables: Iterable[pd.DataFrame]) -> Reduced:
-    """Reduce tables of records that come one after another; no accuracy matrix is parted between two of them.
+    """Reduce tables of records; a result that is given twice counts once.
 
-    A result that is given twice counts once. Raises `InputError` for two results of the same that differ.
+    Args:
+        tables: Tables that come one after another; no accuracy matrix is parted between two of them.
+
+    Returns:
+        The records in short.
+
+    Raises:
+        InputError: Two results of the same row, user, draw and seed differ.
     """
     parts: list[pd.DataFrame] = []
     sums: dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = {}
@@ -96,9 +109,14 @@ def reduce(tables: Iterable[pd.DataFrame]) -> Reduced:
 
 
 def digests(records: pd.DataFrame) -> pd.DataFrame:
-    """One line for each accuracy matrix: its `label` and `seed`, a number for its other keys, and one for its `result`.
+    """Compute digests by which results of several runs are compared in a hundredth of the memory of their records.
 
-    By these, results of several runs are compared in a hundredth of the memory of their records.
+    Args:
+        records: A line for each record.
+
+    Returns:
+        One line for each accuracy matrix: its `label` and `seed`, a number for its other keys, and one for its
+        `result`.
     """
     return pd.concat(
         keys[["label", "seed"]].assign(key=_hash(keys.drop(columns="label")), result=_results(R))
@@ -107,27 +125,53 @@ def digests(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def repeated(draws: pd.DataFrame) -> list[str]:
-    """Name the axes of which there are several; intervals can be taken over each."""
+    """Name the axes over which results are repeated; intervals can be taken over each.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        Some of the keys of `AXES`.
+    """
     return [axis for axis in AXES if draws[axis].nunique() > 1]
 
 
 def over_seeds(draws: pd.DataFrame, by: Sequence[str] = ("row",)) -> pd.DataFrame:
-    """Give the mean over seeds, and the standard deviation (n - 1) over seeds as `NAME_std`, of the figures of merit.
+    """Average the figures of merit over seeds; each seed's value is its mean over users and iterations.
 
-    Each seed's value is its mean over users and iterations. NaN where a figure is not defined.
+    Args:
+        draws: The lines of `Reduced.draws`.
+        by: The columns that identify a line of the result.
+
+    Returns:
+        Means, and standard deviations (n - 1) as `NAME_std`; NaN where a figure is not defined.
     """
     seeds = draws.groupby([*by, "seed"], sort=False)[list(MERITS)].mean().groupby(list(by), sort=False)
     return seeds.mean().join(seeds.std().add_suffix("_std")).sort_index(axis="columns")
 
 
 def percentiles(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give for each row the average accuracy below which 5, 25, 50, 75 and 95 % of users, draws and seeds lie."""
+    """Compute the average accuracy below which 5, 25, 50, 75 and 95 % of users, draws and seeds lie.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each row, in percent: `p5` to `p95`.
+    """
     found = draws.groupby("row", sort=False)["average_accuracy"].quantile(np.array(PERCENTILES) / 100)
     return found.unstack(sort=False).set_axis([f"p{p}" for p in PERCENTILES], axis="columns")
 
 
 def rows(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give accuracy and forgetting of each row, with half the width of the interval over each repeated axis."""
+    """Average accuracy and forgetting of each row.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each row: means, and half the width of the interval over each repeated axis.
+    """
     found = pd.DataFrame(index=pd.Index(draws["row"].unique(), name="row"))
     for merit, name in MERITS.items():
         found[name] = over(draws, merit, "seed").mean
@@ -137,17 +181,33 @@ def rows(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def over(draws: pd.DataFrame, merit: str, axis: str, by: Sequence[str] = ("row",)) -> Interval:
-    """Give the interval of a figure of merit over an axis, of its means over the others, as series by `by`."""
+    """Compute the interval of a figure of merit over an axis, of its means over the others.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+        merit: The column of the figure.
+        axis: One of the keys of `AXES`.
+        by: The columns that identify a line of the result.
+
+    Returns:
+        The interval, as series by `by`.
+    """
     wide = draws.groupby([*by, axis], sort=False)[merit].mean().unstack(axis, sort=False)
     found = interval(wide.to_numpy())
     return Interval(pd.Series(found.mean, wide.index), pd.Series(found.half, wide.index))
 
 
 def differences(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give the average accuracy of each row minus each later one, in points, paired by seed, user and iteration.
+    """Compute the average accuracy of each row minus each later one, paired by seed, user and iteration.
 
     Interval and test are over the first repeated axis, of the means over the others; p-values are corrected for the
     number of pairs. Rows without anything in common are no pair.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each pair, in points.
     """
     wide = draws.pivot_table(index=PAIR, columns="row", values="average_accuracy", sort=False)
     axis = (repeated(draws) or ["seed"])[0]
@@ -161,14 +221,29 @@ def differences(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(apart: pd.Series, axis: str) -> tuple[float, float, int, float]:
-    """Give mean, half the interval, number and p-value of paired differences, over an axis of their index."""
+    """Test paired differences over an axis of their index.
+
+    Args:
+        apart: The differences.
+        axis: The level of the index.
+
+    Returns:
+        Mean, half the interval, number of pairs, and p-value.
+    """
     means = apart.groupby(level=axis).mean().to_numpy()
     found = interval(means)
     return float(found.mean), float(found.half), len(apart), p_value(means)
 
 
 def gains(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give what a user's own prior changes: each RACL row minus its IMM row, where there are both, over seeds."""
+    """Compute the effect of a user's own prior: each RACL row minus its IMM row, where there are both.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each pair: mean and standard deviation over seeds, in points.
+    """
     wide = draws.pivot_table(index=PAIR, columns="row", values="average_accuracy", sort=False)
     pairs = [(row, row.replace("-RACL", "-IMM")) for row in map(str, wide) if "-RACL" in row]
     apart = {f"{row} minus {other}": wide[row] - wide[other] for row, other in pairs if other in wide}
@@ -177,7 +252,14 @@ def gains(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def users(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give each row's accuracy for each user, with the interval over seeds and iterations where they are several."""
+    """Average each row's accuracy for each user.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each row and user, in percent, with the interval over seeds and iterations where they are several.
+    """
     by = ("row", "user")
     found = over(draws, "average_accuracy", "seed", by).mean.rename("accuracy").to_frame()
     for axis in repeated(draws):
@@ -188,7 +270,14 @@ def users(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def extremes(draws: pd.DataFrame) -> pd.DataFrame:
-    """Give for each row who is served worst and best, and what lies between: percentiles where users are enough."""
+    """Find for each row the users who are served worst and best.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+
+    Returns:
+        A line for each row, with the median in between, and percentiles where users are enough.
+    """
     means = draws.groupby(["row", "user"], sort=False)["average_accuracy"].mean()
     lines = []
     for row, of_row in means.groupby(level="row", sort=False):
@@ -203,7 +292,14 @@ def extremes(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def entries(reduced: Reduced) -> pd.DataFrame:
-    """Give the mean accuracy matrices as lines: row, after, on (both from 1), accuracy in percent."""
+    """Write the mean accuracy matrices as lines.
+
+    Args:
+        reduced: The reduced records.
+
+    Returns:
+        A line for each entry: row, after, on (both from 1), accuracy in percent.
+    """
     lines = [
         (row, int(t) + 1, int(j) + 1, R[t, j])
         for row, R in reduced.matrices.items()
@@ -213,10 +309,17 @@ def entries(reduced: Reduced) -> pd.DataFrame:
 
 
 def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Give for each row and figure of merit that two tables of draws share: both means, and B minus A as pairs.
+    """Compare the rows that two tables of draws share, paired by seed, user and iteration.
 
     Rows are the same by benchmark and label, and by network and fidelity where a table has several; where each table
-    has a single row on one benchmark, the two are compared whatever their names. No lines where nothing agrees.
+    has a single row on one benchmark, the two are compared whatever their names.
+
+    Args:
+        a: The lines of one `Reduced.draws`.
+        b: Those of another one.
+
+    Returns:
+        A line for each row and figure of merit: both means, and B minus A. There are no lines where nothing agrees.
     """
     several = [name for name in ROW if name in ("data", "label") or any(side[name].nunique() > 1 for side in (a, b))]
     alone = all(side["row"].nunique() == 1 for side in (a, b))
@@ -238,7 +341,14 @@ def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
-    """Give what each adaptation of one task's state costs a device: medians over rows, users and tasks."""
+    """Compute the cost of each adaptation of one task's state.
+
+    Args:
+        costs: A line for each `CostRecord`.
+
+    Returns:
+        A line for each adaptation: medians over rows, users and tasks.
+    """
     middle = costs.groupby("adapt", sort=False, observed=True)[["trainable", "bytes", "seconds", "peak_bytes"]].median()
     middle["bytes"] /= 2**10
     middle["peak_bytes"] /= 2**20
@@ -247,7 +357,14 @@ def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def trainings(records: pd.DataFrame) -> pd.DataFrame:
-    """Give for the experts of each training and seed: tasks, epochs, seconds, and mean best validation accuracy."""
+    """Sum up the trainings.
+
+    Args:
+        records: A line for each `TrainingRecord`.
+
+    Returns:
+        A line for the experts of each training and seed: tasks, epochs, seconds, and mean best validation accuracy.
+    """
     found = records.groupby(["experts", "seed"], as_index=False, sort=False)
     return found.agg(
         **{
@@ -260,7 +377,15 @@ def trainings(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def adapting(draws: pd.DataFrame, costs: pd.DataFrame) -> pd.Series:
-    """Give the seconds that a device spends on adapting all tasks for one draw, as a mean, for each row that adapts."""
+    """Compute the seconds that a device spends on adapting all tasks for one draw.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+        costs: A line for each `CostRecord`.
+
+    Returns:
+        The mean for each row that adapts.
+    """
     row = ["data", "model", "label"]
     spent = costs.groupby([*row, *PAIR], observed=True)["seconds"].sum().groupby(row, observed=True).mean()
     return draws[["row", *row]].drop_duplicates().merge(spent.reset_index(), on=row).set_index("row")["seconds"]

@@ -17,9 +17,11 @@ from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
 
 CONFIG, ENVIRONMENT, OVERRIDES = "config.yaml", "environment.json", ".hydra/overrides.yaml"
+"""The files of a run's folder that a report reads."""
 ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "suggested")
 """Settings that change no result, are a column of the records, or act through others."""
 ROWS = "method.rows"
+"""The setting that makes a method stand for several rows."""
 AXES = ("regularise", "importance", "merge", "statistics", "adapt", "prior", "training")
 """Choices that a row is made of; on the command line they choose among the rows of a method."""
 OF_ROWS = ("method.", *(f"{axis}." for axis in AXES[:-2]), *AXES[-2:])
@@ -27,15 +29,22 @@ OF_ROWS = ("method.", *(f"{axis}." for axis in AXES[:-2]), *AXES[-2:])
 OF_TRAINING = ("data.", "model.", "trainer.", "optimizer.", "scheduler.", "callbacks.", "regularise.", "training")
 """Settings that an expert is made of."""
 CURVE = ["epoch", "train_loss", "val_accuracy"]
+"""The columns of a training's curve."""
 
 
 @dataclass(frozen=True)
 class Run:
     """One run, or one job of a sweep, as its folder has it.
 
-    `settings`: by dotted names. `given`: the words of its command line. `results`: the digests of its results.
-    `curves`: a line for each epoch of a training, where the run's logger was `csv`; `trainings`: a line for each expert
-    that it trained. They and `costs` may be without lines.
+    Args:
+        folder: The folder.
+        settings: The settings by their dotted names.
+        given: The words of its command line.
+        environment: Versions, commit and machine.
+        results: The digests of its results.
+        costs: A line for each adaptation, or none.
+        curves: A line for each epoch of a training, where the run's logger was `csv`, or none.
+        trainings: A line for each expert that it trained, or none.
     """
 
     folder: Path
@@ -48,7 +57,11 @@ class Run:
     trainings: pd.DataFrame
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Give the command that makes all of it again, then for each row and seed the one that makes it alone."""
+        """Write the commands that make the run again.
+
+        Yields:
+            What a command makes, and the command: first all of it, then each row and seed alone.
+        """
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", _command(kept)
         rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
@@ -67,7 +80,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Several runs as one: each result once. `missing`: the runs that failed or were stopped, and why."""
+    """Several runs as one; each result counts once.
+
+    Args:
+        runs: The runs.
+        missing: The runs that failed or were stopped, and why.
+        reduced: The reduced records.
+        costs: A line for each adaptation.
+        curves: A line for each epoch of a training.
+        trainings: A line for each expert that was trained.
+    """
 
     runs: tuple[Run, ...]
     missing: tuple[str, ...]
@@ -80,8 +102,16 @@ class Study:
 def study(folders: Sequence[Path]) -> Study:
     """Read everything in the folders of runs and sweeps, and what failed there.
 
-    Rows of one name that were run with several settings are told apart by these. Raises `InputError` for a folder that
-    is neither a run's nor a sweep's, for files that are not theirs, and for two results of the same.
+    Rows of one name that were run with several settings are told apart by these.
+
+    Args:
+        folders: The folders.
+
+    Returns:
+        The runs as one.
+
+    Raises:
+        InputError: A folder is neither a run's nor a sweep's, a file is not theirs, or two results of the same differ.
     """
     runs = [run for folder in folders for run in read_runs(folder)]
     settings = [run.settings for run in runs]
@@ -99,9 +129,18 @@ def study(folders: Sequence[Path]) -> Study:
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Read the run in `folder`, or the jobs of the sweep there; raises as `study` does.
+    """Read the run in a folder, or the jobs of the sweep there.
 
-    Of a sweep the jobs count whose records are in its table, or, where it never came to one, that finished.
+    The jobs of a sweep count whose records are in its table, or, where it never came to one, that finished.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The runs.
+
+    Raises:
+        InputError: The folder is neither a run's nor a sweep's, or a file is not theirs.
     """
     if (folder / CONFIG).exists():
         return [_read(folder)]
@@ -119,9 +158,16 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def join(jobs: Sequence[Path], path: Path) -> None:
-    """Write the records of the jobs of a sweep to `path` as one table, with a piece of one job in memory at a time.
+    """Write the records of the jobs of a sweep as one table, with a piece of one job in memory at a time.
 
-    Rows of one name that were run with several settings are told apart by these, as in a study. Raises `InputError`.
+    Rows of one name that were run with several settings are told apart by these, as in a study.
+
+    Args:
+        jobs: The folders of the jobs.
+        path: The file.
+
+    Raises:
+        InputError: A file cannot be read or written.
     """
     labels = _labels([_results(job) for job in jobs], [flat(_yaml(job / CONFIG)) for job in jobs])
     with replacing(path) as temporary:
@@ -131,6 +177,13 @@ def join(jobs: Sequence[Path], path: Path) -> None:
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Give settings by their dotted names; lists stay whole.
+
+    Args:
+        node: Mappings of plain values within each other.
+        path: The name of the node itself.
+
+    Returns:
+        The plain values by name.
 
     >>> flat({"a": {"b": 1, "c": [1, 2]}})
     {'a.b': 1, 'a.c': [1, 2]}
@@ -143,9 +196,13 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name the settings that all runs have and differ in; of a group with a name its name alone.
+    """Name the settings that all runs have and differ in, without those that change no result.
 
-    Without those that change no result.
+    Args:
+        settings: The settings of each run by their dotted names.
+
+    Returns:
+        The names; a group that has a name stands by its name alone.
     """
     found = [
         name

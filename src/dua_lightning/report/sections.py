@@ -1,4 +1,4 @@
-"""The sections of a report: which tables and figures stand where, and what is said of them."""
+"""The sections of a report: their tables, figures and sentences."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +19,19 @@ ROWS_NAMED = 4
 VALUES_NAMED = 6
 """More values than this of a setting are cut."""
 PAPERS_IMAGES = "mit_indoor"
+"""The pictures of the paper's scene benchmarks."""
 
 
 def document(study: Study, folder: Path) -> Document:
-    """Everything that the runs say; its figures are drawn into `folder`."""
+    """Make the report of a study, and draw its figures.
+
+    Args:
+        study: The runs.
+        folder: The folder of the figures.
+
+    Returns:
+        The report.
+    """
     reduced = study.reduced
     draws = reduced.draws
     drawn = _Drawn(folder, several=draws["data"].nunique() > 1)
@@ -43,7 +52,14 @@ def document(study: Study, folder: Path) -> Document:
 
 
 def lead(study: Study) -> str:
-    """Say what was run, by what, and what is missing, in a few sentences."""
+    """Say what was run, by which program, and what is missing, in a few sentences.
+
+    Args:
+        study: The runs.
+
+    Returns:
+        The sentences.
+    """
     frame = study.reduced.draws
     seeds = sorted(frame["seed"].unique())
     sizes = [
@@ -221,7 +237,7 @@ def _again(study: Study) -> Section:
 
 
 def _and(values: Iterable[object]) -> str:
-    """Words in a row; of many the first, and how many more."""
+    """List words in a sentence; of many only the first, and how many more."""
     words = list(map(str, values))
     if len(words) > VALUES_NAMED:
         words = [*words[: VALUES_NAMED - 1], f"{len(words) - VALUES_NAMED + 1} more"]

@@ -19,20 +19,33 @@ LEVEL = 0.95
 ALIKE = 1e-9
 """Accuracies (percent) that differ by less differ by rounding."""
 FEWEST = 3
-"""A test needs this many values: two accuracies are counts of images, whose difference is often nearly none, and would
-pass for a spread."""
+"""The fewest values of a test.
+
+Two accuracies are counts of images, whose difference is often nearly none, and would pass for a spread.
+"""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, and half the width of its interval, as numbers or arrays; NaN where it is not defined."""
+    """A mean and its interval, as numbers or arrays; NaN where it is not defined.
+
+    Args:
+        mean: The mean.
+        half: Half the width of the interval.
+    """
 
     mean: Any
     half: Any
 
 
 def interval(values: ArrayLike) -> Interval:
-    """The t interval of the mean [Student1908] along the last axis; NaN is left out, and one value alone has no width.
+    """Compute the t interval of the mean [Student1908] along the last axis.
+
+    Args:
+        values: `(..., n)`; NaN is left out, and one value alone has no width.
+
+    Returns:
+        The interval at `LEVEL`.
 
     >>> round(float(interval([1.0, 2.0, 3.0]).half), 2)
     2.48
@@ -46,9 +59,13 @@ def interval(values: ArrayLike) -> Interval:
 
 
 def p_value(differences: ArrayLike) -> float:
-    """The p-value of the two-sided t test [Student1908] that the mean of the differences is 0.
+    """Compute the p-value of the two-sided t test [Student1908] that the mean of the differences is 0.
 
-    NaN for fewer than `FEWEST`, and where all are alike: their spread says nothing then.
+    Args:
+        differences: `(n,)`; NaN is left out.
+
+    Returns:
+        The p-value; NaN for fewer than `FEWEST`, and where all are alike: their spread says nothing then.
 
     >>> round(p_value([1.0, 2.0, 3.0]), 4)
     0.0742
@@ -61,7 +78,13 @@ def p_value(differences: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number [Holm1979]; NaN stays, and does not count as a test.
+    """Correct p-values for their number [Holm1979].
+
+    Args:
+        p_values: The p-values; NaN stays, and does not count as a test.
+
+    Returns:
+        The corrected p-values in the same order.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -16,11 +16,17 @@ from dua_lightning.store.files import refusing, replacing
 
 
 class Stream:
-    """Writes records to a temporary file beside `path`, which becomes `path` when the block ends, however it does.
+    """A file of records that are written as they come.
 
-    A run that is stopped leaves what it has; one that is killed leaves the table of an earlier run, or none, and finds
-    its results in the store. Without records there is no file. The bits are those of `records.write`. Raises
-    `InputError` where the file cannot be written.
+    They go to a temporary file beside it, which becomes the file when the block ends, however it does. A run that is
+    stopped leaves the records that it has; one that is killed leaves the table of an earlier run, or none, and finds
+    its results in the store. Without records there is no file. The bits are those of `records.write`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +49,14 @@ class Stream:
                 self._opened.close()
 
     def write(self, records: Sequence[Record | CostRecord | TrainingRecord]) -> None:
-        """Append the records, all of one kind, together: a signal does not part them."""
+        """Append records together: a signal does not part them.
+
+        Args:
+            records: Records of one kind, the same in every call.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
         if not records:
             return
         text = StringIO()

@@ -18,7 +18,12 @@ USERS_SHOWN = 5
 
 @dataclass(frozen=True)
 class UserCost:
-    """The cost of a user: the draws that were computed, not taken from the store, and a worker's seconds for each."""
+    """The cost of a user on the machine of a run.
+
+    Args:
+        draws: The number of draws that were computed, not taken from the store.
+        seconds: A worker's seconds for each.
+    """
 
     draws: int
     seconds: float
@@ -28,6 +33,15 @@ def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, 
     """Write the rows as JSON; a figure that is not defined is null.
 
     Few users have a figure each; many have percentiles, and the cost of a user stands behind the rows.
+
+    Args:
+        reduced: The reduced records.
+        costs: A line for each `CostRecord`.
+        cost: The cost of a user, if any was computed.
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be written.
     """
     draws = reduced.draws
     names = ["data", "model", "method", "importance", "adapt"]
@@ -48,7 +62,17 @@ def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, 
 
 
 def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost: UserCost | None = None) -> Table:
-    """The table for the terminal: each row's figures of merit, and its users or, where they are many, percentiles."""
+    """Make the table for the terminal: each row's figures of merit, and its users or, where they are many, percentiles.
+
+    Args:
+        reduced: The reduced records.
+        title: The title.
+        costs: A line for each `CostRecord`.
+        cost: The cost of a user, if any was computed.
+
+    Returns:
+        The table.
+    """
     draws = reduced.draws
     users, seeds = draws["user"].unique(), draws["seed"].nunique()
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -75,7 +99,14 @@ def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost:
 
 
 def costs(records: pd.DataFrame) -> Table:
-    """The table of the costs of adapting one task's state on a device: medians over rows, users and tasks."""
+    """Make the table of the costs of adapting one task's state on a device: medians over rows, users and tasks.
+
+    Args:
+        records: A line for each `CostRecord`.
+
+    Returns:
+        The table.
+    """
     middle = cost_medians(records)
     result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
     for column in map(str, middle):
@@ -86,7 +117,14 @@ def costs(records: pd.DataFrame) -> Table:
 
 
 def shown(mean: float, std: float) -> str:
-    """A mean and its standard deviation for people.
+    """Write a mean and its standard deviation for people.
+
+    Args:
+        mean: The mean.
+        std: The standard deviation; NaN for none.
+
+    Returns:
+        The text.
 
     >>> shown(81.234, 0.5), shown(81.234, math.nan), shown(math.nan, math.nan)
     ('81.23 ± 0.50', '81.23', 'n/a')

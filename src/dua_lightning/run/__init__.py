@@ -1,4 +1,4 @@
-"""All that knows Hydra: a configuration becomes rows, rows become results.
+"""Everything that knows Hydra: a configuration becomes rows, rows become results.
 
 Nothing is imported here: signals are minded before anything heavy is loaded.
 """

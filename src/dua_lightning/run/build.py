@@ -1,4 +1,4 @@
-"""From a choice of the configuration, in plain values, to the object that it describes."""
+"""The way from a choice of the configuration, in plain values, to the object that it describes."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,11 +22,12 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Choice:
-    """What one group of the configuration chose, in plain values, so that any process can build it.
+    """The choice of one group of the configuration, in plain values, so that any process can build it.
 
     Args:
         place: The group, for messages: `adapt`.
-        node: The settings; `_target_` names what is built of them, `name` and `label` are for people and records.
+        node: The settings; `_target_` names the class or function that is called with them, `name` and `label` are for
+            people and records.
     """
 
     place: str
@@ -34,38 +35,55 @@ class Choice:
 
     @property
     def name(self) -> str:
+        """The choice's name in records and on the command line."""
         return str(check(self.node.get("name"), str, f"{self.place}.name"))
 
     @property
     def label(self) -> str:
+        """The choice's name in tables."""
         return str(check(self.node.get("label"), str, f"{self.place}.label"))
 
     def build(self, kind: type = object, **given: Any) -> Any:
-        """The object; see `build`."""
+        """Build the object; see `build`.
+
+        Args:
+            kind: The class or protocol of the object.
+            **given: Further arguments, which are not settings.
+
+        Returns:
+            The object.
+
+        Raises:
+            InputError: A setting cannot be used.
+        """
         return build(self.node, self.place, kind, **given)
 
     def plain(self) -> dict[str, Any]:
-        """The settings, without what only names this choice or one within it for people."""
+        """Give the settings without the names for people, of this choice and of choices within it.
+
+        Returns:
+            Plain values by name.
+        """
         return {key: _without_names(value) for key, value in self.node.items() if key not in DISPLAY}
 
 
 def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
     """Call the node's `_target_` with its settings, nodes within it built first.
 
-    With `_partial_` in the node the call is left to the caller, as in Hydra: what comes back takes further arguments.
+    With `_partial_` in the node the call is left to the caller, as in Hydra: the result takes further arguments.
 
     Args:
         node: A group of settings with a `_target_`, in plain values.
-        place: Where it stands in the configuration, for messages.
-        kind: What must come out, or what a partial call must make.
-        given: Further arguments, which are not settings.
+        place: The node's place in the configuration, for messages.
+        kind: The class or protocol of the object, or of the object that a partial call makes.
+        **given: Further arguments, which are not settings.
 
     Returns:
-        What the target returns.
+        The object that the target returns.
 
     Raises:
-        InputError: For a setting that is unknown, missing or of another type than the parameter it becomes, with its
-            place, its value and what is wrong.
+        InputError: A setting is unknown, missing or of another type than the parameter it becomes, or the target
+            refuses it; the message has its place, its value and what is wrong.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         raise InputError(f"{place}={node} cannot be used: it is a group of settings with a _target_")
@@ -90,7 +108,10 @@ def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
             raise InputError(f"{place}.{key} is missing, and {name} needs it; give {place}.{key}=VALUE")
     if (unknown := given.keys() - parameters.keys()) and not anything:
         raise InputError(f"{place}._target_={name} cannot be used there: it takes no {sorted(unknown)[0]}")
-    built = made(**settings, **given)
+    try:
+        built = made(**settings, **given)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
     if not isinstance(built, kind):
         wanted = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}{_lacking(built, kind)}"
         raise InputError(f"{place}._target_={name} cannot be used there: it does not make {wanted}")
@@ -107,7 +128,18 @@ def _setting(value: Any, annotation: Any, place: str) -> Any:
 
 
 def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
-    """What a `_target_` names, and its parameters. Raises `InputError` where there is nothing that can be called."""
+    """Find the class or function that a `_target_` names, and its parameters.
+
+    Args:
+        name: The full dotted name.
+        place: Its place in the configuration, for messages.
+
+    Returns:
+        The class or function, and its parameters by name.
+
+    Raises:
+        InputError: There is nothing of that name that can be called.
+    """
     try:
         found = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
         return found, _signature(found).parameters
@@ -124,7 +156,14 @@ def _signature(made: Callable[..., Any]) -> inspect.Signature:
 
 
 def targets(value: Any) -> set[str]:
-    """Every `_target_` in plain values."""
+    """Collect every `_target_` in plain values.
+
+    Args:
+        value: Lists, mappings and plain values within each other.
+
+    Returns:
+        The full dotted names.
+    """
     if isinstance(value, list):
         return {name for item in value for name in targets(item)}
     if isinstance(value, dict):
@@ -134,10 +173,18 @@ def targets(value: Any) -> set[str]:
 
 
 def check(value: Any, annotation: Any, place: str) -> Any:
-    """`value` as the type `annotation`, or as it is where there is none.
+    """Check the type of a value.
+
+    Args:
+        value: A plain value.
+        annotation: The type that it must have; without one the value stays as it is.
+        place: Its place in the configuration, for messages.
+
+    Returns:
+        The value in that type.
 
     Raises:
-        InputError: Where it is of another type, with its place, its value and what is wrong.
+        InputError: It is of another type; the message has its place, its value and what is wrong.
     """
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
@@ -157,10 +204,18 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def typed(values: Any, kind: type, place: str) -> Any:
-    """A dataclass of the settings in `values`, each checked against the type of its field.
+    """Make a dataclass of settings, each checked against the type of its field.
+
+    Args:
+        values: The settings by name; those that are no fields are left out.
+        kind: The dataclass.
+        place: The settings' place in the configuration, for messages.
+
+    Returns:
+        The dataclass.
 
     Raises:
-        InputError: For a setting that is missing or of another type, with its place and what is wrong.
+        InputError: A setting is missing or of another type; the message has its place and what is wrong.
     """
     hints = get_type_hints(kind)
     if not isinstance(values, Mapping):
@@ -173,7 +228,7 @@ def typed(values: Any, kind: type, place: str) -> Any:
 
 
 def _lacking(built: Any, kind: type) -> str:
-    """What a protocol has that the object lacks, as the end of a message."""
+    """Name the members of a protocol that the object lacks, as the end of a message."""
     members = sorted(name for name in dir(kind) if not name.startswith("_") or name == "__call__")
     missing = [name for name in members if not hasattr(built, name)]
     return f", which has {', '.join(missing)} as well" if missing else ""

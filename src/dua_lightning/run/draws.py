@@ -1,4 +1,4 @@
-"""What one draw of one user gives: a pure function of experts and the server's priors, run in any process."""
+"""The results of one draw of one user: a pure function of experts and the server's priors, run in any process."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +27,13 @@ from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 @dataclass(frozen=True)
 class Draw:
-    """Monte-Carlo iteration `iteration`, from 1, of the benchmark's user at `place`, for the rows at `rows`."""
+    """One Monte-Carlo draw of one user, for some rows.
+
+    Args:
+        place: The user's place in the benchmark, from 0.
+        iteration: The Monte-Carlo iteration, from 1.
+        rows: The places of the rows.
+    """
 
     place: int
     iteration: int
@@ -36,13 +42,25 @@ class Draw:
 
 @dataclass(frozen=True)
 class Result:
-    """What one row gives for one draw: R `(N, N)` in percent, and what each adaptation cost."""
+    """The result of one row for one draw.
+
+    Args:
+        R: The accuracy matrix `(N, N)` in percent.
+        costs: The cost of each adaptation and its task.
+    """
 
     R: np.ndarray
     costs: list[tuple[Task, Cost]]
 
     def tensors(self, tasks: tuple[Task, ...]) -> Tensors:
-        """For the store: a task is its place among `tasks`."""
+        """Turn the result into tensors for the store, which name a task by its place.
+
+        Args:
+            tasks: The benchmark's tasks.
+
+        Returns:
+            The tensors by name.
+        """
         return {
             "R": torch.tensor(self.R),
             "tasks": torch.tensor([tasks.index(task) for task, _ in self.costs], dtype=torch.int64),
@@ -51,7 +69,15 @@ class Result:
 
     @staticmethod
     def of(tensors: Tensors, tasks: tuple[Task, ...]) -> "Result":
-        """From the store."""
+        """Read the result from the tensors that `tensors` has made.
+
+        Args:
+            tensors: The tensors by name.
+            tasks: The benchmark's tasks.
+
+        Returns:
+            The result.
+        """
         costs = zip(tensors["tasks"].tolist(), tensors["costs"].tolist(), strict=True)
         return Result(
             tensors["R"].numpy().copy(),
@@ -62,8 +88,14 @@ class Result:
 class Draws:
     """All rows of one seed on one benchmark, ready to be computed for any user.
 
-    Made of the settings alone, so that every process that makes it has the same. Raises `InputError` for rows that the
-    data or the network cannot give. `say` gets the store's lines.
+    They are made of the settings alone, so that every process that makes them has the same.
+
+    Args:
+        settings: The seed's settings.
+        say: A function that is given the store's lines.
+
+    Raises:
+        InputError: The data or the network cannot give a row.
     """
 
     def __init__(self, settings: SeedSettings, say: Callable[[str], None] | None = None) -> None:
@@ -82,15 +114,34 @@ class Draws:
         self.recipes = Recipes(settings, self.start, self.benchmark)
 
     def work(self) -> Work:
-        """For an engine: how another process makes the same."""
+        """Describe for an engine how another process makes the same worker.
+
+        Returns:
+            The work.
+        """
         return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
 
     def data(self, draw: Draw) -> UserData:
-        """The user's data in the halves of this draw."""
+        """Give the user's data in the halves of a draw.
+
+        Args:
+            draw: The draw.
+
+        Returns:
+            The data.
+        """
         return self.benchmark.users[draw.place].draw(draw.iteration)
 
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
-        """The results of the draw's rows and the seconds they took; `shared` as `experts` and `priors` name it."""
+        """Compute the results of a draw's rows.
+
+        Args:
+            draw: The draw.
+            shared: Experts and the server's priors, by the keys of their recipes.
+
+        Returns:
+            The results in the order of `draw.rows`, and the seconds they took.
+        """
         began = time.perf_counter()
         # A training in this process leaves the network in the processor's memory.
         self.net.to(self.device)
@@ -135,7 +186,7 @@ class Draws:
         own_priors: dict[str, list[Prior]],
         shared: Shared,
     ) -> list[Prior]:
-        """What the user measures, once for all rows, or the server, once for all users; nothing for rows without."""
+        """Give the priors: a user measures them once for all rows, the server once for all users."""
         psi = row.psi
         if psi is None:
             return []
@@ -166,17 +217,39 @@ class Draws:
 
 
 def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]:
-    """Each task's expert; where one state serves all tasks (Joint training), it is the expert of each."""
+    """Give each task its expert; a state that serves all tasks (Joint training) is the expert of each.
+
+    Args:
+        tasks: The tasks.
+        states: The state of each task's expert, or one for all.
+
+    Returns:
+        The experts in the order of the tasks.
+    """
     return tuple(map(Expert, tasks, [*states] * len(tasks) if len(states) < len(tasks) else states))
 
 
 def named(priors: Sequence[Prior]) -> Tensors:
-    """Priors as one entry of the store: each weight's name behind the place of its expert."""
+    """Turn priors into one entry of the store: each weight's name behind the place of its expert.
+
+    Args:
+        priors: The prior of each expert.
+
+    Returns:
+        The tensors by name.
+    """
     return {f"{t}/{name}": omega for t, prior in enumerate(priors) for name, omega in prior.items()}
 
 
 def unnamed(tensors: Mapping[str, torch.Tensor]) -> list[Prior]:
-    """The priors that `named` made an entry of."""
+    """Read the priors from an entry that `named` has made.
+
+    Args:
+        tensors: The tensors by name.
+
+    Returns:
+        The prior of each expert.
+    """
     priors: dict[str, Prior] = {}
     for name, omega in tensors.items():
         t, _, weight = name.partition("/")

@@ -27,13 +27,19 @@ from dua_lightning.run.settings import SeedSettings, read
 from dua_lightning.tasks import Task
 
 SHOWN = 12
-"""Users in the picture of domains."""
+"""The number of users in the picture of domains."""
 
 
 def run(cfg: DictConfig) -> None:
     """Train, measure, merge, adapt and evaluate every row for every seed; see `conf/config.yaml`.
 
-    Everything is written to the run's folder; the table and the files' names are printed. Raises `InputError`.
+    Everything is written to the run's folder; the table and the files' names are printed.
+
+    Args:
+        cfg: The configuration that Hydra composed.
+
+    Raises:
+        InputError: A setting or a file cannot be used.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     settings = read(cfg)
@@ -95,9 +101,15 @@ def report(
     console: Console,
     cost: tables.UserCost | None = None,
 ) -> None:
-    """Summary, table and figures from the records in `folder`; prints the table and where everything lies.
+    """Make summary, table and figures from the records in a folder; print the table and the files' names.
 
-    Of many users the spread is shown, with the `cost` of each.
+    Args:
+        folder: The folder with `records.csv` and perhaps `costs.csv`.
+        name: The title of the table.
+        pictures: Figures that are there already.
+        logger: The logger that gets the results, if any.
+        console: The console that is printed to.
+        cost: The cost of each user, for runs that computed any.
     """
     path = folder / "records.csv"
     reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
@@ -113,7 +125,18 @@ def report(
 
 
 def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R: np.ndarray) -> list[Record]:
-    """One record for each accuracy that the row has for this draw."""
+    """Make one record of each accuracy that a row has for a draw.
+
+    Args:
+        settings: The seed's settings.
+        row: The row.
+        user: The user's name.
+        iteration: The Monte-Carlo iteration, from 1.
+        R: The accuracy matrix `(N, N)` in percent, NaN where nothing was measured.
+
+    Returns:
+        The records.
+    """
     whose = _whose(settings, row, user, iteration)
     own: dict[str, Any] = {"method": row.method, "importance": row.importance, "fidelity": settings.fidelity.name}
     return [
@@ -130,7 +153,7 @@ def _costs(
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:
-    """What both kinds of records say of a row and a draw."""
+    """Give the columns about row and draw, which both kinds of records have."""
     return {
         "data": settings.data.name,
         "model": settings.model.name,

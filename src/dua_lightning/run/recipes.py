@@ -1,4 +1,4 @@
-"""What makes an expert, a prior and a result: all that their bits depend on, and nothing else."""
+"""The recipes of experts, priors and results: everything that their bits depend on, and nothing else."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +24,15 @@ ALL_DEVICES = (-1, "-1", "auto")
 
 
 class Recipes:
-    """The recipes of one seed on one benchmark; training starts from the weights `start`.
+    """The recipes of one seed on one benchmark.
 
-    An expert stands for its content in what is made of it: the same recipe gives the same bits. Numbers of users and
+    A recipe names an expert by its own recipe's key, since the same recipe gives the same bits. Numbers of users and
     draws, other rows, names, folders, loggers and threads are in no recipe.
+
+    Args:
+        settings: The seed's settings.
+        start: The weights that training starts from.
+        benchmark: The benchmark.
     """
 
     def __init__(self, settings: SeedSettings, start: State, benchmark: Benchmark) -> None:
@@ -54,7 +59,14 @@ class Recipes:
         self._data_class = type(benchmark.server[0])
 
     def experts(self, row: Row) -> list[Recipe]:
-        """Of each expert in the order of training; of the one model for all tasks where it is trained jointly."""
+        """Give the recipes of a row's experts.
+
+        Args:
+            row: The row.
+
+        Returns:
+            One for each expert in the order of training; a single one where one model is trained jointly for all tasks.
+        """
         regulariser = row.settings["regulariser"]
         if row.training == "joint":
             return [self._expert(self._data, regulariser, "joint")]
@@ -67,7 +79,15 @@ class Recipes:
         ]
 
     def priors(self, row: Row, data: UserData | None) -> Recipe:
-        """Of what the user with these data measures of the row's experts, or, without a user, the server."""
+        """Give the recipe of the priors of a row's experts.
+
+        Args:
+            row: The row.
+            data: The data of the user who measures them, or `None` for the server.
+
+        Returns:
+            The recipe.
+        """
         of = {"server_training_data": row.training_data_too} if data is None else data.recipe()
         # Importances do not depend on how data are cut into batches.
         of.pop("batch_size", None)
@@ -76,7 +96,15 @@ class Recipes:
         return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of, **self._device))
 
     def result(self, row: Row, data: UserData) -> Recipe:
-        """Of the accuracies and costs of one row for one draw of a user."""
+        """Give the recipe of the accuracies and costs of one row for one draw of a user.
+
+        Args:
+            row: The row.
+            data: The user's data in the halves of the draw.
+
+        Returns:
+            The recipe.
+        """
         values = {
             "experts": self._keys(row),
             "prior": row.prior,

@@ -29,7 +29,7 @@ MOST_WAITING = 1000
 
 @dataclass
 class _Collected:
-    """A draw whose results are being collected: those of the rows, in their order, and how to keep missing ones."""
+    """A draw whose results are being collected: those of the rows, in their order, and the recipes of missing ones."""
 
     user: str
     draw: Draw
@@ -38,11 +38,20 @@ class _Collected:
 
 
 class Results:
-    """All rows of one seed on one benchmark.
+    """All results of one seed on one benchmark.
 
-    Experts are trained, and the server's priors measured, here and when the first result that needs them is not in the
-    store; users' draws are computed by `engine`. Raises `InputError` before anything is trained for rows that the data
-    or the network cannot give.
+    Experts are trained, and the server's priors measured, in this process and when the first result that needs them is
+    not in the store; the engine computes users' draws.
+
+    Args:
+        settings: The seed's settings.
+        display: The progress display.
+        logger: The logger of trainings, if any.
+        engine: The engine that computes users' draws.
+        trainings: The stream of records of trainings.
+
+    Raises:
+        InputError: The data or the network cannot give a row; nothing has been trained then.
     """
 
     def __init__(
@@ -64,11 +73,14 @@ class Results:
         self._shared: set[str] = set()
 
     def by_draw(self) -> Iterator[tuple[str, int, list[Result]]]:
-        """Each user's name, iteration and results of all rows, in the order of users; says at the end what was reused.
+        """Give the results of all rows for each draw, in the order of users, and say at the end what was reused.
 
-        Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. What
-        is not in the store is computed, and put there as soon as it arrives. How many draws were computed, and the
-        seconds that they took their workers, are then in `computed` and `seconds`.
+        Draws are the outer loop: rows share a user's priors, and a user's images are decoded and transformed once. A
+        result that is not in the store is computed, and put there as soon as it arrives. The number of computed draws,
+        and the seconds that they took their workers, are then in `computed` and `seconds`.
+
+        Yields:
+            A user's name, the iteration, and the results in the order of the rows.
         """
         needed = {recipe.key: recipe for row in self.rows for recipe in self._recipes.experts(row)}
         experts = sum(self._store.path(recipe).exists() for recipe in needed.values())
@@ -101,7 +113,7 @@ class Results:
             )
 
     def _kept(self, draw: Draw) -> _Collected:
-        """What the store has of a draw."""
+        """Read the results of a draw that the store has."""
         data = self._draws.data(draw)
         results: list[Result | None] = []
         missing: dict[int, Recipe] = {}
@@ -189,7 +201,7 @@ class Results:
         return joined(self.benchmark.tasks, [expert.state for expert in experts])
 
     def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
-        """What the server measures, once for all users; kept where asked, or where workers read it from the store."""
+        """Measure the server's priors, once for all users; they are kept where asked, or where workers read them."""
 
         def measured() -> list[Prior]:
             assert row.psi is not None

@@ -1,4 +1,4 @@
-"""The rows of the table: a combination of the verbs, as objects, and the name it has in tables."""
+"""The rows of the table: each is a combination of the verbs, as objects, and has a name in tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,21 @@ from dua_lightning.run.settings import Measurer, RowSettings, SeedSettings, Task
 class Row:
     """One row: a combination of regularise, importance, merge, statistics and adapt.
 
-    `method`, `importance` and `adapt` are the choices' names for the records; `importance` is `none` where the merge
-    needs no prior. `label` names the row in tables, `training_label` the training of its experts, which several rows
-    share. `psi` and `statistics` are `None` where the merge needs none. `training_data_too`: the server measures on its
-    training data as well. `settings`: the plain values that the objects were built of, `None` for those that are not
-    there.
+    Args:
+        method: The method's name for the records.
+        importance: The importance's name for the records; `none` where the merge needs no prior.
+        adapt: The adaptation's name for the records.
+        label: The row's name in tables.
+        training_label: The name of the training of its experts, which several rows may share.
+        training: Whether experts are trained one after another or jointly.
+        regulariser: The regulariser before the first task.
+        prior: Who measures the prior.
+        psi: The importance; `None` where the merge needs no prior.
+        training_data_too: Whether a server measures on its training data as well.
+        chi: The merge.
+        statistics: The step after the merge; `None` where the merge needs none.
+        phi: The adaptation.
+        settings: The plain values that the objects were built of; `None` for those that are not there.
     """
 
     method: str
@@ -39,7 +49,13 @@ class Row:
 
 
 def rows(settings: SeedSettings) -> list[Row]:
-    """The rows of one seed, each once: choices that a merge does not need may make two of them the same.
+    """Build the rows of one seed, each once: choices that a merge does not need may make two of them the same.
+
+    Args:
+        settings: The seed's settings.
+
+    Returns:
+        The rows in their order.
 
     Raises:
         InputError: For settings that cannot be used, and for rows that differ and have one name.
@@ -57,7 +73,7 @@ def rows(settings: SeedSettings) -> list[Row]:
 
 
 def make(settings: RowSettings, training_data_too: bool = False) -> Row:
-    """Build the row.
+    """Build a row.
 
     Args:
         settings: The row's choices.

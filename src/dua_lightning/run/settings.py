@@ -13,22 +13,33 @@ from dua_lightning.errors import InputError
 from dua_lightning.run.build import Choice, check, typed
 
 Measurer = Literal["user", "server", "none"]
+"""The one who measures the prior."""
 TaskOrder = Literal["sequential", "joint"]
+"""Whether tasks are learnt one after another, or jointly as one."""
 
 VERBS = ("regularise", "importance", "merge", "statistics", "adapt")
 """The groups of choices that a row is made of."""
 OF_ROWS = ("method", *VERBS, "prior", "training")
-"""What a method's rows may name."""
+"""The settings that a method's rows may name."""
 MOST_THREADS = 1024
-"""More than any processor has; the system refuses a process with far more."""
+"""No processor has more threads; the system refuses a process with far more."""
 
 
 @dataclass(frozen=True)
 class Method:
     """A combination of the paper, by the names of its own choices; see `conf/method`.
 
-    `label` names it in tables; where a prior is measured, the importance's label stands before it, unless the method
-    has an `importance` of its own.
+    Args:
+        name: The method's name in records.
+        label: Its name in tables; where a prior is measured, the importance's label stands before it, unless the method
+            has an importance of its own.
+        prior: Who measures the prior.
+        training: Whether experts are trained one after another or jointly.
+        regularise: Its regulariser.
+        merge: Its merge.
+        statistics: Its step after the merge.
+        adapt: Its adaptation.
+        importance: Its importance, if it has one of its own.
     """
 
     name: str
@@ -44,7 +55,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """To whom the behaviour is faithful, and what a server measures its priors on."""
+    """The source to which the behaviour is faithful: the paper or the authors' release.
+
+    Args:
+        name: The name in records.
+        imm_data: The data on which a server measures its priors.
+    """
 
     name: str
     imm_data: Literal["validation", "train_and_validation"]
@@ -52,21 +68,40 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where the store lies."""
+    """The folders that a run reads from the configuration.
+
+    Args:
+        store_dir: The folder of the store.
+    """
 
     store_dir: str
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the store keeps besides experts and results."""
+    """The things that the store keeps besides experts and results.
+
+    Args:
+        priors: Whether it keeps priors.
+    """
 
     priors: bool
 
 
 @dataclass(frozen=True)
 class RowSettings:
-    """One row of the table: a choice of each verb, who measures the prior, and how experts are trained."""
+    """The settings of one row of the table.
+
+    Args:
+        method: The method that names it.
+        prior: Who measures the prior.
+        training: Whether experts are trained one after another or jointly.
+        regularise: The choice of the regulariser.
+        importance: The choice of the importance.
+        merge: The choice of the merge.
+        statistics: The choice of the step after the merge.
+        adapt: The choice of the adaptation.
+    """
 
     method: Method
     prior: Measurer
@@ -80,7 +115,15 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How experts are trained; `callbacks` by the names that they have in the configuration."""
+    """The settings by which experts are trained.
+
+    Args:
+        trainer: The choice of Lightning's Trainer.
+        optimizer: The choice of the optimizer.
+        scheduler: The choice of the scheduler.
+        callbacks: Callbacks by the names that they have in the configuration.
+        reset_batch_norm: Whether every fit starts from batch-norm layers as they are built.
+    """
 
     trainer: Choice
     optimizer: Choice
@@ -91,7 +134,18 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class SeedSettings:
-    """All that one seed of a run is made of. It is plain: any process makes the same of it."""
+    """The settings of one seed of a run. They are plain values: any process makes the same of them.
+
+    Args:
+        seed: The seed.
+        data: The choice of the benchmark.
+        model: The choice of the network.
+        training: The settings of the trainings.
+        fidelity: The source to which the behaviour is faithful.
+        store_dir: The folder of the store.
+        keep_priors: Whether the store keeps priors.
+        rows: The settings of each row.
+    """
 
     seed: int
     data: Choice
@@ -105,7 +159,16 @@ class SeedSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """A run: what all seeds share, and each of them. `everything`: the whole configuration, for loggers."""
+    """The settings of a run.
+
+    Args:
+        name: The run's name.
+        threads: The number of torch's threads; `None` for PyTorch's own choice.
+        engine: The choice of the engine.
+        logger: The choice of the logger.
+        seeds: The settings of each seed.
+        everything: The whole configuration, for loggers.
+    """
 
     name: str
     threads: int | None
@@ -116,10 +179,10 @@ class Settings:
 
 
 def read(cfg: DictConfig) -> Settings:
-    """The settings of a run.
+    """Read the settings of a run.
 
     Args:
-        cfg: What Hydra composed. A method with `rows` stands for several rows, see `expand`.
+        cfg: The configuration that Hydra composed. A method with `rows` stands for several rows, see `expand`.
 
     Returns:
         The settings; none of them refers to `cfg`.
@@ -140,7 +203,18 @@ def read(cfg: DictConfig) -> Settings:
 
 
 def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
-    """The settings of one seed, from the configuration of each row."""
+    """Read the settings of one seed.
+
+    Args:
+        configs: The configuration of each row.
+        seed: The seed.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: For a value that cannot be used, with its place.
+    """
     values = [_plain(_with_seed(config, seed)) for config in configs]
     common = values[0]
     return SeedSettings(
@@ -170,13 +244,19 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
 
 
 def expand(cfg: DictConfig) -> list[DictConfig]:
-    """One configuration for each row that `cfg` asks for.
+    """Compose one configuration for each row that a configuration asks for.
 
     A method with `rows` stands for several: each is composed anew with the choices that it names. A choice of a verb on
     the command line keeps the rows that agree with it, and is the choice of those that do not name that verb.
 
+    Args:
+        cfg: The configuration that Hydra composed.
+
+    Returns:
+        The configuration of each row.
+
     Raises:
-        InputError: Where a row names something else than verbs, and where no row agrees with the command line.
+        InputError: A row names something else than verbs, or no row agrees with the command line.
     """
     if "rows" not in cfg.method:
         return [cfg]

@@ -18,10 +18,13 @@ exception of a signal, and a pool of threads first ends what it has begun."""
 
 
 class Stopped(BaseException):
-    """Raised in the main thread by the first signal.
+    """The first signal raises it in the main thread.
 
     It is no `Exception`, which code on the way could take for a failure of its own, and no `KeyboardInterrupt`, which
     Lightning turns into an exit of its own.
+
+    Args:
+        number: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -66,17 +69,32 @@ _handler = _Handler()
 
 
 def continue_in(folder: str) -> None:
-    """From now on the way to continue is the same command with `paths.output_dir` set to `folder`."""
+    """Set the folder in which the run continues: from now on the command has `paths.output_dir` set to it.
+
+    Args:
+        folder: The folder.
+    """
     _handler.folder = folder
 
 
 def continuation() -> str:
-    """The command that continues what runs in this process."""
+    """Give the command that continues the run in this process.
+
+    Returns:
+        A line for a shell.
+    """
     return _handler.continuation()
 
 
 def command(arguments: list[str]) -> str:
-    """The program with `arguments`, to be pasted into a shell."""
+    """Write a call of this program.
+
+    Args:
+        arguments: The arguments.
+
+    Returns:
+        A line for a shell.
+    """
     return shlex.join(["python", "-m", "dua_lightning", *arguments])
 
 

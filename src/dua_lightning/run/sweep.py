@@ -25,11 +25,13 @@ from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
 
 DONE, FAILED = "done.json", "failed.json"
+"""The names of the files that tell how a job went."""
 BAD_INPUT = (InputError, OSError, MemoryError, HydraException, OmegaConfBaseException)
+"""Errors that the user can mend: one line says what is wrong, and the exit status is 2."""
 NO_MEMORY = "can't allocate memory"
-"""What the user can mend: one line says what is wrong, and the exit status is 2. torch has no type for the last."""
+"""The words of torch's error for want of memory, which has no type of its own."""
 DEAD = ("UncompletedJobError", "FailedJobError", "TerminatedWorkerError")
-"""What submitit and joblib, which need not be installed, raise for a job whose process was killed."""
+"""Errors of submitit and joblib, which need not be installed, for a job whose process was killed."""
 PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm"}
 """Launchers that are a plugin of Hydra's, and our extra that installs it."""
 
@@ -37,12 +39,26 @@ log = logging.getLogger(__name__)
 
 
 def bad_input(error: Exception) -> bool:
-    """Whether what was given, or where it was run, is at fault, and not the program."""
+    """Tell whether the input or the machine is at fault, and not the program.
+
+    Args:
+        error: The error.
+
+    Returns:
+        Whether one line for the user is enough.
+    """
     return isinstance(error, BAD_INPUT) or NO_MEMORY in str(error)
 
 
 def one_line(error: Exception) -> str:
-    """What `error` says, as one line; a choice that does not exist with those that do."""
+    """Write an error's message as one line that names the next step.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The line; for a choice that does not exist it lists those that do.
+    """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher" and choice in PLUGINS:
@@ -63,12 +79,20 @@ def one_line(error: Exception) -> str:
 
 
 def running() -> bool:
-    """Whether the present run is a job of a sweep."""
+    """Tell whether the present run is a job of a sweep.
+
+    Returns:
+        Whether it is.
+    """
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def run_alone(cfg: DictConfig) -> None:
-    """Run a configuration and note that it finished, so that a sweep into its folder need not repeat it."""
+    """Run a configuration and note that it finished, so that a sweep into its folder need not repeat it.
+
+    Args:
+        cfg: The configuration that Hydra composed.
+    """
     from dua_lightning.run.pipeline import run
 
     run(cfg)
@@ -79,7 +103,11 @@ def run_alone(cfg: DictConfig) -> None:
 
 
 def run_job(cfg: DictConfig) -> None:
-    """Run a job unless its folder has the results already; a failure is noted there for the end of the sweep."""
+    """Run a job unless its folder has the results already; a failure is noted there for the end of the sweep.
+
+    Args:
+        cfg: The configuration that Hydra composed.
+    """
     folder = _folder()
     try:
         if _finished(cfg, folder):
@@ -158,14 +186,14 @@ def _notes(config: DictConfig) -> list[Path]:
 
 
 def _digest(cfg: DictConfig) -> str:
-    """Of the code and of every setting that the results of a job depend on."""
+    """Compute the digest of the code and of every setting that the results of a job depend on."""
     # Not for help, which does without them.
     from dua_lightning.run.build import targets
     from dua_lightning.run.training import HARMLESS
     from dua_lightning.store.versions import version
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    # Where results lie, what a training shows, and tracebacks change nothing in them.
+    # Results do not depend on their folder, on the display of a training, or on tracebacks.
     settings["paths"] = settings["paths"]["data_dir"]
     for name in HARMLESS:
         settings["trainer"].pop(name, None)

@@ -1,4 +1,4 @@
-"""How experts are trained, and on which device everything runs, from the settings."""
+"""The training of experts, and the device of everything, from the settings."""
 
 import torch
 from lightning import Callback, Trainer
@@ -18,10 +18,17 @@ WHOLE_PROGRAM = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_par
 """Strategies whose processes run the whole program again."""
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
+"""PyTorch's name of each accelerator of Lightning's."""
 
 
 def make(settings: TrainingSettings) -> Training:
     """Build the training.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The training.
 
     Raises:
         InputError: For settings that cannot be used.
@@ -51,10 +58,16 @@ def make(settings: TrainingSettings) -> Training:
 
 
 def device(settings: TrainingSettings) -> torch.device:
-    """Where everything but training runs: the first device of the Trainer's accelerator.
+    """Choose the device of everything but training: the first device of the Trainer's accelerator.
+
+    Args:
+        settings: The settings of the training.
+
+    Returns:
+        The device.
 
     Raises:
-        InputError: For one that PyTorch does not see.
+        InputError: PyTorch does not see such a device.
     """
     name = check(settings.trainer.node.get("accelerator", "auto"), str, "trainer.accelerator")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -1,1 +1,1 @@
-"""What is kept on disk: experts, priors and results, each under the digest of what made it."""
+"""Everything that is kept on disk: experts, priors and results, each under the digest of its recipe."""

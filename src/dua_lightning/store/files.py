@@ -15,15 +15,24 @@ from dua_lightning.errors import InputError
 log = logging.getLogger(__name__)
 
 TEMPORARY = ".new"
-"""Ends the stem of files that are being written, behind a dot at the front: by these a cleaner knows them."""
+"""The end of the stem of files that are being written, with a dot at the front: a cleaner knows them by these."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its ending; renamed to `path` at the end, removed if anything fails.
+    """Write a file whole or not at all, through a temporary file beside it.
 
-    The bytes are on the disk before the name is, so that a machine that loses power keeps the old file or has the new
-    one. Raises `InputError` where the file cannot be written.
+    The temporary file is renamed to `path` at the end, and removed if anything fails. The bytes are on the disk before
+    the name is, so that a machine that loses power keeps the old file or has the new one.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The path of the temporary file, with the same ending.
+
+    Raises:
+        InputError: The file cannot be written.
     """
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,25 +50,44 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8; raises as `replacing` does."""
+    """Write a text to a file, whole or not at all.
+
+    Args:
+        path: The file.
+        text: The text, written as UTF-8.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of the block, which writes `path`, into an `InputError` that says why and what to do."""
+    """Turn an `OSError` of the block into an `InputError` that says why the file cannot be written and what to do.
+
+    Args:
+        path: The file that the block writes.
+
+    Raises:
+        InputError: The block raised an `OSError`.
+    """
     try:
         yield
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}); make room or get leave to write there, or choose "
-            "another folder by paths.output_dir, paths.store_dir or paths.data_dir"
+            "another folder"
         ) from error
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until a file's bytes, or a folder's names, are on the disk.
+
+    Args:
+        path: The file or the folder.
+    """
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -74,17 +102,28 @@ def sync(path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Note in the file's time that it was used now; where it is only to be read, the time stays."""
+    """Note in a file's time that it was used now; the time of a file that may only be read stays.
+
+    Args:
+        path: The file.
+    """
     with suppress(OSError):
         os.utime(path)
 
 
 @contextmanager
 def locked(path: Path, say: Callable[[str], None] = log.warning) -> Iterator[None]:
-    """Of several processes that make `path`, one is in this block; the others wait, and say so once.
+    """Let one process at a time into the block that makes a file; the others wait, and say so once.
 
     The lock is the file `.STEM.lock` beside it, held through the operating system: it is free as soon as its process
-    has ended, however that was, and holds on shared file systems too. Raises `OSError` where it cannot be made.
+    has ended, however that was, and holds on shared file systems too.
+
+    Args:
+        path: The file that the block makes.
+        say: A function that is given one line when this process has to wait.
+
+    Raises:
+        OSError: The lock cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.stem}.lock"))

@@ -1,4 +1,4 @@
-"""What is expensive, made once and kept on disk under the digest of what made it."""
+"""The store: expensive results are made once and kept on disk under the digest of everything that made them."""
 
 import hashlib
 import json
@@ -25,20 +25,31 @@ from dua_lightning.store.tensorfile import Tensors, Values, damaged, load, save
 log = logging.getLogger(__name__)
 
 Kind = Literal["experts", "priors", "results"]
+"""The kinds of entries that have a recipe, each of which is a folder of the store."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""All of them."""
 PICTURES = "pictures"
+"""The kind of decoded pictures, which lie beside the data."""
 LOCK = "lock"
+"""The kind of locks that no process holds any more."""
 PARTIAL = ".partial"
-"""Ends the names of folders with the checkpoints of unfinished trainings."""
+"""The end of the names of folders with the checkpoints of unfinished trainings."""
 
 DAY = 24 * 3600.0
-"""Seconds."""
+"""The seconds of a day."""
 
 
 def digest(*parts: Mapping[str, Any] | str) -> str:
-    """SHA-256, in hexadecimal, of plain values in canonical JSON; the same whatever the order of keys.
+    """Compute the digest of plain values, whatever the order of their keys.
 
-    Raises `InputError` for what has no text in JSON, as infinity and NaN.
+    Args:
+        *parts: Texts, or mappings of plain values.
+
+    Returns:
+        The SHA-256 of their canonical JSON, in hexadecimal.
+
+    Raises:
+        InputError: A number is infinite or NaN, which JSON cannot hold.
     """
     try:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
@@ -48,7 +59,12 @@ def digest(*parts: Mapping[str, Any] | str) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an entry: its kind, and in plain values everything that its bits depend on."""
+    """Everything that an entry's bits depend on.
+
+    Args:
+        kind: The kind of entry.
+        values: Plain values.
+    """
 
     kind: Kind
     values: Mapping[str, Any]
@@ -61,10 +77,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it lies on the disk.
+    """A file of the store, or a folder of checkpoints, as it lies on the disk.
 
-    `kind` is the entry's, `pictures` for decoded ones, or says what a dead process left; `used` is when it was last
-    written or read, in seconds since 1970.
+    Args:
+        kind: The entry's kind, or a word for what a dead process left.
+        path: The file or the folder.
+        bytes: Its size.
+        used: When it was last written or read, in seconds since 1970.
     """
 
     kind: str
@@ -74,17 +93,21 @@ class Entry:
 
     @property
     def key(self) -> str:
+        """The digest that the entry is kept under."""
         return self.path.stem
 
 
 class Store:
-    """`root/experts`, `root/priors` and `root/results`: an entry is one file, `DIGEST.safetensors`, with provenance.
+    """A folder with a file `KIND/DIGEST.safetensors` for each entry, which holds its tensors and what made them.
 
-    A file appears whole or not at all, and is believed only if its content is what its digests say; one that is not is
-    neither read nor written over, but named in an `InputError`. Nothing is unpickled. Processes, also of several
-    machines on a shared file system, may use one store at a time; `say` gets a line when one waits for another.
+    A file appears whole or not at all, and is believed only if its content has the digests that it names; another one
+    is neither read nor written over, but named in an `InputError`. Nothing is unpickled. Several processes, also of
+    several machines on a shared file system, may use one store at a time.
 
-    `data_dir` is where downloads are kept: decoded pictures in the folders `cache` below it are looked after as well.
+    Args:
+        root: The folder.
+        say: A function that is given one line when this process waits for another.
+        data_dir: The folder of downloads; decoded pictures in the folders `cache` below it are looked after as well.
     """
 
     def __init__(self, root: Path, say: Callable[[str], None] = log.warning, data_dir: Path | None = None) -> None:
@@ -93,7 +116,17 @@ class Store:
         self.data_dir = data_dir
 
     def get(self, recipe: Recipe) -> Tensors | None:
-        """The entry, or nothing. Raises `InputError` for a file that is damaged or foreign."""
+        """Read an entry.
+
+        Args:
+            recipe: The entry's recipe.
+
+        Returns:
+            The tensors, mapped into memory, or `None` where there is no such entry.
+
+        Raises:
+            InputError: The file is damaged or foreign.
+        """
         path = self.path(recipe)
         if not path.exists():
             return None
@@ -102,7 +135,15 @@ class Store:
         return tensors
 
     def put(self, recipe: Recipe, tensors: Tensors) -> None:
-        """Keep the entry; what an unfinished training has left of it goes. Raises `InputError` if it cannot be."""
+        """Keep an entry, and remove the checkpoints of its unfinished training.
+
+        Args:
+            recipe: The entry's recipe.
+            tensors: The tensors; no two may share memory.
+
+        Raises:
+            InputError: It cannot be written.
+        """
         provenance = {
             "kind": recipe.kind,
             "made_of": recipe.values,
@@ -116,9 +157,17 @@ class Store:
                 shutil.rmtree(self.partial(recipe))
 
     def once(self, recipe: Recipe, make: Callable[[], Tensors]) -> Tensors:
-        """The entry; where there is none, what `make` returns, which is kept. Of several processes one makes it.
+        """Read an entry, or make and keep it where there is none. Of several processes one makes it.
 
-        Raises as `get` and `put` do.
+        Args:
+            recipe: The entry's recipe.
+            make: A function that makes the tensors.
+
+        Returns:
+            The tensors.
+
+        Raises:
+            InputError: The file is damaged or foreign, or cannot be written.
         """
         found = self.get(recipe)
         if found is not None:
@@ -134,15 +183,33 @@ class Store:
         return found
 
     def path(self, recipe: Recipe) -> Path:
-        """Where the entry lies, or will."""
+        """Tell the file of an entry, whether it is there or not.
+
+        Args:
+            recipe: The entry's recipe.
+
+        Returns:
+            The file.
+        """
         return self.root / recipe.kind / f"{recipe.key}.safetensors"
 
     def partial(self, recipe: Recipe) -> Path:
-        """The folder where the checkpoints of an unfinished training lie."""
+        """Tell the folder of the checkpoints of an unfinished training.
+
+        Args:
+            recipe: The recipe of the expert in training.
+
+        Returns:
+            The folder.
+        """
         return self.root / recipe.kind / f".{recipe.key}{PARTIAL}"
 
     def entries(self) -> list[Entry]:
-        """All entries, by kind, the last used first; unread."""
+        """List all entries without reading them.
+
+        Returns:
+            The entries by kind, the last used first.
+        """
         return [
             entry
             for kind, folders, ending in self._places()
@@ -153,7 +220,11 @@ class Store:
         ]
 
     def verify(self) -> Iterator[tuple[Entry, str | None]]:
-        """Each entry, and what is wrong with it, or nothing. Of pictures only the size is known."""
+        """Read every entry and compare it with its digests, or decoded pictures, which have none, with their size.
+
+        Yields:
+            Each entry and what is wrong with it, or `None`.
+        """
         for entry in self.entries():
             try:
                 (_check_pictures if entry.kind == PICTURES else read)(entry.path)
@@ -163,13 +234,22 @@ class Store:
                 yield entry, None
 
     def gc(self, keep_days: float, dry_run: bool = False) -> list[Entry]:
-        """Remove what has not been used for `keep_days` days, and what dead processes left; returns what went.
+        """Remove entries that have not been used for some time, and whatever dead processes left.
 
-        Checkpoints of unfinished trainings go like entries, temporary files and free locks after a day. With `dry_run`
-        nothing is removed. Raises `InputError` for a negative number of days, and for a file that cannot be removed.
+        Checkpoints of unfinished trainings go like entries, temporary files and free locks after a day.
+
+        Args:
+            keep_days: For how many days an entry is kept after its last use.
+            dry_run: Whether everything stays and is only listed.
+
+        Returns:
+            The entries that went.
+
+        Raises:
+            InputError: The number of days is negative, or a file cannot be removed.
         """
         if not keep_days >= 0:
-            raise InputError(f"--keep-days {keep_days:g} cannot be used: it is at least 0")
+            raise InputError(f"keep_days={keep_days:g} cannot be used: it is at least 0")
         now = time.time()
         gone = [entry for entry in self.entries() if now - entry.used > keep_days * DAY]
         for _, folders, _ in self._places():
@@ -199,9 +279,16 @@ class Store:
 
 
 def read(path: Path) -> tuple[Tensors, Values]:
-    """The tensors of an entry's file, mapped into memory and verified, and its provenance.
+    """Read the file of an entry and compare it with its digests.
 
-    Raises `InputError` for a file that is cut short or changed, or not made of what its name is the digest of.
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors, mapped into memory, and the plain values of the entry's provenance.
+
+    Raises:
+        InputError: The file is cut short or changed, or its name is not the digest of its recipe.
     """
     tensors, provenance = load(path)
     if not {"kind", "made_of"} <= provenance.keys():
@@ -212,7 +299,7 @@ def read(path: Path) -> tuple[Tensors, Values]:
 
 
 def _check_pictures(path: Path) -> None:
-    """Raises `InputError` for a file that is no array of bytes, whole."""
+    """Raise `InputError` for a file that is no array of bytes, whole."""
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, SyntaxError) as error:
@@ -222,7 +309,7 @@ def _check_pictures(path: Path) -> None:
 
 
 def _seen(kind: str, path: Path) -> list[Entry]:
-    """The file, or the folder of checkpoints, as an entry; none where another process has just removed it."""
+    """List the file, or the folder of checkpoints, as an entry; none where another process has just removed it."""
     try:
         stats = [file.stat() for file in ([*path.iterdir()] if path.is_dir() else [path])]
     except FileNotFoundError:
@@ -232,7 +319,7 @@ def _seen(kind: str, path: Path) -> list[Entry]:
 
 
 def _left_over(path: Path, keep_days: float) -> tuple[float, str]:
-    """For how many days a hidden file is kept, and what it is; no name for what is not the store's."""
+    """Tell for how many days a hidden file is kept, and its kind; no kind for a file that is not the store's."""
     if path.name.endswith(PARTIAL):
         return keep_days, "checkpoint"
     # The third is safetensors' own.

@@ -15,12 +15,21 @@ from dua_lightning.errors import InputError
 from dua_lightning.store.files import replacing
 
 Tensors = dict[str, Tensor]
+"""Tensors by name."""
 Values = dict[str, Any]
-"""What JSON holds."""
+"""Plain values that JSON can hold, by name."""
 
 
 def fingerprint(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256, in hexadecimal, of `text` and of every tensor's name, type, shape and bytes, in the order of names."""
+    """Compute the digest of a text and of every tensor's name, type, shape and bytes, in the order of names.
+
+    Args:
+        tensors: Tensors by name, on any device.
+        text: The text.
+
+    Returns:
+        The SHA-256 in hexadecimal.
+    """
     found = hashlib.sha256(json.dumps(text).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()
@@ -30,19 +39,38 @@ def fingerprint(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write both to `path`, whole or not at all. No two tensors may share memory. Raises `InputError` if it cannot."""
+    """Write tensors and plain values to a file, whole or not at all.
+
+    Args:
+        path: The file.
+        tensors: Tensors by name; no two may share memory.
+        values: Plain values that JSON can hold.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     text = json.dumps(values, allow_nan=False)
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
             save_file(whole, temporary, {"values": text, "sha256": fingerprint(whole, text)})
         except SafetensorError as error:
-            # What safetensors makes of a full disk.
+            # A full disk is such an error of safetensors.
             raise OSError(*error.args) from error
 
 
 def load(path: Path) -> tuple[Tensors, Values]:
-    """What `save` wrote to `path`, the tensors mapped into memory. Raises `InputError` for any other file."""
+    """Read a file that `save` has written.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors, mapped into memory, and the plain values.
+
+    Raises:
+        InputError: The file is another one, or damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -55,7 +83,17 @@ def load(path: Path) -> tuple[Tensors, Values]:
 
 
 def values(path: Path) -> Values:
-    """The plain values alone; the tensors stay unread, and nothing is compared with its digest. Raises as `load`."""
+    """Read the plain values of a file alone; the tensors stay unread, and nothing is compared with its digest.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The plain values.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return _parsed(path, file.metadata() or {})
@@ -64,7 +102,15 @@ def values(path: Path) -> Values:
 
 
 def damaged(path: Path, reason: str) -> InputError:
-    """The refusal of a file that is not what it should be."""
+    """Make the error for a file that is not what it should be.
+
+    Args:
+        path: The file.
+        reason: The reason, as part of a sentence.
+
+    Returns:
+        The error, to be raised.
+    """
     return InputError(f"{path} cannot be used: {reason}; delete it to make it again")
 
 

@@ -29,19 +29,24 @@ from typing import Any
 from dua_lightning.errors import InputError
 
 PACKAGE = "dua_lightning"
+"""The name of this package."""
 
 HARMLESS = (f"{PACKAGE}.store.",)
-"""Rooms that change no bit of what they are given: they keep it, digest it and give it back."""
+"""Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
 
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core"}
-"""Names that differ from their module's. Others are found as well, but the search takes half a second."""
+"""Distributions whose names differ from their module's; others are found too, but the search takes half a second."""
 
 Used = str | Callable[..., Any]
 """A class or a function, or its full dotted name."""
 
 
 class Code:
-    """The sources that can be found on `path` (default: where Python finds modules), each read at most once."""
+    """The sources of Python modules, each read at most once.
+
+    Args:
+        path: The folders that modules are searched in; by default those that Python searches.
+    """
 
     def __init__(self, path: Sequence[str] | None = None) -> None:
         self._path = path
@@ -53,10 +58,10 @@ class Code:
             invalidate_caches()
 
     def version(self, *used: Used) -> dict[str, Any]:
-        """What all `used` are made of.
+        """Tell the version of everything that some classes and functions are made of.
 
         Args:
-            used: Classes and functions, or their full names, in any order.
+            *used: Classes and functions, or their full names, in any order.
 
         Returns:
             Plain values: `code`, the SHA-256 of all trees in hexadecimal, and `libraries`, the version of each one.
@@ -90,7 +95,14 @@ class Code:
         return {"code": code, "libraries": dict(sorted(libraries.items()))}
 
     def library(self, top: str) -> str | None:
-        """The version of the installed library that has the module `top`; none for what is read as source."""
+        """Tell the version of an installed library.
+
+        Args:
+            top: The name of a module without packages above it.
+
+        Returns:
+            The version of its distribution; `None` for a module that is read as source.
+        """
         if top not in self._libraries:
             spec = None if top == PACKAGE else self._spec(top)
             places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
@@ -146,17 +158,27 @@ _CODE = Code()
 
 @cache
 def version(*used: Used) -> dict[str, Any]:
-    """`Code.version` of what Python finds; each file is read once in a process."""
+    """Give `Code.version` of the modules that Python finds; each file is read once in a process.
+
+    Args:
+        *used: Classes and functions, or their full names, in any order.
+
+    Returns:
+        Plain values, as `Code.version` returns them.
+
+    Raises:
+        InputError: For a name whose module has no file.
+    """
     return _CODE.version(*used)
 
 
 class _Module:
-    """A module's source by the names that it binds; of a compiled one the bytes."""
+    """The source of a module by the names that it binds; the bytes of a compiled one."""
 
     def __init__(self, spec: ModuleSpec, code: Code) -> None:
         self.name = spec.name
         self.folders = list(spec.submodule_search_locations or ())
-        """Where its own modules are searched for, if it is a package."""
+        """The folders in which its own modules are searched for, if it is a package."""
         self._package = spec.name if spec.submodule_search_locations is not None else spec.parent or ""
         self._code = code
         self._imports: dict[str, set[str]] = defaultdict(set)
@@ -188,11 +210,11 @@ class _Module:
 
     @property
     def names(self) -> set[str]:
-        """What the module binds."""
+        """The names that the module binds."""
         return {*self._imports, *self._statements}
 
     def definition(self, name: str) -> tuple[str, set[str]]:
-        """What binds `name`: its tree as text, and the full names that it mentions."""
+        """Read what binds `name`: its tree as text, and the full names that it mentions."""
         if name not in self._definitions:
             targets = self._imports.get(name, set())
             text, mentioned = self._read(self._statements.get(name, []))
@@ -201,7 +223,7 @@ class _Module:
 
     @cached_property
     def always(self) -> tuple[str, set[str]]:
-        """The statements that count whenever the module is used: their trees as text, and what they mention."""
+        """The statements that count whenever the module is used: their trees as text, and the names in them."""
         acting = [one for all_of in self._statements.values() for one in all_of if any(map(self._own, _callers(one)))]
         text, mentioned = self._read([*self._nameless, *acting])
         exported = self._statements.get("__all__", [])
@@ -252,13 +274,13 @@ class _Module:
         base = package[: len(package) - node.level + 1] if node.level else []
         base += [node.module] if node.module else []
         for alias in node.names:
-            # Of a star nobody knows the names: the whole module counts.
+            # Nobody knows the names behind a star: the whole module counts.
             target = ".".join(base if alias.name == "*" else [*base, alias.name])
             yield alias.asname or alias.name, target, target
 
 
 def _search(name: str, folders: Iterable[str]) -> ModuleSpec | None:
-    """Where a module lies; Python's own search would import the packages above it."""
+    """Find a module without importing the packages above it, as Python's own search would."""
     parts: list[str] = []
     for folder in folders:
         finder = pkgutil.get_importer(folder)

@@ -29,27 +29,46 @@ from dua_lightning.training.module import ExpertModule, MakeOptimizer, MakeSched
 from dua_lightning.training.plateau import Plateau
 
 CPU = torch.device("cpu")
+"""The processor."""
 
 
 def paper_trainer(**arguments: Any) -> Trainer:
-    """Lightning's Trainer on the processor for 10 epochs (Section 5.1, Numbers), without bars and summaries."""
+    """Make Lightning's Trainer on the processor for 10 epochs (Section 5.1, Numbers), without bars and summaries.
+
+    Args:
+        **arguments: Further arguments of the Trainer, which replace those.
+
+    Returns:
+        The Trainer.
+    """
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     return Trainer(**{"accelerator": "cpu", "devices": 1, "max_epochs": 10, **quiet, **arguments})
 
 
 def paper_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD as in Section 5.1; the momentum is the authors' release's."""
+    """Make the paper's SGD (Section 5.1); the momentum is the authors' release's.
+
+    Args:
+        parameters: The parameters that are trained.
+
+    Returns:
+        The optimizer.
+    """
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
 
 
 def paper_callbacks() -> list[Callback]:
-    """The plateau rule of Section 5.1."""
+    """Make the plateau rule of Section 5.1.
+
+    Returns:
+        The rule alone.
+    """
     return [Plateau()]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How experts are trained.
+    """The settings by which experts are trained.
 
     Args:
         trainer: Makes Lightning's Trainer; it is given `logger` and `callbacks`.
@@ -61,7 +80,7 @@ class Training:
             variance 1), as in the authors' release.
         keep_best: Whether the best model is taken, and the fit can be continued; otherwise the last weights are taken,
             and no checkpoint is written. A Trainer with `enable_checkpointing=False` needs `False`.
-        device: Where regularisers measure what they remember.
+        device: The device on which regularisers measure what they remember.
     """
 
     trainer: Callable[..., Trainer] = paper_trainer
@@ -74,18 +93,26 @@ class Training:
     device: torch.device = CPU
 
     def module(self, net: nn.Module, data: ServerTask) -> ExpertModule:
-        """The module that trains `net` on a task."""
+        """Make the module that trains a network on a task.
+
+        Args:
+            net: The network.
+            data: The task's data.
+
+        Returns:
+            The module.
+        """
         return ExpertModule(net, data.task, self.optimizer, self.scheduler, data.seed)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives.
+    """The result of a fit.
 
     Args:
         expert: The expert.
         epochs: Epochs of its training, those before an interruption too.
-        seconds: Wall time of the fit, without what was before an interruption.
+        seconds: Wall time of the fit, without the time before an interruption.
         val_accuracy: Best validation accuracy in percent; NaN where it was not measured.
     """
 
@@ -112,7 +139,7 @@ def fit(
     Args:
         net: The network; it begins and ends in the processor's memory.
         data: The task.
-        regulariser: What helps to remember earlier tasks.
+        regulariser: The callback that helps to remember earlier tasks.
         training: Trainer, optimizer and rules.
         folder: Where checkpoints are kept; by default they are gone at the end.
 
@@ -152,7 +179,7 @@ def fit(
         net.cpu()
         epochs, accuracy = trainer.current_epoch, math.nan
         if best.best_model_path:
-            # Of a fit in other processes the Trainer here knows nothing but the files.
+            # After a fit in other processes the Trainer here knows nothing but the files.
             epochs = int(_read(last)["epoch"]) + 1
             chosen = _read(Path(best.best_model_path))
             accuracy = float(chosen["callbacks"][best.state_key]["best_model_score"])
@@ -163,7 +190,7 @@ def fit(
 
 @contextmanager
 def _refused(*kinds: type[Exception]) -> Iterator[None]:
-    """Turns what Lightning says of settings that it cannot use into an `InputError`."""
+    """Turn Lightning's errors about settings that it cannot use into an `InputError`."""
     refused: tuple[type[Exception], ...] = (MisconfigurationException, *kinds)
     try:
         yield
@@ -172,7 +199,7 @@ def _refused(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """A checkpoint of Lightning's, mapped into the processor's memory."""
+    """Read a checkpoint of Lightning's, mapped into the processor's memory."""
     kept: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     return kept
 

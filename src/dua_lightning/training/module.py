@@ -20,7 +20,9 @@ from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""A function that makes the optimizer of parameters."""
 MakeScheduler = Callable[[Optimizer], LRScheduler]
+"""A function that makes the scheduler of an optimizer."""
 
 
 class ExpertModule(LightningModule):

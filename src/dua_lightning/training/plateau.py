@@ -18,7 +18,7 @@ class Plateau(Callback):
     Args:
         monitor: The name of the metric, higher being better.
         patience: Epochs without a new best until the learning rate falls.
-        factor: What it is multiplied by, between 0 and 1.
+        factor: The number that it is multiplied by, between 0 and 1.
         stop_after: Further epochs without a new best until training stops.
 
     Raises:
