@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.data.scenes import picture
-from tests.faults import child
+from tests.faults import alone
 from tests.faults.readers import Payload
 from tests.helpers.cli import TINY, Done, refused
 
@@ -44,7 +44,7 @@ def dua(cwd: Path, *arguments: str) -> Done:
     given = any(argument.startswith("paths.output_dir=") for argument in arguments)
     # Options stand before everything else.
     arguments = tuple(sorted(arguments, key=lambda argument: argument != "-m"))
-    return child.run(*arguments, *([] if given else ["paths.output_dir=out"]), cwd=cwd)
+    return alone.run(*arguments, *([] if given else ["paths.output_dir=out"]), cwd=cwd)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -17,7 +17,8 @@ from dua_lightning.report.records import COLUMNS, matrices, read
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
-from tests.helpers.cli import TINY, Done, run, spawn
+from tests.helpers.cli import TINY, Done, run
+from tests.helpers.process import spawn
 from tests.helpers.tiny import same
 from tests.helpers.wandb_file import records as wandb_records
 

@@ -90,7 +90,7 @@ def spawned(mine: Path, *arguments: str) -> Done:
 
 def test_everything_from_outside_at_once_in_a_sweep_of_processes_of_their_own(mine: Path) -> None:
     everything = ("adapt=none,balance", "merge=regmean", "importance=gram", "regularise=shrink", "data=stripes")
-    done = spawned(mine, "-m", *everything, "model.width=8", "engine=joblib", "engine.workers=2")
+    done = spawned(mine, "-m", *everything, "model.width=8", "engine=loky", "engine.workers=2")
     assert done.status == 0, done.err
     label = "Gram-RACL, weight decay training, RegMean merge"
     assert set(read(mine / "out" / "records.csv")["label"]) == {label, f"{label} + balance"}

@@ -159,7 +159,7 @@ def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stop_ends_the_workers_as_well(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("engine=joblib", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
+    arguments = ("engine=loky", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
     process = start("-m", "dua_lightning", *TINY, *arguments, cwd=tmp_path)
     results = Path(os.environ["DUA_STORE_DIR"]) / "results"
     wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)

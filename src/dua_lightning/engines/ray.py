@@ -40,7 +40,7 @@ class Ray(Pending):
     ) -> None:
         super().__init__()
         if find_spec("ray") is None:
-            raise InputError("engine=ray needs the package ray; pip install 'dua_lightning[ray]', or use engine=joblib")
+            raise InputError("engine=ray needs the package ray; pip install 'dua_lightning[ray]', or use engine=loky")
         if retries < 0:
             raise InputError(f"engine.retries={retries} cannot be used: it is at least 0")
         if address is not None and workers is not None:

@@ -33,7 +33,7 @@ PACKAGE = "dua_lightning"
 HARMLESS = (f"{PACKAGE}.store.",)
 """Rooms that change no bit of what they are given: they keep it, digest it and give it back."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core", "skimage": "scikit-image"}
 """Names that differ from their module's. Others are found as well, but the search takes half a second."""
 
 Used = str | Callable[..., Any]
