@@ -55,8 +55,8 @@ NUMBERS = {
     "no task": ("data.tasks=0",),
     "fewer than no threads": ("threads=-1",),
     "more threads than any machine has": ("threads=1000000000",),
-    "a rate that is no number": ("trainer.lr=nan",),
-    "a rate that is infinite": ("trainer.lr=inf",),
+    "a rate that is no number": ("optimizer.lr=nan",),
+    "a rate that is infinite": ("optimizer.lr=inf",),
     "a rate of adaptation that is infinite": ("adapt=finetune", "adapt.lr=inf"),
     "a momentum that is no number": ("adapt=finetune", "adapt.momentum=nan"),
     "a negative momentum": ("adapt=finetune", "adapt.momentum=-0.5"),
@@ -73,7 +73,7 @@ NUMBERS = {
 }
 TEXTS = {
     "an empty sweep": ("-m", "seed="),
-    "a node where a number belongs": ("trainer.lr={a: 1}",),
+    "a node where a number belongs": ("optimizer.lr={a: 1}",),
     "a number where a node belongs": ("merge=5",),
     "a target that is not there": ("adapt._target_=dua_lightning.nothing",),
     "a target of another kind": ("adapt._target_=dua_lightning.importance.MAS",),
