@@ -1,6 +1,6 @@
 """What a user costs as users become many: time for each, and peak memory of the run. `make bench-users`.
 
-    python benchmarks/users.py [--fewest 10] [--most 10000] [--out outputs/bench] [engine=joblib engine.workers=2 ..]
+    python benchmarks/users.py [--fewest 10] [--most 10000] [--out outputs/bench] [engine=loky engine.workers=2 ..]
 
 Every run is a process of its own: a population on digits, a small MLP, MAS-RACL; everything from a user's pictures to
 the stored result, and the table at the end. The experts are trained before. The clock starts after `WARM_UP` users, who
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--fewest", type=int, default=min(RUNS), help="the smallest number of users")
     parser.add_argument("--most", type=int, default=max(RUNS), help="the largest number of users")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
-    parser.add_argument("settings", nargs="*", help="of the runs, such as engine=joblib")
+    parser.add_argument("settings", nargs="*", help="of the runs, such as engine=loky")
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -27,7 +27,7 @@ TENANTS = {
     "lightning": {"data.server", "data.user", "regularise", "training", "report", "run"},
     "wandb": {"report.loggers"},
     "matplotlib": {"report.figures", "report.loggers"},
-    "joblib": {"engines.joblib"},
+    "loky": {"engines.loky"},
     "ray": {"engines.ray"},
     "rich": {"data.decode", "data.download", "report", "run.pipeline", "run.sweep", "commands"},
 }

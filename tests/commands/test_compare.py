@@ -56,7 +56,7 @@ def test_results_are_paired_where_they_agree(a: Path, b: Path) -> None:
 
 def test_settings_that_differ_are_named(a: Path, b: Path) -> None:
     found = contrast.settings(study([a]), study([b]))
-    assert found == [("trainer.lr", "0.001", "0.01"), ("seed", "1 | 2 | 3", "1 | 2")]
+    assert found == [("optimizer.lr", "0.001", "0.01"), ("seed", "1 | 2 | 3", "1 | 2")]
     assert contrast.settings(study([a]), study([a])) == []
 
 
@@ -93,7 +93,7 @@ def test_the_command_prints_both_tables(dua: Dua, a: Path, b: Path) -> None:
     assert (done.status, done.err) == (0, "")
     (line,) = (line for line in done.out.splitlines() if "MAS-RACL" in line and "accuracy" in line)
     assert "+0.25" in line
-    assert "trainer.lr" in done.out
+    assert "optimizer.lr" in done.out
     assert "no setting differs" in dua(a, a).out
 
 

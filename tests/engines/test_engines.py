@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dua_lightning.engines import Engine, Joblib, Serial
+from dua_lightning.engines import Engine, Loky, Serial
 from dua_lightning.errors import InputError
 from tests.engines import toys
 
 SUMS = [("sum", value) for value in range(20)]
 
 
-@pytest.fixture(scope="module", params=["serial", "joblib"])
+@pytest.fixture(scope="module", params=["serial", "loky"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Started once for all tests: a process takes seconds to load torch."""
-    made: Engine = Serial() if request.param == "serial" else Joblib(workers=2, threads=1)
+    made: Engine = Serial() if request.param == "serial" else Loky(workers=2, threads=1)
     with made:
         toys.shared(made, tmp_path_factory.mktemp("store"))
         yield made
@@ -44,7 +44,7 @@ def test_what_a_worker_raises_comes_back_in_its_words(engine: Engine, tmp_path: 
 
 
 def test_a_result_is_received_as_soon_as_it_is_there(tmp_path: Path) -> None:
-    with Joblib(workers=2) as engine:
+    with Loky(workers=2) as engine:
         for place, wish in enumerate([("sleep", 3), ("sum", 1), ("sum", 2)]):
             engine.submit(toys.work(tmp_path), place, wish, ())
         assert {engine.receive()[0] for _ in range(2)} == {1, 2}
@@ -52,7 +52,7 @@ def test_a_result_is_received_as_soon_as_it_is_there(tmp_path: Path) -> None:
 
 
 def test_writing_to_what_is_shared_fails_loudly_in_processes(tmp_path: Path) -> None:
-    with Joblib(workers=1, threads=2) as engine:
+    with Loky(workers=1, threads=2) as engine:
         toys.shared(engine, tmp_path)
         assert toys.results(engine, toys.work(tmp_path), [("threads", 0)]) == [2]
         with pytest.raises(RuntimeError, match="x of a was written to"):
@@ -70,7 +70,7 @@ def test_an_exception_ends_workers_at_once(tmp_path: Path) -> None:
 
 
 def interrupted(folder: Path) -> None:
-    with Joblib(workers=1) as engine:
+    with Loky(workers=1) as engine:
         engine.submit(toys.work(folder), 0, ("sleep", 600), ())
         while not list(folder.iterdir()):
             time.sleep(0.05)
@@ -81,4 +81,4 @@ def interrupted(folder: Path) -> None:
 def test_numbers_that_cannot_be_are_refused_by_name(settings: dict[str, int]) -> None:
     ((name, value),) = settings.items()
     with pytest.raises(InputError, match=f"{name}={value} "):
-        Joblib(**settings)
+        Loky(**settings)

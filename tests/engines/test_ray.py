@@ -19,7 +19,8 @@ from dua_lightning.engines import ray as module
 from dua_lightning.errors import InputError
 from dua_lightning.report.records import read
 from tests.engines import toys
-from tests.helpers.cli import TINY, spawn
+from tests.helpers.cli import TINY
+from tests.helpers.process import spawn
 
 # Before Ray is loaded: no test listens where others than this machine reach it.
 os.environ |= module.SETTINGS

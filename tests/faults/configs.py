@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from dua_lightning.__main__ import CONF
-from tests.faults import child
+from tests.faults import alone
 from tests.helpers.cli import TINY, Done, refused
 
 BASES = (
@@ -119,7 +119,7 @@ def run(arguments: tuple[str, ...]) -> Done:
         cwd = Path(folder) / "cwd"
         cwd.mkdir()
         given = (*TINY, "logger=none", *arguments)
-        return child.run(*given, cwd=cwd, more={"DUA_SHORT": "1"}, seconds=60)
+        return alone.run(*given, cwd=cwd, first=["tests.faults.short"], seconds=60)
 
 
 def fault(done: Done) -> str:

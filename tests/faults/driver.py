@@ -5,6 +5,7 @@ disturbed, and that nothing damaged was left on the way.
 """
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -17,8 +18,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from tests.faults import child
+from tests.faults import alone
 from tests.helpers.cli import TINY, Done, refused
+from tests.helpers.process import ROOT
 
 RUN = (
     *TINY,
@@ -26,7 +28,6 @@ RUN = (
     "seed=[1,2]",
     "data.iterations=2",
     "trainer.max_epochs=2",
-    "trainer.checkpoint_seconds=0",
     "store.priors=true",
     "paths.output_dir=out",
     "method=all",
@@ -34,7 +35,7 @@ RUN = (
 )
 """Four rows of which two share all experts, and all share the first; three users, two seeds, two iterations."""
 
-ONE = (*TINY, "threads=1", "trainer.max_epochs=2", "trainer.checkpoint_seconds=0", "paths.output_dir=out")
+ONE = (*TINY, "threads=1", "trainer.max_epochs=2", "paths.output_dir=out")
 """One row, for faults in every single write."""
 
 
@@ -59,7 +60,7 @@ class Undisturbed:
 def undisturbed(arguments: tuple[str, ...], folder: Path) -> Undisturbed:
     began = time.monotonic()
     cwd = _cwd(folder)
-    done = child.run(*arguments, cwd=cwd, more={"DUA_FAULT": "count:0"})
+    done = alone.run(*arguments, cwd=cwd, fault="count:0")
     assert done.status == 0, done.err
     boundaries = len((folder / "boundaries.txt").read_text().splitlines())
     return Undisturbed(arguments, outcome(cwd), time.monotonic() - began, boundaries)
@@ -68,7 +69,7 @@ def undisturbed(arguments: tuple[str, ...], folder: Path) -> Undisturbed:
 def killed_at(boundary: int, whole: Undisturbed, folder: Path) -> str:
     """What is wrong after a kill at that write and a second run; empty where nothing is."""
     cwd = _cwd(folder)
-    done = child.run(*whole.arguments, cwd=cwd, more={"DUA_FAULT": f"kill:{boundary}"})
+    done = alone.run(*whole.arguments, cwd=cwd, fault=f"kill:{boundary}")
     if done.status != -9:
         return f"boundary {boundary} was not reached: {done.status} {done.err[-500:]}"
     return _finished(whole, cwd)
@@ -77,17 +78,17 @@ def killed_at(boundary: int, whole: Undisturbed, folder: Path) -> str:
 def killed_after(seconds: float, whole: Undisturbed, folder: Path) -> str:
     """The same for a kill at some time."""
     cwd = _cwd(folder)
-    process = child.start(whole.arguments, cwd)
+    running = alone.start(*whole.arguments, cwd=cwd)
     time.sleep(seconds)
-    process.kill()
-    child.wait(process, cwd)
+    running.process.kill()
+    running.wait()
     return _finished(whole, cwd)
 
 
 def failed_at(kind: str, boundary: int, whole: Undisturbed, folder: Path) -> str:
     """What is wrong after that write has failed: in how the run ended, what it left, or the second run."""
     cwd = _cwd(folder)
-    done = child.run(*whole.arguments, cwd=cwd, more={"DUA_FAULT": f"{kind}:{boundary}"})
+    done = alone.run(*whole.arguments, cwd=cwd, fault=f"{kind}:{boundary}")
     where = _at(folder, boundary)
     if done.status == 0 and where.split()[1] in TOLERATED:
         return ""
@@ -123,6 +124,7 @@ def killed(point: tuple[str, float], whole: Undisturbed, folder: Path) -> str:
 
 def spawned(fault: str, arguments: tuple[str, ...], cwd: Path) -> Done:
     """The same as a fresh process, which loads everything itself."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     code = "import tests.faults.inject; from dua_lightning.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -130,7 +132,7 @@ def spawned(fault: str, arguments: tuple[str, ...], cwd: Path) -> Done:
         capture_output=True,
         text=True,
         check=False,
-        env={**child.environment(), "DUA_FAULT": fault},
+        env={**os.environ, **alone.ALONE, "PYTHONPATH": path, "DUA_FAULT": fault},
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -149,7 +151,7 @@ def outcome(cwd: Path) -> Outcome:
 
 
 def _finished(whole: Undisturbed, cwd: Path) -> str:
-    done = child.run(*whole.arguments, cwd=cwd)
+    done = alone.run(*whole.arguments, cwd=cwd)
     if done.status != 0:
         return f"the second run ended with {done.status}: {done.err[-1500:]}"
     found = outcome(cwd)
@@ -175,7 +177,7 @@ def _at(folder: Path, boundary: int) -> str:
 
 
 def _unfinished(path: Path) -> bool:
-    return path.suffix != ".lock" and ".partial" not in path.name and path.parent.name != ".hydra"
+    return path.suffix != ".lock" and path.parent.name != ".hydra"
 
 
 def _tensors(path: Path) -> dict[str, Any]:

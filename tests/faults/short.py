@@ -4,16 +4,20 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
+from lightning import Trainer
+
 from dua_lightning.adapt import adabn_s, finetune
 from dua_lightning.data import digits
-from dua_lightning.training import training
 
-_Trainer, _descend, _assemble = training.Trainer, finetune.descend, digits.assemble
+_fit, _descend, _assemble = Trainer.fit, finetune.descend, digits.assemble
 
 
-@wraps(_Trainer)
-def _one_epoch(*args: Any, max_epochs: int, **more: Any) -> Any:
-    return _Trainer(*args, max_epochs=min(max_epochs, 1), **more)
+@wraps(_fit)
+def _one_epoch(self: Trainer, *args: Any, **more: Any) -> Any:
+    for name, value in (("min_epochs", None), ("max_epochs", 1), ("min_steps", None)):
+        if getattr(self.fit_loop, name, None) not in (0, None):
+            setattr(self.fit_loop, name, value)
+    return _fit(self, *args, **more)
 
 
 def _one_pass(net: Any, optimizer: Any, task: Any, data: Any, epochs: int) -> None:
@@ -25,6 +29,6 @@ def _one_draw(*args: Any, **more: Any) -> Any:
     return replace(benchmark, iterations=min(benchmark.iterations, 1))
 
 
-training.Trainer = _one_epoch  # type: ignore[misc]
+Trainer.fit = _one_epoch  # type: ignore[method-assign]
 finetune.descend = adabn_s.descend = _one_pass
 digits.assemble = _one_draw

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.data.scenes import picture
-from tests.faults import child
+from tests.faults import alone
 from tests.faults.readers import Payload
 from tests.helpers.cli import TINY, Done, refused
 
@@ -44,7 +44,7 @@ def dua(cwd: Path, *arguments: str) -> Done:
     given = any(argument.startswith("paths.output_dir=") for argument in arguments)
     # Options stand before everything else.
     arguments = tuple(sorted(arguments, key=lambda argument: argument != "-m"))
-    return child.run(*arguments, *([] if given else ["paths.output_dir=out"]), cwd=cwd)
+    return alone.run(*arguments, *([] if given else ["paths.output_dir=out"]), cwd=cwd)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -55,8 +55,8 @@ NUMBERS = {
     "no task": ("data.tasks=0",),
     "fewer than no threads": ("threads=-1",),
     "more threads than any machine has": ("threads=1000000000",),
-    "a rate that is no number": ("trainer.lr=nan",),
-    "a rate that is infinite": ("trainer.lr=inf",),
+    "a rate that is no number": ("optimizer.lr=nan",),
+    "a rate that is infinite": ("optimizer.lr=inf",),
     "a rate of adaptation that is infinite": ("adapt=finetune", "adapt.lr=inf"),
     "a momentum that is no number": ("adapt=finetune", "adapt.momentum=nan"),
     "a negative momentum": ("adapt=finetune", "adapt.momentum=-0.5"),
@@ -73,7 +73,7 @@ NUMBERS = {
 }
 TEXTS = {
     "an empty sweep": ("-m", "seed="),
-    "a node where a number belongs": ("trainer.lr={a: 1}",),
+    "a node where a number belongs": ("optimizer.lr={a: 1}",),
     "a number where a node belongs": ("merge=5",),
     "a target that is not there": ("adapt._target_=dua_lightning.nothing",),
     "a target of another kind": ("adapt._target_=dua_lightning.importance.MAS",),

@@ -1,10 +1,8 @@
 """The command line as a user runs it, and a size of the digits benchmark that takes a second."""
 
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -51,11 +49,3 @@ def run(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.
             signal.signal(number, handler)
     captured = capfd.readouterr()
     return Done(status, captured.out, captured.err)
-
-
-def spawn(*arguments: str, cwd: Path) -> Done:
-    """`python -m dua_lightning ARGUMENTS` as a process of its own, started in `cwd`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dua_lightning", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
-    return Done(done.returncode, done.stdout, done.stderr)

@@ -18,7 +18,7 @@ SETTINGS = {
     "data": {"name": "digits", "tasks": 3},
     "model": {"name": "mlp"},
     "method": {"rows": ROWS},
-    "trainer": {"lr": 0.001},
+    "optimizer": {"lr": 0.001},
     "paths": {"output_dir": "out"},
     "seed": [1, 2, 3],
 }

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dua_lightning.commands import report as reporting
 from dua_lightning.report.runs import study
-from tests.helpers.cli import TINY, spawn
+from tests.helpers.cli import TINY
+from tests.helpers.process import spawn
 from tests.report import folders
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

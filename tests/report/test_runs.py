@@ -21,7 +21,7 @@ def job(method: str, seed: int, **trainer: float) -> tuple[list[object], dict[st
 def test_a_run_is_read_whole(tmp_path: Path) -> None:
     (run,) = read_runs(folders.run(tmp_path / "run"))
     assert len(run.results) == 3 * 2 * 2 * 3
-    assert (run.settings["trainer.lr"], run.settings["seed"]) == (0.001, [1, 2, 3])
+    assert (run.settings["optimizer.lr"], run.settings["seed"]) == (0.001, [1, 2, 3])
     assert len(run.costs) == 2
     assert [TrainingRecord(**line) for line in run.trainings.to_dict("records")] == folders.TRAININGS
     curve = run.curves[(run.curves["seed"] == 2) & (run.curves["task"] == "2-10")]

@@ -79,7 +79,7 @@ def test_the_tables_hold_the_run(document: Document) -> None:
     assert list(largest) == sorted(largest, reverse=True)
     assert found["adaptation"].frame.loc[0, "trained parameters"] == 1000
     settings = dict(found["settings"].frame.itertuples(index=False, name=None))
-    assert (settings["trainer.lr"], settings["seed"]) == ("0.001", "[1, 2, 3]")
+    assert (settings["optimizer.lr"], settings["seed"]) == ("0.001", "[1, 2, 3]")
     assert "method.rows" not in settings
 
 

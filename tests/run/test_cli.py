@@ -17,7 +17,8 @@ from dua_lightning.report.records import COLUMNS, matrices, read, trainings
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
-from tests.helpers.cli import TINY, Done, run, spawn
+from tests.helpers.cli import TINY, Done, run
+from tests.helpers.process import spawn, start
 from tests.helpers.tiny import same
 from tests.helpers.wandb_file import records as wandb_records
 
@@ -37,6 +38,7 @@ ROWS = {
 }
 
 
+TASKS = ["0-1", "2-3"]
 WRITTEN = ("records.csv", "costs.csv", "summary.json", "figures/accuracy.png", "figures/matrices.png")
 
 
@@ -136,7 +138,8 @@ def test_a_sweep_shares_experts_and_ends_in_one_table(dua: Run, tmp_path: Path) 
     assert set(frame["seed"]) == {1, 2}
     assert len(experts(store())) == 4
     # Each seed's experts were trained by the first job that needed them.
-    assert len(list((tmp_path / "out").glob("*/trainings.csv"))) == 2
+    trained = pd.concat([pd.read_csv(path) for path in (tmp_path / "out").glob("*/trainings.csv")])
+    assert sorted(zip(trained["seed"], trained["task"], strict=True)) == [(s, t) for s in (1, 2) for t in TASKS]
     assert "sweep of 8 jobs" in done.out
     assert "MAS-RACL minus MAS-IMM, paired" in done.out
     command = json.loads((tmp_path / "out" / "5" / "environment.json").read_text())["command"]
@@ -155,9 +158,10 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     assert "method=lwf" in environment["command"]
     assert environment["packages"]["torch"]
     trained = trainings(out / "trainings.csv")
-    assert list(trained["task"]) == ["0-1", "2-3"]
+    assert list(trained["task"]) == TASKS
     assert trained["val_accuracy"].between(0, 100).all()
-    for task in ("0-1", "2-3"):
+    assert set(trained["epochs"]) == {1}
+    for task in TASKS:
         (curve,) = out.rglob(f"seed_3/LwF/{task}/metrics.csv")
         assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
@@ -224,7 +228,7 @@ BAD = {
     "a wrong type": (("trainer.max_epochs=abc",), ("trainer.max_epochs=abc", "integer")),
     "a fraction of an epoch": (("trainer.max_epochs=1.5",), ("trainer.max_epochs=1.5",)),
     "a negative number": (("trainer.max_epochs=-3",), ("trainer.max_epochs", "-3")),
-    "a rate of zero": (("trainer.lr=0",), ("trainer.lr", "positive")),
+    "a rate of zero": (("optimizer.lr=-1",), ("optimizer.lr", "-1")),
     "a seed that is a word": (("seed=x",), ("seed=x",)),
     "seeds that are words": (("seed=[1,x]",), ("seed",)),
     "no seed": (("seed=[]",), ("seed=[]", "at least 1")),
@@ -351,11 +355,10 @@ def test_a_damaged_entry_is_one_line_and_nothing_changes(dua: Run, kind: str) ->
 
 def test_two_runs_at_once_train_each_expert_once(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "b")]
-    command = [sys.executable, "-m", "dua_lightning", *TINY, "method=lwf"]
-    runs = [subprocess.Popen([*command, f"paths.output_dir={folder}"], stdout=subprocess.DEVNULL) for folder in folders]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
-    trained = pd.concat([trainings(folder / "trainings.csv") for folder in folders])
-    assert sorted(trained["task"]) == ["0-1", "2-3"]
+    runs = [start(*TINY, "method=lwf", f"paths.output_dir={folder}", cwd=tmp_path) for folder in folders]
+    assert [run.wait().status for run in runs] == [0, 0]
+    trained = pd.concat([pd.read_csv(path) for folder in folders for path in folder.glob("trainings.csv")])
+    assert sorted(trained["task"]) == TASKS
     assert len(experts(store())) == 2
     (a, b) = ((folder / "records.csv").read_bytes() for folder in folders)
     assert a == b

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dua_lightning.data.corruptions import NAMES
 from dua_lightning.report.records import read
-from tests.helpers.cli import Done, run, spawn
+from tests.helpers.cli import Done, run
+from tests.helpers.process import spawn
 
 SMALL = (
     "model=vgg11_bn",

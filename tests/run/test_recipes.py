@@ -64,7 +64,7 @@ TO_NOTHING = (
         "store.priors=true",
         "logger=none",
         "logger=wandb",
-        "engine=joblib",
+        "engine=loky",
     ),
     *("paths.data_dir=a", "paths.output_dir=b", "paths.store_dir=c", "data.iterations=4"),
     *("data.name=x", "model.name=x", "method.name=x", "method.label=x", "method.prior=none prior=user"),

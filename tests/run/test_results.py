@@ -38,7 +38,7 @@ def test_processes_give_the_bits_of_one_and_what_is_missing_alone(dua: Run, tmp_
     kept = sorted((tmp_path / "two" / "store" / "results").glob("[!.]*"))
     for path in kept[5:]:
         path.unlink()
-    done = dua("two", "method=all", "engine=joblib", "engine.workers=2")
+    done = dua("two", "method=all", "engine=loky", "engine.workers=2")
     assert "seed 1: reused 6 experts and 5 of 30 results" in done.out.splitlines()
     one, two = ((tmp_path / name / "records.csv").read_bytes() for name in ("one", "two"))
     assert one == two
@@ -63,7 +63,7 @@ def test_where_everything_is_stored_no_draw_is_sent_and_no_prior_measured(
     first = (tmp_path / "out" / "records.csv").read_bytes()
     monkeypatch.setattr(draws.Draws, "compute", None)
     monkeypatch.setattr(results.server, "measure", None)
-    assert "reused 2 experts and 3 of 3 results" in dua("out", "method=imm", "engine=joblib").out
+    assert "reused 2 experts and 3 of 3 results" in dua("out", "method=imm", "engine=loky").out
     assert (tmp_path / "out" / "records.csv").read_bytes() == first
 
 

@@ -9,26 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from dua_lightning.report.records import read
 from dua_lightning.store.store import Store
-from tests.helpers.cli import TINY
+from tests.helpers.cli import TINY, Done
+from tests.helpers.process import Running, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FOREVER = ("trainer.max_epochs=1000000", "callbacks.plateau.patience=1000000", "data.iterations=1000000")
+FOREVER = ("trainer.max_epochs=1000000", "callbacks=none")
 
 
-def start(*command: str, cwd: Path, **how: bool) -> subprocess.Popen[str]:
+def fresh(*command: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+        [sys.executable, *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def child(code: str, tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     """A process that runs `code`, as soon as it has said that it is ready."""
     imports = "import time\nfrom dua_lightning.run import stopping\nfrom dua_lightning.run.stopping import *\n"
-    process = start("-c", imports + code, *arguments, cwd=tmp_path)
+    process = fresh("-c", imports + code, *arguments, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -97,10 +97,10 @@ def test_a_signal_after_the_end_of_the_work_has_no_traceback(tmp_path: Path) -> 
     assert (process.returncode, err) == (130, "")
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(found: Callable[[], bool], ended: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not found():
-        assert process.poll() is None, process.communicate()
+        assert not ended(), "it has ended"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -110,13 +110,17 @@ def loads_torch(process: subprocess.Popen[str]) -> Callable[[], bool]:
     return lambda: "libtorch" in maps.read_text()
 
 
-def stopped(process: subprocess.Popen[str], number: signal.Signals, folder: Path) -> None:
+def stopped(running: Running, number: signal.Signals, folder: Path) -> None:
+    """Stop it, and see that it ends soon and says how to continue."""
     began = time.monotonic()
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    running.send(number)
+    ends(running.wait(60), number, folder)
     assert time.monotonic() - began < 20
-    assert process.returncode == 128 + number, err
-    (line,) = err.strip().splitlines()
+
+
+def ends(done: Done, number: signal.Signals, folder: Path) -> None:
+    assert done.status == 128 + number, done.err
+    (line,) = done.err.strip().splitlines()
     assert line.startswith("stopped; to continue: python -m dua_lightning ")
     assert f"paths.output_dir={folder}" in line
 
@@ -124,33 +128,30 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals, folder: Path
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="sees imports through /proc")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_run_stops_while_it_is_imported(number: signal.Signals, tmp_path: Path) -> None:
-    process = start("-m", "dua_lightning", *TINY, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path)
-    wait_for(loads_torch(process), process)
-    stopped(process, number, tmp_path / "out")
-
-
-def stored(store: Path, pattern: str) -> Callable[[], bool]:
-    return lambda: any(store.glob(pattern))
+    process = fresh("-m", "dua_lightning", *TINY, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path)
+    wait_for(loads_torch(process), lambda: process.poll() is not None)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    ends(Done(process.returncode, "", err), number, tmp_path / "out")
 
 
 def test_a_run_stops_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, store = tmp_path / "out", tmp_path / "store"
     monkeypatch.setenv("DUA_STORE_DIR", str(store))
-    run = ("-m", "dua_lightning", *TINY, *FOREVER, f"paths.output_dir={out}")
-    process = start(*run, cwd=tmp_path)
-    wait_for(stored(store, "experts/.*.partial/last.ckpt"), process)
-    stopped(process, signal.SIGTERM, out)
-    assert list(out.glob("csv/**/metrics.csv")), "the logger was not closed"
-    (checkpoint,) = store.glob("experts/.*.partial/last.ckpt")
-    assert "state_dict" in torch.load(checkpoint, weights_only=True)
+    running = start(*TINY, *FOREVER, f"paths.output_dir={out}", cwd=tmp_path)
+    wait_for(lambda: any(store.glob("experts/.*.partial/last.ckpt")), lambda: running.ended)
+    stopped(running, signal.SIGTERM, out)
+    assert list((out / "csv").glob("**/0-1/metrics.csv")), "the logger was not closed"
+    (folder,) = store.glob("experts/.*.partial")
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
     out, times = tmp_path / "out", "data.iterations=1000000"
-    process = start("-m", "dua_lightning", *TINY, times, f"paths.output_dir={out}", cwd=tmp_path)
+    running = start(*TINY, times, f"paths.output_dir={out}", cwd=tmp_path)
     results = Path(os.environ["DUA_STORE_DIR"]) / "results"
-    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
-    stopped(process, signal.SIGINT, out)
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, lambda: running.ended)
+    stopped(running, signal.SIGINT, out)
     assert [problem for _, problem in Store(results.parent).verify() if problem] == []
     assert len(read(out / "records.csv")) > 2
     assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
@@ -159,13 +160,13 @@ def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stop_ends_the_workers_as_well(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("engine=joblib", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
-    process = start("-m", "dua_lightning", *TINY, *arguments, cwd=tmp_path)
+    arguments = ("engine=loky", "engine.workers=2", "data.iterations=1000000", f"paths.output_dir={out}")
+    running = start(*TINY, *arguments, cwd=tmp_path)
     results = Path(os.environ["DUA_STORE_DIR"]) / "results"
-    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, process)
-    listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True).stdout
+    wait_for(lambda: len([*results.glob("[!.]*")]) > 2, lambda: running.ended)
+    listed = subprocess.run(["ps", "--ppid", str(running.pid), "-o", "pid="], capture_output=True, text=True).stdout
     assert len(listed.split()) >= 2
-    stopped(process, signal.SIGTERM, out)
+    stopped(running, signal.SIGTERM, out)
     assert len(read(out / "records.csv")) > 2
     deadline = time.monotonic() + 10
     while left := [pid for pid in listed.split() if Path(f"/proc/{pid}").exists()]:

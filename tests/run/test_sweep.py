@@ -129,7 +129,7 @@ def test_finished_jobs_run_once_and_say_so(work: Work, dua: Callable[..., Done],
     first = dua(*SWEEP)
     before = pd.read_csv(tmp_path / "out" / "records.csv")
     (tmp_path / "out" / "records.csv").unlink()
-    second = dua(*SWEEP, "+paths.elsewhere=x")
+    second = dua(*SWEEP, "trainer.log_every_n_steps=1", "+paths.elsewhere=x")
     assert (first.status, second.status) == (0, 0)
     assert work.ran == ALL
     assert "finished before, skipped" not in first.out
@@ -174,7 +174,7 @@ def test_the_jobs_of_an_earlier_sweep_do_not_count(work: Work, dua: Callable[...
     assert table(tmp_path) == [("racl", 3), ("imm", 3)]
 
 
-def test_a_stopped_sweep_continues_with_the_first_unfinished_cell(
+def test_a_stopped_sweep_continues_with_the_first_unfinished_job(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
     work.fails[("imm", 1)] = Stopped(signal.SIGTERM)

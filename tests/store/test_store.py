@@ -117,9 +117,9 @@ def test_reading_is_a_use_and_looking_is_none(tmp_path: Path):
 
 def test_a_kept_entry_ends_an_unfinished_training(tmp_path: Path):
     store = Store(tmp_path)
-    store.partial(RECIPE).parent.mkdir()
-    store.partial(RECIPE).write_bytes(b"half")
-    assert store.partial(RECIPE) == tmp_path / "experts" / f".{RECIPE.key}.partial.safetensors"
+    store.partial(RECIPE).mkdir(parents=True)
+    (store.partial(RECIPE) / "last.ckpt").write_bytes(b"half")
+    assert store.partial(RECIPE) == tmp_path / "experts" / f".{RECIPE.key}.partial"
     assert store.entries() == []
     store.put(RECIPE, tensors())
     assert files(tmp_path) == [f"{RECIPE.key}.safetensors"]

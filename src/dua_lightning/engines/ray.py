@@ -49,7 +49,7 @@ class Ray(Pending):
         super().__init__()
         if find_spec("ray") is None:
             raise InputError(
-                "the engine ray needs the package ray; pip install 'dua_lightning[ray]', or use the engine joblib"
+                "the engine ray needs the package ray; pip install 'dua_lightning[ray]', or use the engine loky"
             )
         if retries < 0:
             raise InputError(f"retries={retries} cannot be used: it is at least 0")

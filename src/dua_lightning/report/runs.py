@@ -254,8 +254,8 @@ def _told_apart(
 def _short(names: Sequence[str]) -> dict[str, str]:
     """Settings by the last part of their names, a group by its own; whole where two would be the same.
 
-    >>> _short(["trainer.lr", "model.name"])
-    {'trainer.lr': 'lr', 'model.name': 'model'}
+    >>> _short(["optimizer.lr", "model.name"])
+    {'optimizer.lr': 'lr', 'model.name': 'model'}
     """
     found = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in names}

@@ -1,7 +1,11 @@
 """The training of experts, and the device of everything, from the settings."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dua_lightning.errors import InputError
 from dua_lightning.run.build import check
@@ -35,26 +39,52 @@ def make(settings: TrainingSettings) -> Training:
     """
     strategy = settings.trainer.node.get("strategy")
     if strategy in WHOLE_PROGRAM:
-        raise InputError(
-            f"trainer.strategy={strategy} cannot be used: its processes would run the whole program again; use "
-            "trainer.strategy=ddp_spawn, whose processes live for one training"
-        )
+        raise _whole_program(strategy)
 
     def callbacks() -> list[Callback]:
         return [choice.build(Callback) for choice in settings.callbacks.values()]
 
+    trainer = settings.trainer.build(Trainer)
+    optimizer = settings.optimizer.build(torch.optim.Optimizer)
+    scheduler = settings.scheduler.build() if settings.scheduler.node.get("_target_") else None
     # Refused before anything is trained.
-    callbacks()
+    with _refusing("trainer"):
+        processes = trainer(logger=False, callbacks=callbacks()).world_size
+    if strategy == "auto" and processes > 1:
+        raise _whole_program(f"auto with trainer.devices={settings.trainer.node.get('devices')}")
+    with _refusing("optimizer"):
+        made = optimizer([torch.nn.Parameter(torch.zeros(1))])
+    if scheduler is not None:
+        with _refusing("scheduler"):
+            scheduler(made)
     checkpoints = settings.trainer.node.get("enable_checkpointing")
     return Training(
-        trainer=settings.trainer.build(Trainer),
-        optimizer=settings.optimizer.build(torch.optim.Optimizer),
-        scheduler=settings.scheduler.build() if settings.scheduler.node.get("_target_") else None,
+        trainer=trainer,
+        optimizer=optimizer,
+        scheduler=scheduler,
         callbacks=callbacks,
         reset_batch_norm=settings.reset_batch_norm,
         keep_best=check(checkpoints, bool | None, "trainer.enable_checkpointing") is not False,
         device=device(settings),
     )
+
+
+def _whole_program(strategy: str) -> InputError:
+    return InputError(
+        f"trainer.strategy={strategy} cannot be used: its processes would run the whole program again; use "
+        "trainer.strategy=ddp_spawn, whose processes live for one training"
+    )
+
+
+@contextmanager
+def _refusing(group: str) -> Iterator[None]:
+    """Turns what Lightning or PyTorch says of the group's settings into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (MisconfigurationException, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"the settings {group}.* cannot be used: {' '.join(str(error).split())}") from error
 
 
 def device(settings: TrainingSettings) -> torch.device:

@@ -19,14 +19,15 @@ TEMPORARY = ".new"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file whole or not at all, through a temporary file beside it.
 
-    The temporary file is renamed to `path` at the end, and removed if anything fails. The bytes are on the disk before
-    the name is, so that a machine that loses power keeps the old file or has the new one.
+    The temporary file is renamed to `path` at the end, and removed if anything fails.
 
     Args:
         path: The file.
+        durable: Whether the bytes are on the disk before the name is, so that a machine that loses power keeps the old
+            file or has the new one. Waiting for the disk takes longer than an epoch of a small network.
 
     Yields:
         The path of the temporary file, with the same ending.
@@ -42,9 +43,11 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o644)
-            sync(temporary)
+            if durable:
+                sync(temporary)
             temporary.replace(path)
-            sync(path.parent)
+            if durable:
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -34,7 +34,7 @@ PACKAGE = "dua_lightning"
 HARMLESS = (f"{PACKAGE}.store.",)
 """Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
 
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core", "skimage": "scikit-image"}
 """Distributions whose names differ from their module's; others are found too, but the search takes half a second."""
 
 Used = str | Callable[..., Any]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -23,6 +25,7 @@ from dua_lightning.data.server import ServerTask
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, reset_batch_norms
 from dua_lightning.regularise.base import Regulariser
+from dua_lightning.store.files import replacing
 from dua_lightning.store.tensorfile import damaged, fingerprint
 from dua_lightning.tasks import Expert, Task
 from dua_lightning.training.module import ExpertModule, MakeOptimizer, MakeScheduler
@@ -164,7 +167,9 @@ def fit(
         checkpoints = [best, ModelCheckpoint(filename="last", **kept)] if training.keep_best else []
         last = folder / "last.ckpt"
         if last.exists():
-            _check(last, module, best)
+            # What is best may be found in the file alone: it is looked at before it is written over.
+            for path in (last, folder / "best.ckpt"):
+                _read(path, module, best)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(warnings.catch_warnings())
         # Lightning advises worker processes, which images in memory do not need, and warns of its own code.
@@ -173,6 +178,8 @@ def fit(
             trainer = training.trainer(
                 logger=training.logger(data.task), callbacks=[regulariser, *training.callbacks(), *checkpoints]
             )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = _WholeFiles()
         net.train()
         with _refused(ProcessExitedException):
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -180,8 +187,8 @@ def fit(
         epochs, accuracy = trainer.current_epoch, math.nan
         if best.best_model_path:
             # After a fit in other processes the Trainer here knows nothing but the files.
-            epochs = int(_read(last)["epoch"]) + 1
-            chosen = _read(Path(best.best_model_path))
+            epochs = int(_read(last, module, best)["epoch"]) + 1
+            chosen = _read(Path(best.best_model_path), module, best)
             accuracy = float(chosen["callbacks"][best.state_key]["best_model_score"])
             module.load_state_dict(chosen["state_dict"])
     state: State = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
@@ -198,22 +205,34 @@ def _refused(*kinds: type[Exception]) -> Iterator[None]:
         raise InputError(f"Lightning cannot train so: {' '.join(str(error).split())}") from error
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """Read a checkpoint of Lightning's, mapped into the processor's memory."""
-    kept: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    return kept
+class _WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, also where a process is killed.
+
+    Lightning's own go through the system's temporary folder, from where they are copied if it is on another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        with replacing(Path(path), durable=False) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
-def _check(path: Path, module: ExpertModule, best: ModelCheckpoint) -> None:
-    """Raise `InputError` for a checkpoint that is damaged, of another fit, or was written to another folder.
+def _read(path: Path, module: ExpertModule, best: ModelCheckpoint) -> Mapping[str, Any]:
+    """Read a checkpoint of this fit, mapped into the processor's memory.
 
     PyTorch does not compare the parts of its files with their checksums. A checkpoint that has moved would let
     Lightning forget which epoch was the best.
+
+    Raises:
+        InputError: For a checkpoint that is damaged, of another fit, or was written to another folder.
     """
     try:
         with ZipFile(path) as parts:
             broken = parts.testzip()
-        kept = _read(path) if broken is None else {}
+        kept: Mapping[str, Any] = {}
+        if broken is None:
+            kept = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         start, folder = kept.get("start"), kept.get("callbacks", {}).get(best.state_key, {}).get("dirpath")
     # torch.load raises half a dozen kinds for what is no checkpoint.
     except Exception as error:
@@ -224,3 +243,4 @@ def _check(path: Path, module: ExpertModule, best: ModelCheckpoint) -> None:
         raise damaged(path, "it is of another training (its network, data or task differ)")
     if folder != best.dirpath:
         raise damaged(path, f"it was written to another folder ({folder})")
+    return kept

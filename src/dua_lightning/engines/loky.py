@@ -1,4 +1,4 @@
-"""Processes on this machine: joblib's, by loky."""
+"""Processes on this machine, by loky."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ IDLE_SECONDS = 300
 """After so many seconds without an item a worker ends; it is started again when it is needed."""
 
 
-class Joblib(Pending):
+class Loky(Pending):
     """Processes on this machine, started with the first item.
 
     They map shared tensors from the store's files, so that all of them together hold one copy, in the system's cache
@@ -56,7 +56,7 @@ class Joblib(Pending):
 
     def submit(self, work: Work, place: int, item: Any, keys: Sequence[str]) -> None:
         # It is loaded only when something is to be computed.
-        from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
+        from loky import BrokenProcessPool, ProcessPoolExecutor
 
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
@@ -70,16 +70,16 @@ class Joblib(Pending):
         try:
             self._pending[self._executor.submit(_compute, work.key, work.make, item, paths)] = place
         except BrokenProcessPool as error:
-            raise killed("joblib", error) from error
+            raise killed("loky", error) from error
 
     def receive(self) -> tuple[int, Any]:
-        from joblib.externals.loky import BrokenProcessPool
+        from loky import BrokenProcessPool
 
         place, future = self._next()
         try:
             return place, future.result()
         except BrokenProcessPool as error:
-            raise killed("joblib", error) from error
+            raise killed("loky", error) from error
 
 
 def _begin(threads: int) -> None:
