@@ -42,7 +42,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("installed")
 def test_settings_that_cannot_be_are_refused_by_name() -> None:
     for settings, named in (
-        ({"retries": -1}, "engine.retries=-1"),
+        ({"retries": -1}, "retries=-1"),
         ({"workers": 0}, "engine.workers=0"),
         ({"workers": 2, "address": "auto"}, "engine.workers=2"),
     ):

@@ -167,7 +167,7 @@ def fit(
         checkpoints = [best, ModelCheckpoint(filename="last", **kept)] if training.keep_best else []
         last = folder / "last.ckpt"
         if last.exists():
-            # What is best may be found in the file alone: it is looked at before it is written over.
+            # The best model may be in its file alone, which is looked at before it is written over.
             for path in (last, folder / "best.ckpt"):
                 _read(path, module, best)
         stack.enter_context(torch.random.fork_rng(devices=[]))
