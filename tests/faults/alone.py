@@ -21,8 +21,6 @@ def start(*arguments: str, cwd: Path, fault: str | None = None, first: Sequence[
     return process.start(*arguments, cwd=cwd, more={**ALONE, **more}, first=[*injected, *first], memory=MEMORY)
 
 
-def run(
-    *arguments: str, cwd: Path, fault: str | None = None, first: Sequence[str] = (), seconds: float = 120
-) -> Done:
+def run(*arguments: str, cwd: Path, fault: str | None = None, first: Sequence[str] = (), seconds: float = 120) -> Done:
     """The same, waited for."""
     return start(*arguments, cwd=cwd, fault=fault, first=first).wait(seconds)

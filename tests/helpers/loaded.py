@@ -14,7 +14,15 @@ from dua_lightning.store.versions import version
 # The program loads each of these only where it is needed; the last two are what a test process has as its main module.
 for name in ("sweep", "pipeline", "training"):
     import_module(f"dua_lightning.run.{name}")
-for name in ("merge.mode", "report.figures", "report.progress", "report.runs", "kernels.weighted_mean", "adapt", "user"):
+for name in (
+    "merge.mode",
+    "report.figures",
+    "report.progress",
+    "report.runs",
+    "kernels.weighted_mean",
+    "adapt",
+    "user",
+):
     import_module(f"dua_lightning.{name}")
 for name in ("hydra", "lightning.pytorch.loggers", "torch.func", "torchvision.datasets", "hypothesis", "pytest"):
     import_module(name)
