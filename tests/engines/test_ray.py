@@ -43,8 +43,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_that_cannot_be_are_refused_by_name() -> None:
     for settings, named in (
         ({"retries": -1}, "retries=-1"),
-        ({"workers": 0}, "engine.workers=0"),
-        ({"workers": 2, "address": "auto"}, "engine.workers=2"),
+        ({"workers": 0}, "workers=0"),
+        ({"workers": 2, "address": "auto"}, "workers=2"),
     ):
         with pytest.raises(InputError, match=named):
             Ray(**settings)

@@ -204,6 +204,7 @@ def test_an_entry_that_was_changed_is_refused_and_stays(kind: str, cwd: Path) ->
         done = dua(cwd, *TINY)
         assert refused(done), done
         assert path.name in done.err
+        assert "delete it to make it again" in done.err
         assert path.read_bytes() == content
         assert not (cwd / "canary").exists()
     path.unlink()

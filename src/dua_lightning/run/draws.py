@@ -151,7 +151,10 @@ class Draws:
         return found, time.perf_counter() - began
 
     def _check(self, row: Row) -> None:
-        row.phi.check(self.net)
+        try:
+            row.phi.check(self.net)
+        except InputError as error:
+            raise InputError(f"adapt={row.adapt} cannot be used: {error}") from error
         # All users' data are labelled, or none's.
         labelled = self.benchmark.users[0].labelled
         if row.prior == "user" and row.psi is not None and row.psi.needs_labels and not labelled:
