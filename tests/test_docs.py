@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.test_imports import STAIRS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -50,3 +52,60 @@ def test_the_tutorial_runs_and_prints_what_it_says(
         assert scope["accuracy"](learner, learner.state_dict(), task, test) > 85
         assert len(getattr(regulariser, "tasks", "12")) == 2
     assert scope["ewc"].learnt == 2
+
+
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("docs/*.md")))]
+STUDIES = [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("experiments/**/README.md"))]
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def anchors(page: str) -> set[str]:
+    """The names that headings have in links."""
+    headings = re.findall(r"^#+ (.*)", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *STUDIES])
+def test_a_link_leads_to_a_file_and_to_a_heading_of_it(page: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", text(page)):
+        if link.startswith("http"):
+            continue
+        name, _, heading = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        assert not heading or heading in anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_the_index_has_every_page() -> None:
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text("docs/index.md"))}
+    pages = {path.name for path in ROOT.glob("docs/*.md")} - {"index.md"}
+    assert linked >= pages | {"../README.md", "../CHANGELOG.md", "../CONTRIBUTING.md"}
+
+
+def test_every_file_that_the_guide_names_exists() -> None:
+    section = text("docs/guide.md").partition("## Finding a file\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    for row in rows:
+        folder = None
+        for name in re.findall(r"`([\w./]+(?:\.py|\.yaml|/))`", row):
+            path = ROOT / name if "/" in name else folder / name
+            assert path.exists(), name
+            folder = path.parent
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_a_path_in_a_page_exists(page: str) -> None:
+    for name in re.findall(r"`((?:src|conf|tests|benchmarks|experiments)/[\w./]+)`", text(page)):
+        if name != "tests/adapt/test_balance.py" and not name.startswith(("src/dua_lightning/adapt/balance", "conf/adapt/balance")):
+            assert (ROOT / name).exists(), name
+
+
+def test_the_picture_of_the_house_has_every_room_on_its_floor() -> None:
+    picture = blocks("docs/architecture.md", "text")[0]
+    floors = [re.findall(r"[\w_]+", line.split("│")[1].replace("/", " ")) for line in picture.splitlines() if "│" in line]
+    drawn = [floor for floor in floors if set(floor) <= set(STAIRS)]
+    assert [room for floor in reversed(drawn) for room in floor] == list(STAIRS)
