@@ -31,7 +31,7 @@ from tests.helpers.nets import (
     labels,
 )
 from tests.reference.anchor_loop import penalty
-from tests.reference.fisher_loop import fisher_true
+from tests.reference.fim_loop import fim_true
 from tests.reference.mas_loop import mas
 
 TASKS = [Task(f"t{t}", slice(2 * t, 2 * t + 2)) for t in range(3)]
@@ -64,7 +64,7 @@ def after_three_tasks(case: Case, method: QuadraticPenalty) -> QuadraticPenalty:
 
 def omega_loop(case: Case, importance: Importance, expert: Expert, x: Tensor, y: Tensor) -> Params:
     if isinstance(importance, FIM):
-        return fisher_true(case.build(), expert, x, y)
+        return fim_true(case.build(), expert, x, y)
     omega = mas(case.build(), expert, x)
     return omega if isinstance(importance, MAS) else {name: torch.ones_like(o) for name, o in omega.items()}
 

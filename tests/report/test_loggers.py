@@ -285,7 +285,7 @@ def test_settings_that_a_logger_cannot_use_are_one_line(
     with pytest.raises(InputError, match=words) as refused:
         start(kind, tmp_path, **settings)
     assert "\n" not in str(refused.value)
-    assert "logger=csv" in str(refused.value)
+    assert "the logger csv" in str(refused.value)
 
 
 def test_the_sweeps_agents_start_runs_that_exist_and_log_its_metric() -> None:
