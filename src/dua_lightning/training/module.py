@@ -93,7 +93,9 @@ class ExpertModule(LightningModule):
             torch.manual_seed(derive(self.seed, "dropout", self.task.name, self.current_epoch, self.global_rank))
         logits = self(x)
         loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
-        loss = loss + regularisation(self, x, logits)
+        extra = regularisation(self, x, logits)
+        if isinstance(extra, Tensor):
+            loss = loss + extra
         # Logging each step would take longer than a small network's step.
         self.loss_sum = self.loss_sum + loss.detach() * len(y)
         self.images += len(y)
