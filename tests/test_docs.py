@@ -46,6 +46,15 @@ def test_the_library_example_of_the_readme_merges_two_users_models() -> None:
     assert ((merged >= torch.minimum(first, second)) & (merged <= torch.maximum(first, second))).all()
 
 
+def test_the_example_of_a_logger_makes_a_place_for_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = executed("docs/loggers.md")
+    scope["curves"].log_metrics({"train_loss": 1.0}, step=0)
+    scope["curves"].save()
+    (written,) = tmp_path.glob("outputs/mine/csv/version_0/seed_1/EWC/digits 0-1/metrics.csv")
+    assert "train_loss" in written.read_text()
+
+
 def test_the_tutorial_runs_and_prints_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
