@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
 Params = dict[str, Tensor]
 """Weights theta or importances Omega of the shared body, by name; `Omega[name].shape == theta[name].shape`."""

@@ -205,7 +205,7 @@ def test_defocus_of_the_paper_is_a_box():
 @sets_of_constants
 def test_weights_of_defocus_add_up_to_one_unless_the_disk_meets_its_square(constants: str):
     for radius, sigma in CONSTANTS[constants]["defocus"]:
-        total = module._disk(radius, sigma).sum()
+        total = module.disk(radius, sigma).sum()
         assert total == pytest.approx({8: 1.013, 10: 1.011}.get(radius, 1), abs=5e-4 if radius >= 8 else 1e-12)
 
 

@@ -23,12 +23,12 @@ def positions(monkeypatch: pytest.MonkeyPatch, size: int) -> tuple[Pool, list[to
     """A pool whose pixels say where they stand in their photograph: row * width + column, in three bytes."""
     where = []
     for name in (name for names in PHOTOGRAPHS.values() for name in names):
-        height, width = module._photograph(name, size).shape[1:]
+        height, width = module.photograph(name, size).shape[1:]
         number = torch.arange(height * width).reshape(height, width)
         where.append(torch.stack([number >> 16, number >> 8 & 255, number & 255]).byte())
     stand_ins = iter(where)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_photograph", lambda *_: next(stand_ins))
+        patch.setattr(module, "photograph", lambda *_: next(stand_ins))
         return photos(size, server_per_category=10**6, least_std=0.0), where
 
 
@@ -102,7 +102,7 @@ def test_a_pool_as_it_should_be(pool: Pool) -> None:
 
 def test_nothing_is_drawn(pool: Pool) -> None:
     torch.manual_seed(1)
-    module._photograph.cache_clear()
+    module.photograph.cache_clear()
     again = photos()
     for name in ("pixels", "labels", "sources", "side"):
         assert getattr(again, name).equal(getattr(pool, name))
@@ -171,4 +171,4 @@ def test_the_left_picture_of_the_pair_is_used() -> None:
     from PIL import Image
 
     left = Image.fromarray(skimage.data.stereo_motorcycle()[0]).resize((640, 432), Image.Resampling.BILINEAR)
-    assert (module._photograph("stereo_motorcycle", 36).numpy() == np.asarray(left).transpose(2, 0, 1)).all()
+    assert (module.photograph("stereo_motorcycle", 36).numpy() == np.asarray(left).transpose(2, 0, 1)).all()

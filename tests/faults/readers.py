@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -27,14 +27,18 @@ from dua_lightning.data.mit_indoor import TEST, TRAIN, mit_indoor
 from dua_lightning.data.numbers import load
 from dua_lightning.errors import InputError
 from dua_lightning.nets import vgg11
+from dua_lightning.regularise import NoRegulariser
 from dua_lightning.report import records, tables
 from dua_lightning.report.records import Record
 from dua_lightning.report.reduce import reduce
-from dua_lightning.store import tensorfile
 from dua_lightning.store.store import KINDS, Kind, Recipe, Store, read
+from dua_lightning.training import fit
 from tests.data.scenes import mit_members, mit_web, picture, tar
+from tests.helpers import tiny
+from tests.helpers.training import training
 
 SHAPE = (6, 5, 4)
+CHECKPOINTS = (("last", 1), ("best", 2))
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,19 @@ def _read_entry(path: Path) -> Any:
     return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
 
 
-def _checkpoint(folder: Path) -> Path:
-    tensorfile.save(folder / "c.safetensors", state(), {"epoch": 3})
-    return folder / "c.safetensors"
+def _fitted(folder: Path, epochs: int) -> Any:
+    net, server = tiny.network(), tiny.benchmark().server[0]
+    expert = fit(net, server, NoRegulariser(), training(max_epochs=epochs), folder).expert
+    return {name: t.tolist() for name, t in expert.state.items()}
 
 
-def _read_checkpoint(path: Path) -> Any:
-    tensors, values = tensorfile.load(path)
-    return {name: (str(t.dtype), t.tolist()) for name, t in tensors.items()}, values
+def _checkpoint(name: str, epochs: int, folder: Path) -> Path:
+    _fitted(folder, epochs)
+    return folder / name
+
+
+def _continued(path: Path) -> Any:
+    return _fitted(path.parent, epochs=2)
 
 
 def _arrays(folder: Path) -> Path:
@@ -174,7 +183,8 @@ def _read_list(path: Path) -> Any:
 
 READERS = (
     *(Reader(f"{kind} of the store", partial(_entry, kind), _read_entry, sealed=True) for kind in KINDS),
-    Reader("checkpoint", _checkpoint, _read_checkpoint, sealed=True),
+    # A training that has an epoch left, and one that has only its best model to give.
+    *(Reader(f"{n}.ckpt", partial(_checkpoint, f"{n}.ckpt", epochs), _continued, True) for n, epochs in CHECKPOINTS),
     Reader("decoded pictures", _arrays, _read_arrays),
     Reader("archive", partial(_archive, "w"), _read_archive),
     Reader("gzip archive", partial(_archive, "w:gz"), _read_archive, sealed=True),
@@ -237,7 +247,7 @@ def hostile(canary: Path) -> Iterator[tuple[str, bytes]]:
         yield f"an archive of {name}", tar({name: b"x"})
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
         yield f"an archive with a member of kind {kind!r}", _member(kind, canary)
-    yield "a gzip bomb", gzip.compress(bytes(1 << 28))
+    yield "a gzip bomb", _gzip_bomb()
     yield "a picture bomb", _png(30_000, 30_000)
     yield "a picture of absurd size", _png(2**31 - 1, 2**31 - 1)
     yield "a header that is longer than the file", struct.pack("<Q", 2**62) + b"{"
@@ -282,6 +292,11 @@ def verdicts(reader: Reader, count: int, folder: Path) -> Iterator[tuple[str, st
     for name, content in chain(((str(i), mutated(good, random)) for i in range(count)), hostile(canary)):
         shutil.rmtree(folder / "place" / "out", ignore_errors=True)
         yield name, fault(reader, path, value, content, canary)
+
+
+@cache
+def _gzip_bomb() -> bytes:
+    return gzip.compress(bytes(1 << 28))
 
 
 def _tree(folder: Path) -> list[str]:

@@ -13,11 +13,10 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import provenance
 from dua_lightning.report.records import Record, read, write
 from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
-from dua_lightning.run import pipeline, stopping
+from dua_lightning.run import pipeline, provenance
 from dua_lightning.run.stopping import Stopped, continue_in
 from dua_lightning.run.sweep import one_line
 from dua_lightning.store import versions as code
@@ -235,7 +234,6 @@ def test_a_job_that_has_died_is_told_with_the_command_that_continues(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dua", "-m", "seed=1,2"])
-    monkeypatch.setattr(stopping, "_handler", stopping._Handler())
     continue_in("out")
     assert one_line(type(name, (RuntimeError,), {})("it was killed\nlong report")) == (
         "a job of the sweep has died (it was killed); to continue: "

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, batch_norms, clone, device_of, loaded, moved

@@ -260,24 +260,31 @@ def _contrast(x: Array, _: Draws, factor: float) -> Array:
 
 def _defocus(x: Array, _: Draws, radius: float, sigma: float) -> Array:
     """Mean over a disk whose edge is softened by a Gaussian, the border mirrored about its pixels."""
-    kernel = _disk(radius, sigma)
+    kernel = disk(radius, sigma)
     return np.asarray(ndimage.correlate(x, kernel[None, None], mode="mirror"))
 
 
-def _disk(radius: float, sigma: float) -> Array:
-    """The kernel of `_defocus`: `(17, 17)`, softened by 3x3 weights; above radius 8 as large as the disk, by 5x5.
+def disk(radius: float, sigma: float) -> Array:
+    """Make the kernel of the corruption defocus.
 
     From radius 8 on the disk touches the kernel's edge, and the softening mirrors it there, as published: the weights
     then add up to 1.013 (radius 8) or 1.011 (radius 10), and such images get that much brighter.
+
+    Args:
+        radius: The disk's radius in pixels.
+        sigma: The standard deviation, in pixels, of the Gaussian that softens its edge.
+
+    Returns:
+        `(17, 17)` weights, softened by 3x3 weights; above radius 8 as large as the disk, softened by 5x5.
     """
     half, reach = (8, 1) if radius <= 8 else (int(radius), 2)
     row = np.arange(-half, half + 1)
-    disk = np.where(row[:, None] ** 2 + row**2 <= radius**2, 1.0, 0.0)
-    disk /= disk.sum()
+    kernel: Array = np.where(row[:, None] ** 2 + row**2 <= radius**2, 1.0, 0.0)
+    kernel /= kernel.sum()
     weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     for axis in (0, 1):
-        disk = ndimage.correlate1d(disk, weights / weights.sum(), axis, mode="mirror")
-    return disk
+        kernel = ndimage.correlate1d(kernel, weights / weights.sum(), axis, mode="mirror")
+    return kernel
 
 
 def _gaussian_blur(x: Array, _: Draws, sigma: float) -> Array:

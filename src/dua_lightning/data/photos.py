@@ -63,7 +63,7 @@ def photos(size: int = 36, server_per_category: int = 120, least_std: float = LE
     categories = tuple(name for names in PHOTOGRAPHS.values() for name in names)
     patches, labels, sources, sides = [], [], [], []
     for label, name in enumerate(categories):
-        server, users = _corners(picture := _photograph(name, size), size)
+        server, users = _corners(picture := photograph(name, size), size)
         evaluated = torch.arange(len(users)) % 3 == 0
         for corners, side in ((server, SERVER), (users[evaluated], EVALUATION), (users[~evaluated], EXTRA)):
             cut = torch.stack([picture[:, top : top + size, left : left + size] for _, top, left in corners.tolist()])
@@ -110,8 +110,16 @@ def _corners(picture: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _photograph(name: str, size: int) -> Tensor:
-    """Read a `(3, height, width)` uint8 photograph, its short side `TILES` tiles for patches of `size` pixels."""
+def photograph(name: str, size: int) -> Tensor:
+    """Read a photograph of scikit-image, its short side as long as `TILES` tiles.
+
+    Args:
+        name: Its name in `skimage.data`.
+        size: The side of a patch in pixels, of which a tile has several.
+
+    Returns:
+        `(3, height, width)` uint8 pixels.
+    """
     import skimage.data
 
     loaded = getattr(skimage.data, name)()

@@ -180,8 +180,8 @@ class _Kept:
     def batches(self) -> Iterable[Batch]:
         if not self.small:
             return self.loader
-        # PyTorch counts the writes to a tensor: a network that works in place on its input must not change what the
-        # next row reads.
+        # PyTorch counts the writes to a tensor, under no public name: a network that works in place on its input must
+        # not change what the next row reads.
         if not self.held or [x._version for x, _ in self.held] != self.writes:
             self.held = list(self.loader)
             self.writes = [x._version for x, _ in self.held]

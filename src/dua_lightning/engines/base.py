@@ -144,7 +144,7 @@ def computed(worker: Worker, item: Any, shared: Shared) -> Any:
     """
     result = worker(item, shared)
     for key, tensors in shared.items():
-        # PyTorch counts the writes to a tensor.
+        # PyTorch counts the writes to a tensor, and has no public name for the count.
         if written := [name for name, tensor in tensors.items() if tensor._version]:
             raise RuntimeError(f"{written[0]} of {key} was written to, and other users' results depend on it")
     return result

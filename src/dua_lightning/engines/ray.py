@@ -118,6 +118,7 @@ class Ray(Pending):
             for name, value in SETTINGS.items():
                 os.environ.setdefault(name, value)
             cores = self.workers * self.threads
+            # No public argument says at which address it listens.
             place = {"address": "local", "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
         import ray
 
@@ -152,6 +153,7 @@ def _answering(address: str) -> str:
     found = address
     try:
         if address == "auto":
+            # Nothing public says which cluster `auto` is; `ray.init` would wait minutes for one that is gone.
             from ray._private.services import canonicalize_bootstrap_address
 
             found = os.environ.get("RAY_ADDRESS") or str(canonicalize_bootstrap_address(address))

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.functional import Vmapped
@@ -316,7 +316,7 @@ class _Engine:
         a: Tensor = args[0] if args else kwargs["input"]
         if len(a) != self.images or a.dim() < 2:
             raise _UnfitError(f"{self.names[layer]} sees {len(a)} inputs for {self.images} images")
-        if y._base is not None:
+        if y._base is not None:  # a view has no public mark
             # A later change in place of a view gives it another history, and the gradient would not come here.
             y = y.clone()
         if not y.requires_grad:
@@ -325,7 +325,7 @@ class _Engine:
             layer,
             dict(layer.named_buffers(recurse=False)),
             a.detach(),
-            a._version,
+            a._version,  # the count of writes, which has no public name
         )
         self.uses.append(use)
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
+from torch.nn.modules.conv import _ConvNd  # no public class is common to these layers
 
 from dua_lightning.params import Params, State
 
@@ -271,4 +271,5 @@ def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
 def _padded(layer: _ConvNd, a: Tensor) -> Tensor:
     """The input as the layer's kernel sees it."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    # What torch itself pads with; `padding` may be the word "same".
     return nn.functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)

@@ -14,12 +14,13 @@ from rich.console import Console
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
-from dua_lightning.report import figures, loggers, provenance, records, tables
+from dua_lightning.report import figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
+from dua_lightning.run import provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row, rows
