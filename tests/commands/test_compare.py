@@ -35,7 +35,7 @@ def b(tmp_path: Path) -> Path:
     """Better by seed / 10, and without the third seed of MAS-RACL."""
     better = [replace(r, accuracy=r.accuracy + r.seed**2 / 10) for r in made()]
     kept = [r for r in better if (r.method, r.seed) != ("racl", 3)]
-    return folders.run(tmp_path / "b", kept, {"trainer": {"lr": 0.01}, "seed": [1, 2]})
+    return folders.run(tmp_path / "b", kept, {"optimizer": {"lr": 0.01}, "seed": [1, 2]})
 
 
 def results(a: Path, b: Path) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from dua_lightning.report.runs import read_runs, study
 from tests.report import folders
 
 
-def job(method: str, seed: int, **trainer: float) -> tuple[list[object], dict[str, object], list[str]]:
-    settings = {"method": {"name": method}, "seed": seed, "trainer": {"lr": 0.001, **trainer}}
+def job(method: str, seed: int, **optimizer: float) -> tuple[list[object], dict[str, object], list[str]]:
+    settings = {"method": {"name": method}, "seed": seed, "optimizer": {"lr": 0.001, **optimizer}}
     return folders.of(method, seed), settings, [f"method={method}", f"seed={seed}"]
 
 
@@ -96,7 +96,7 @@ def test_the_same_run_given_twice_counts_once(tmp_path: Path) -> None:
 
 def test_rows_of_one_name_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     changed = [
-        (folders.of("racl", 1, accuracy=50.0), {"trainer": {"lr": 0.01}, "method": {"name": "racl"}}, []),
+        (folders.of("racl", 1, accuracy=50.0), {"optimizer": {"lr": 0.01}, "method": {"name": "racl"}}, []),
         (folders.of("racl", 1), {"method": {"name": "racl"}}, []),
         (folders.of("imm", 1), {"method": {"name": "imm"}}, []),
     ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dua_lightning.report.runs import Study
 
-OTHERWISE = ("paths.", "command", "method.rows", "suggested.")
+OTHERWISE = ("paths.", "command", "method.rows", "suggested.", "trainer.default_root_dir")
 """Settings that change no result, or are shown in another way."""
 COMMIT = 12
 """So many digits of a commit tell it apart."""

@@ -90,11 +90,19 @@ def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost:
         notes.append(f"cost per user: {1e3 * cost.seconds:.1f} ms of a worker for all rows, mean of {cost.draws:,}")
     result = Table(title=title, caption="\n".join(notes), caption_justify="left", title_justify="left")
     result.add_column("method", no_wrap=True)
-    for column in ("average accuracy", "forgetting", *more):
-        result.add_column(column, justify="right")
-    for name, accuracy, accuracy_std, lost, lost_std in over_seeds(draws).itertuples(name=None):
-        others = ["" if math.isnan(value) else f"{value:.2f}" for value in more.loc[name]]
-        result.add_row(name, shown(accuracy, accuracy_std), shown(lost, lost_std), *others)
+    lines = [
+        [
+            shown(accuracy, accuracy_std),
+            shown(lost, lost_std),
+            *("" if math.isnan(v) else f"{v:.2f}" for v in more.loc[name]),
+        ]
+        for name, accuracy, accuracy_std, lost, lost_std in over_seeds(draws).itertuples(name=None)
+    ]
+    for column, cells in zip(("average accuracy", "forgetting", *more), zip(*lines, strict=True), strict=True):
+        # Where it is narrow the heading is wrapped, and no number is cut.
+        result.add_column(column, justify="right", min_width=max(map(len, cells)))
+    for name, line in zip(over_seeds(draws).index, lines, strict=True):
+        result.add_row(name, *line)
     return result
 
 

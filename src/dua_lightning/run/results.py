@@ -169,6 +169,8 @@ class Results:
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
         # At each of a run's many fits Lightning would repeat the hardware and a tip.
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        # A profiler that was asked for tells what it found.
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         text = f"seed {self.seed}: {row.training_label} experts"
         progress = TrainingProgress(self._display, text)
         made: list[Fitted] = []
