@@ -1,4 +1,4 @@
-"""What each mechanism of our own gains: a run's paths with one mechanism at a time switched off.
+"""The gain of each mechanism of our own: a run's paths with one mechanism at a time switched off.
 
     python benchmarks/ablation.py [--pairs 9] [--only WORD ...]
 
@@ -113,7 +113,7 @@ SHARE = 64
 
 
 def _add_by_numba_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: int) -> None:
-    """As `rules._add_compiled_`, by a loop without vectors written by hand."""
+    """Do as `rules._add_compiled_` does, by a loop without vectors written by hand."""
     a = rules._padded(layer, a).contiguous()
     channel, *steps = a[0].stride()
     dilated = [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)]

@@ -1,4 +1,4 @@
-"""How many passes the paper's scene benchmarks take, to be multiplied by the seconds that a pass takes on your device.
+"""The passes that the paper's scene benchmarks take, to be multiplied by the seconds of a pass on your device.
 
     python benchmarks/grid.py [SETTING ...]     # settings as on the command line, such as trainer.max_epochs=10
 

@@ -42,7 +42,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Sides:
-    """What is compared: the path, its lower bound, and peers by name."""
+    """The things that are compared: the path, its lower bound, and peers by name."""
 
     path: Call
     floor: Call
@@ -140,7 +140,7 @@ LOSSES: dict[str, Any] = {
     "MAS": (lambda logits, _: logits.square().sum(), _squared, 1),
     "FIM": (lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum"), _likelihood, 2),
 }
-"""What is differentiated: of a batch, of samples one by one, and the power of its gradient."""
+"""The number that is differentiated, of a batch and of samples one by one, and the power of its gradient."""
 
 
 def one_user() -> Sides:

@@ -1,4 +1,4 @@
-"""How the hot paths grow: with images, weights and tasks, beside their lower bounds. Part of `make bench`.
+"""The growth of the hot paths: with images, weights and tasks, beside their lower bounds. Part of `make bench`.
 
     python benchmarks/scaling.py [--runs 5] [--out outputs/bench]
 

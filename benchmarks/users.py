@@ -1,4 +1,4 @@
-"""What a user costs as users become many: time for each, and peak memory of the run. `make bench-users`.
+"""The cost of a user as users become many: time for each, and peak memory of the run. `make bench-users`.
 
     python benchmarks/users.py [--fewest 10] [--most 10000] [--out outputs/bench] [engine=loky engine.workers=2 ..]
 
@@ -69,7 +69,7 @@ def run(users: int, seed: int, store: str, folder: str, settings: Sequence[str])
                 began, used = time.perf_counter(), time.process_time()
         spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - used}
     report(Path(folder), "users", [], None, console)
-    # Of this program alone; what `getrusage` says begins with the memory of the process that started it.
+    # The peak is this program's alone; `getrusage` begins with the memory of the process that started it.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return {"users": users, **{name: value / users for name, value in spent.items()}, "peak_mib": int(peak) / 1024}
 

@@ -9,7 +9,7 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 GROWTH = 4 / 3
-"""Of a ratio to the floor; both sides run in one process, so other work on the machine slows both."""
+"""The largest growth of a ratio to the floor; both sides run in one process, so that other work slows both."""
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def test_a_command_of_a_page_is_one(page: str, tmp_path: Path, monkeypatch: pyte
 
 
 def ending(tool: Callable[[list[str]], int], arguments: list[str]) -> str:
-    """How a tool ends: its refusal in one line, or its exit status."""
+    """The end of a tool: its refusal in one line, or its exit status."""
     try:
         return f"exit {tool(arguments)}"
     except InputError as error:

@@ -100,7 +100,7 @@ SERVER_SIDE = ("server", "training", "merge", "regularise", "importance")
 
 @pytest.mark.parametrize("module", sorted(m for m in imports() if room(m) in SERVER_SIDE))
 def test_the_server_side_never_reaches_a_users_data(module: str) -> None:
-    """Of `data` it sees what makes the server's own data, and nothing else; that makes no user's."""
+    """It sees nothing of `data` but the modules that make the server's own data, and they make no user's."""
     servers = reached("data.server")
     assert not servers & {"user", "data.user", "data.pool"}
     assert {m for m in reached(module) if room(m) in ("data", "user")} <= servers

@@ -31,7 +31,7 @@ def test_a_tied_weight_is_named_once_for_each_use() -> None:
 
 
 class Switched(nn.Module):
-    """Whose head is one or the other of its layers."""
+    """A network whose head is one or the other of its layers."""
 
     def __init__(self) -> None:
         super().__init__()

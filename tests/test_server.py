@@ -129,7 +129,7 @@ def test_each_expert_that_is_trained_is_handed_over_with_what_it_took(tmp_path: 
 
 
 class Killed(BaseException):
-    """What ends a process."""
+    """An exception that ends a process."""
 
 
 class Kill(Callback):
@@ -159,7 +159,7 @@ def test_a_training_that_was_killed_continues_from_its_last_epoch_to_the_same_bi
     assert store.partial(RECIPES[1]).exists()
     again = Kill(when=9)
     assert all_same(states(experts(store.root, again)), states(whole))
-    # Of nine epochs, five were finished before.
+    # Five of nine epochs were finished before.
     assert again.epochs == 4
     assert not any(store.partial(recipe).exists() for recipe in RECIPES)
 
@@ -209,7 +209,7 @@ def test_an_expert_is_stored_as_soon_as_it_is_trained(tmp_path: Path, monkeypatc
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[State]]]:
-    """Of each method, the store and the experts of a run without a break."""
+    """For each method the store and the experts of a run without a break."""
     made = {}
     for method, regulariser in METHODS.items():
         root = tmp_path_factory.mktemp(method)

@@ -130,7 +130,7 @@ def test_entries_on_and_below_the_diagonal_are_percent_and_those_above_are_nan()
 
 
 def test_rows_of_prefixes_that_were_not_learnt_are_nan():
-    """As for Joint training: one model, after all tasks."""
+    """One model after all tasks, as for Joint training."""
     joint = experts()[1].state
     model = {task.name: joint for task in TASKS}
     R = matrix([(3, model)], Unchanged(), someone())

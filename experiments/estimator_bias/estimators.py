@@ -1,4 +1,4 @@
-"""How far is the release's estimator of an importance from the exact one, and how many images does an importance need?
+"""The distance of the release's estimator of an importance from the exact one, and the images that one needs.
 
     python experiments/estimator_bias/estimators.py [--images digits photos] [--seeds 1 2 3] [--out DIR]
 
@@ -67,7 +67,7 @@ EXACT, BATCHES, BY_CLASS, UNIFORM = "exact", "batches", "by class", "uniform"
 SIZES = (5, 10, 20, 50, 100)
 """Images of each task that an exact importance is measured on, besides all of them."""
 WEIGHTS = 5_000
-"""Of a layer, drawn at random, that are compared; all of a smaller one."""
+"""Weights of a layer, drawn at random, that are compared; all of a smaller one."""
 
 Line = dict[str, Any]
 """One of a table, by column."""
@@ -86,7 +86,7 @@ class Study:
     row: Row
 
     def lines(self, name: str, data: UserData) -> tuple[list[Line], list[Line]]:
-        """Of one importance and user, however it was measured: by layer and task, and of the merged model."""
+        """The figures of an importance and user for each way of measuring: by layer and task, and merged."""
         layers: list[Line] = []
         models: list[Line] = []
         for measured, priors in self.priors(name, data):
@@ -108,7 +108,7 @@ class Study:
         return layers, models
 
     def priors(self, name: str, data: UserData) -> Iterator[tuple[str, list[Params]]]:
-        """How it was measured, and a prior for each expert; the exact ones first."""
+        """The way of measuring, and a prior for each expert; the exact ones first."""
         exact, batches = importance(name, self.seed, "per_sample"), importance(name, self.seed, "batch_mean")
         mixed = [
             images[torch.randperm(len(images), generator=generator(self.seed, "mixed", data.user, task.name))]
@@ -233,7 +233,7 @@ def layers_of(net: nn.Module, prior: Params) -> dict[str, list[str]]:
 
 
 def by_layer(lines: pd.DataFrame) -> pd.DataFrame:
-    """Of each layer: mean over seeds, users and tasks, with the spread over seeds and over users.
+    """The figures of each layer: mean over seeds, users and tasks, with the spread over seeds and over users.
 
     `scale_ratio` is the largest over the smallest scale among a user's tasks: 1 cancels in a merge.
     """
@@ -248,7 +248,7 @@ def by_layer(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_measure(models: pd.DataFrame) -> pd.DataFrame:
-    """Of each importance and way to measure it: as `by_layer`, with the accuracy gained over the exact importance.
+    """The figures of each way to measure an importance, as `by_layer`, with the accuracy gained over the exact one.
 
     `gain_low` to `gain_high` is the 95 % t interval of that gain over users (each user's mean over seeds), `gain_std`
     its standard deviation from one merge, of a seed and user, to another.
@@ -310,7 +310,7 @@ def draw_layers(found: pd.DataFrame, path: Path) -> None:
 
 
 def draw_merged(found: pd.DataFrame, path: Path) -> None:
-    """What the number of images and the estimator do to the merged model, beside the exact importance of all."""
+    """Draw the effect of images and estimator on the merged model, beside the exact importance of all."""
     studies = list(found.index.unique("images"))
     figure, grid = panels(3, len(studies), sharex=True)
     texts = {

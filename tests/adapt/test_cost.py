@@ -1,4 +1,4 @@
-"""What an adaptation costs: counted, not guessed."""
+"""The cost of an adaptation: counted, not guessed."""
 
 import time
 

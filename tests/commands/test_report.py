@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page asks a browser to load, its open tags, and the texts of its cells."""
+    """The addresses that a page asks a browser to load, its open tags, and the texts of its cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

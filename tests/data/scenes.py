@@ -19,7 +19,7 @@ TRAIN, TEST, EXTRA = 3, 1, 2
 
 
 class Web:
-    """What a server offers, how it fails, and what it was asked.
+    """A server: its files, its failures, and the requests that it was sent.
 
     `files`: name -> content. `ranges`: whether it sends parts. `shift`: by how many bytes they begin too late.
     `conditions`: whether it heeds `If-Range`. `headers`: what tells versions apart. `breaks`: after how many bytes it

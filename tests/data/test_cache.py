@@ -1,4 +1,4 @@
-"""What is made once is mapped, not made again, and appears whole or not at all."""
+"""An array that is made once is mapped, not made again, and appears whole or not at all."""
 
 import errno
 import io

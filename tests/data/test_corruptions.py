@@ -65,7 +65,7 @@ def reference(name: str, pixels: Tensor, severity: int, sources: Tensor, constan
     for picture, source in zip(pixels.numpy(), sources.tolist(), strict=True):
         rng = np.random.default_rng(derive(7, "corrupt", "u", source))
         levels = getattr(corruption_loops, name)(picture, rng, *CONSTANTS[constants][name][severity - 1])
-        # As in the module: rounding errors must not decide a whole level.
+        # Rounding errors must not decide a whole level, as in the module.
         made.append(np.floor(levels.clip(0, 255) + 1e-6))
     return torch.from_numpy(np.stack(made)).byte()
 

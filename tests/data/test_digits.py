@@ -21,7 +21,7 @@ def small() -> Benchmark:
 
 @pytest.fixture(scope="module")
 def whole() -> Benchmark:
-    """As large as it is by default, so that every embedded digit is used."""
+    """The benchmark as large as it is by default, so that every embedded digit is used."""
     return digits(0)
 
 
@@ -180,7 +180,7 @@ def test_server_and_users_are_coloured_from_their_own_photographs_and_from_all_o
     bench = digits(0, server_per_class=10, user_per_class=10)
 
     def backgrounds(images: Images) -> set[int]:
-        """Where the digit is 0, the blend is the photograph."""
+        """The blend is the photograph where the digit is 0."""
         of_digit = drawn_from(images)[:, None].expand_as(images.pixels)
         return set(images.pixels[of_digit == 0].unique().tolist())
 

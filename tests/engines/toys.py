@@ -16,7 +16,7 @@ from dua_lightning.store.tensorfile import Tensors
 
 
 def add(item: tuple[str, Any], shared: Shared) -> Any:
-    """What the item asks for."""
+    """Do what the item asks for."""
     wish, value = item
     if wish == "sum":
         return sum(float(tensor.sum()) for tensors in shared.values() for tensor in tensors.values()) + value
@@ -63,7 +63,7 @@ def shared(engine: Engine, root: Path) -> None:
 
 
 def results(engine: Engine, work: Work, items: list[Any], keys: tuple[str, ...] = ()) -> list[Any]:
-    """Of the items in their order, as many under way as the engine likes."""
+    """The results of the items in their order, as many under way as the engine likes."""
     found: dict[int, Any] = {}
     for place, item in enumerate(items):
         engine.submit(work, place, item, keys)

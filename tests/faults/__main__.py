@@ -13,7 +13,7 @@ from rich.progress import track
 from tests.faults import configs, driver, readers, test_configs, test_driver, test_readers
 
 Verdicts = Iterable[tuple[object, str]]
-"""What was tried, and what is wrong; empty where nothing is."""
+"""A trial, and what is wrong after it; empty where nothing is."""
 
 
 def kills(count: int, folder: Path) -> Iterator[tuple[object, str]]:

@@ -93,7 +93,7 @@ def overrides(draw: st.DrawFn) -> tuple[str, ...]:
 
 @st.composite
 def _override(draw: st.DrawFn) -> str:
-    # What can be read is the larger part: what cannot be is refused in one place.
+    # Settings that can be read are the larger part: others are refused in one place.
     known = st.sampled_from(settings())
     key = draw(st.one_of(known, known, known, known, st.sampled_from(GROUPS), _misspelt()))
     number = st.one_of(st.sampled_from(NUMBERS), st.integers(-(2**40), 2**40).map(str), st.floats().map(str))
@@ -123,7 +123,7 @@ def run(arguments: tuple[str, ...]) -> Done:
 
 
 def fault(done: Done) -> str:
-    """What is wrong with how a run ended; empty where it ran, or was refused in one line."""
+    """Say what is wrong with the end of a run; empty where it ran, or was refused in one line."""
     fine = refused(done) or (done.status == 0 and "Traceback" not in done.out + done.err)
     return "" if fine else f"status {done.status}: {done.err[-2000:]}"
 

@@ -41,7 +41,7 @@ ONE = (*TINY, "threads=1", "trainer.max_epochs=2", "paths.output_dir=out")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: `tables`, name -> bytes, and `tensors`, file -> name -> type, shape and bytes."""
+    """The files that a run left: `tables`, name -> bytes, and `tensors`, file -> name -> type, shape and bytes."""
 
     tables: dict[str, bytes]
     tensors: dict[str, dict[str, Any]]
@@ -67,7 +67,7 @@ def undisturbed(arguments: tuple[str, ...], folder: Path) -> Undisturbed:
 
 
 def killed_at(boundary: int, whole: Undisturbed, folder: Path) -> str:
-    """What is wrong after a kill at that write and a second run; empty where nothing is."""
+    """Say what is wrong after a kill at that write and a second run; empty where nothing is."""
     cwd = _cwd(folder)
     done = alone.run(*whole.arguments, cwd=cwd, fault=f"kill:{boundary}")
     if done.status != -9:
@@ -86,7 +86,7 @@ def killed_after(seconds: float, whole: Undisturbed, folder: Path) -> str:
 
 
 def failed_at(kind: str, boundary: int, whole: Undisturbed, folder: Path) -> str:
-    """What is wrong after that write has failed: in how the run ended, what it left, or the second run."""
+    """Say what is wrong after that write has failed: in how the run ended, what it left, or the second run."""
     cwd = _cwd(folder)
     done = alone.run(*whole.arguments, cwd=cwd, fault=f"{kind}:{boundary}")
     where = _at(folder, boundary)
@@ -104,7 +104,7 @@ def failed_at(kind: str, boundary: int, whole: Undisturbed, folder: Path) -> str
 
 
 TOLERATED = ("sync",)
-"""Where a file system has nothing to wait for, the program goes on."""
+"""The program goes on after these: a file system has nothing to wait for."""
 
 
 def points(whole: Undisturbed, count: int, seed: int = 0) -> Iterator[tuple[str, float]]:
@@ -183,7 +183,7 @@ def _unfinished(path: Path) -> bool:
 def _tensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
         about = json.loads((file.metadata() or {}).get("values", "{}"))
-        # What an adaptation cost has wall time in it.
+        # The cost of an adaptation has wall time in it.
         names = [name for name in file.keys() if name != "costs"]  # noqa: SIM118
         values = {name: file.get_tensor(name) for name in names}
     found: dict[str, Any] = {n: (str(v.dtype), v.shape, v.tobytes()) for n, v in values.items()}

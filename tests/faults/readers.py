@@ -261,7 +261,7 @@ def hostile(canary: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def fault(reader: Reader, path: Path, good: Any, content: bytes, canary: Path) -> str:
-    """What is wrong with how `content` is read in the place of a good file; empty where nothing is."""
+    """Say what is wrong with the way in which `content` is read in the place of a good file; empty where nothing is."""
     outside = _tree(canary.parent)
     path.write_bytes(content)
     wrong = ""
@@ -300,7 +300,7 @@ def _gzip_bomb() -> bytes:
 
 
 def _tree(folder: Path) -> list[str]:
-    """What lies around the folder of a file; in it the reader may write."""
+    """The files around the folder of a file; in it the reader may write."""
     return sorted(path.name for path in folder.iterdir())
 
 

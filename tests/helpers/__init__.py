@@ -1,1 +1,1 @@
-"""What several tests share: the command line, tiny benchmarks, networks of every kind."""
+"""Things that several tests share: the command line, tiny benchmarks, networks of every kind."""

@@ -20,7 +20,7 @@ TINY = (
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended: exit status, standard output and standard error."""
+    """The end of a run: exit status, standard output and standard error."""
 
     status: int
     out: str

@@ -16,7 +16,7 @@ from dua_lightning.params import State
 
 ELSEWHERE = torch.device("meta")
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-"""What takes tensors of two devices."""
+"""Functions that take tensors of two devices."""
 
 
 class Away(Tensor):

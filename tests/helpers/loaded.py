@@ -1,4 +1,4 @@
-"""What every forked child has before it starts: the program, loaded, and no thread of torch's.
+"""The state of every forked child before it starts: the program, loaded, and no thread of torch's.
 
 A process that is forked after torch has started threads would wait for them for ever. Nothing here computes gradients,
 and nothing is compiled.

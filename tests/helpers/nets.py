@@ -80,7 +80,7 @@ def equal(actual: object, expected: object) -> None:
 
 
 def add_gradients_(regulariser: Regulariser, net: nn.Module) -> None:
-    """What the regulariser adds to the gradients of `net`, by the calls that Lightning makes."""
+    """The terms that the regulariser adds to the gradients of `net`, by the calls that Lightning makes."""
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     trainer: Any = SimpleNamespace(optimizers=[optimizer])
     regulariser.on_fit_start(trainer, net)

@@ -27,7 +27,7 @@ from tests.helpers.cli import Done
 ROOT = Path(__file__).resolve().parents[2]
 
 ALONE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "30000"}
-"""Of the process that children are forked from: it starts no thread when it loads numpy."""
+"""The environment of the process that children are forked from: it starts no thread when it loads numpy."""
 
 _ONE_AT_A_TIME = Lock()
 """A process that is started asks all others how they ended, and what one thread has been told another never is."""
@@ -54,7 +54,7 @@ class Running:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 120) -> Done:
-        """How it ended; a negative status is the signal that ended it. Raises `TimeoutError`, and kills it."""
+        """Wait for its exit status; a negative one is the signal that ended it. Raises `TimeoutError`, and kills it."""
         ended = connection.wait([self.process.sentinel], seconds)
         if not ended:
             self.process.kill()

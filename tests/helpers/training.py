@@ -33,7 +33,7 @@ def training(
 
 
 class Watch(Callback):
-    """What each epoch looked like from outside."""
+    """Each epoch as it looked from outside."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []

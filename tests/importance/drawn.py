@@ -29,7 +29,7 @@ SHAPES = {
     3: [st.sampled_from([2, 4]), st.integers(3, 12), st.integers(3, 12)],
     4: [st.sampled_from([2, 4]), *[st.integers(2, 5)] * 3],
 }
-"""Of one sample, by the number of its dimensions: features, or channels and positions."""
+"""The shapes of one sample, by the number of its dimensions: features, or channels and positions."""
 
 
 class Residual(nn.Module):

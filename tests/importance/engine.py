@@ -1,4 +1,4 @@
-"""What the tests see of the engine."""
+"""The engine as the tests see it."""
 
 import logging
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ def test_it_is_the_loop_over_images(case: Case, n: int, size: int, compiled_from
 def test_float32_is_the_loop_in_float64_up_to_its_rounding(
     case: Case, n: int, power: Power, compiled_from: int
 ) -> None:
-    """Where no kink and no pooled maximum chooses a side by it."""
+    """A point where no kink and no pooled maximum chooses a side by it."""
     net, x, state = case.build().float(), case.images(n).float(), case.expert().state
     single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     with fallbacks() as lines, pytest.MonkeyPatch.context() as patch:

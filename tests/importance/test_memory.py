@@ -1,4 +1,4 @@
-"""What a measurement holds, and for how long."""
+"""The memory that a measurement holds, and for how long."""
 
 import gc
 import weakref
@@ -75,7 +75,7 @@ def test_an_image_is_held_with_the_inputs_of_all_layers() -> None:
 
 
 def peak(net: nn.Module, x: Tensor, power: int, **memory: int) -> float:
-    """How far the process's memory rises while `net` is measured by its rules."""
+    """The rise of the process's memory while `net` is measured by its rules."""
     expert = Expert(TASK, net.state_dict())
     with fallbacks() as lines:
         before = reset_peak()

@@ -92,7 +92,7 @@ class Seen:
         self.expected = {name: torch.stack(g) for name, g in zip(weights, zip(*each, strict=True), strict=True)}
 
     def sums(self, power: int, names: Sequence[str] = ("weight", "bias"), add_: Any = None) -> dict[str, Tensor]:
-        """What `add_`, the rule's own by default, makes of totals that are 1 everywhere."""
+        """The sums that `add_`, the rule's own by default, makes of totals that are 1 everywhere."""
         totals = {name: torch.ones_like(g[0]) for name, g in self.expected.items() if name in names}
         (add_ or self.rule.add_)(totals, self.layer, self.buffers, self.a, self.d, power)
         return totals

@@ -1,4 +1,4 @@
-"""What numba compiles, and when it is loaded."""
+"""Functions that numba compiles, and when it is loaded."""
 
 import subprocess
 import sys

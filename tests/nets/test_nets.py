@@ -59,7 +59,7 @@ def test_safetensors_load_too(tmp_path: Path) -> None:
 
 
 class Evil:
-    """What a pickle may do when it is loaded."""
+    """A thing that a pickle may do when it is loaded."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("touched"),))

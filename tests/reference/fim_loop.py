@@ -16,7 +16,7 @@ def fim_true(net: nn.Module, expert: Expert, xs: Tensor, ys: Tensor) -> dict[str
 
 
 def fim_sampled(net: nn.Module, expert: Expert, xs: Tensor, uniforms: Sequence[float]) -> dict[str, Tensor]:
-    """As above with the first label whose cumulative probability exceeds the image's uniform number."""
+    """The same with the first label whose cumulative probability exceeds the image's uniform number."""
     terms = []
     for x, p, uniform in zip(xs, _probabilities(net, expert, xs), uniforms, strict=True):
         column, cumulative = 0, p[0]
@@ -28,7 +28,7 @@ def fim_sampled(net: nn.Module, expert: Expert, xs: Tensor, uniforms: Sequence[f
 
 
 def fim_expected(net: nn.Module, expert: Expert, xs: Tensor) -> dict[str, Tensor]:
-    """As above with every label, weighted by its probability: what the sampled Fisher estimates."""
+    """The same with every label, weighted by its probability: what the sampled Fisher estimates."""
     terms = []
     for x, p in zip(xs, _probabilities(net, expert, xs), strict=True):
         terms += [(x, column, p[column] / len(xs)) for column in range(len(p))]

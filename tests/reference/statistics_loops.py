@@ -6,7 +6,7 @@ from statistics import mean, stdev
 
 
 def t_area(limit: float, freedom: int, steps: int = 20_000) -> float:
-    """Of Student's density between -limit and limit, by Simpson's rule."""
+    """The integral of Student's density between -limit and limit, by Simpson's rule."""
     scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
 
     def density(t: float) -> float:

@@ -51,7 +51,7 @@ addEventListener("load", () => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the reader saw, and what the browser said on its console."""
+    """The page as the reader saw it, and what the browser said on its console."""
 
     tables: dict[str, list[dict[str, Any]]]
     figures: list[tuple[str, bool, int, int]]
@@ -85,7 +85,7 @@ def read(page: Path, home: Path, extra: str = "") -> Seen:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a real run: every row of the table, three seeds, on tiny data."""
+    """The page of a real run: every row of the table, three seeds, on tiny data."""
     folder = tmp_path_factory.mktemp("browser")
     store = f"paths.store_dir={folder / 'store'}"
     done = spawn(*TINY, "method=all", "seed=[1,2,3]", f"paths.output_dir={folder / 'run'}", store, cwd=folder)

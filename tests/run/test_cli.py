@@ -54,7 +54,7 @@ def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def store() -> Path:
-    """Where runs of this test keep what they make, unless told otherwise."""
+    """The folder in which runs of this test keep what they make, unless told otherwise."""
     return Path(os.environ["DUA_STORE_DIR"])
 
 
@@ -116,7 +116,7 @@ def test_another_process_gives_the_same_bits_in_one_folder_whose_name_has_the_ti
 
 @pytest.mark.parametrize("label", ["FIM-RACL", "Task Experts", "LwF", "Joint"])
 def test_a_row_alone_gives_what_it_gives_among_all(dua: Run, whole: Whole, tmp_path: Path, label: str) -> None:
-    # Of rows that differ in how experts are trained, or in what a user does, one of each kind.
+    # One row of each kind of training, and of each thing that a user does.
     assert dua(*ROWS[label], "logger=none", "threads=1").status == 0
     together, alone = read(whole.folder / "records.csv"), read(tmp_path / "out" / "records.csv")
     assert set(alone["label"]) == {label}

@@ -1,4 +1,4 @@
-"""What is made of what: settings that matter to a stage change its digest, and no others do."""
+"""The recipes of everything that is made: settings that matter to a stage change its digest, and no others do."""
 
 import json
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def made_of(cfg: DictConfig, bench: Benchmark | None = None) -> tuple[Recipes, R
 
 @cache
 def keys(*changes: str) -> tuple[list[str], list[str]]:
-    """Of the experts, and of the results of every user's first two draws."""
+    """The keys of the experts, and of the results of every user's first two draws."""
     groups = {change.partition("=")[0] for change in changes}
     kept = [text for text in BASE if text.partition("=")[0] not in groups]
     if "data=numbers" in changes:
@@ -115,7 +115,7 @@ def keys(*changes: str) -> tuple[list[str], list[str]]:
 
 
 def effect(*changes: str) -> int:
-    """What changes: 2 the experts, and with them all results; 1 the results alone; 0 nothing."""
+    """Tell what changes: 2 the experts, and with them all results; 1 the results alone; 0 nothing."""
     experts, results = keys(*changes)
     expected_experts, expected_results = keys()
     if experts[-1] != expected_experts[-1]:
@@ -295,7 +295,7 @@ def test_code_of_somebody_elses_counts_with_what_it_imports(tmp_path: Path, monk
     monkeypatch.syspath_prepend(tmp_path)
     before = fresh_keys(monkeypatch, "adapt._target_=theirs.Mine")
     for file in (helper, mine):
-        file.write_text(f"# What a reader wrote.\n{file.read_text()}")
+        file.write_text(f"# A reader wrote this.\n{file.read_text()}")
     assert fresh_keys(monkeypatch, "adapt._target_=theirs.Mine") == before
     for file, old, new in ((helper, "1", "2"), (mine, "= RATE", "= -RATE")):
         file.write_text(file.read_text().replace(old, new))

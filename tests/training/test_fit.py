@@ -150,7 +150,7 @@ def test_distillation_is_the_softened_cross_entropy_in_the_loss() -> None:
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[bool]:
-    """Of each column of the head, whether training changed it."""
+    """Whether training changed each column of the head."""
     return [
         not (
             torch.equal(before["head.weight"][column], after["head.weight"][column])

@@ -271,5 +271,5 @@ def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
 def _padded(layer: _ConvNd, a: Tensor) -> Tensor:
     """The input as the layer's kernel sees it."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    # What torch itself pads with; `padding` may be the word "same".
+    # Torch itself pads with this; `padding` may be the word "same".
     return nn.functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)

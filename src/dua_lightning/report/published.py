@@ -1,4 +1,6 @@
-"""The comparison of runs with published figures: `python -m dua_lightning.report.published EXPECTED.csv RUN...`
+"""The comparison of runs with published figures.
+
+It is called as `python -m dua_lightning.report.published EXPECTED.csv RUN...`.
 
 `EXPECTED.csv` has the columns `data, model, method, adapt, accuracy, forgetting` (percent and points, empty where not
 published), `RUN` is the folder of a run or of a sweep. Published forgetting is divided by N, as the authors' code does,
