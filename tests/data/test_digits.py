@@ -32,9 +32,9 @@ def sides(bench: Benchmark) -> dict[tuple[str, str, str], Images]:
         named["server", "train", task.name] = server.train
         named["server", "validation", task.name] = server.validation
     for user in bench.users:
-        for i, task in enumerate(bench.tasks):
-            named[user.user, "evaluation", task.name] = user.evaluation[i]
-            named[user.user, "validation", task.name] = user.validation[i]
+        for task in bench.tasks:
+            named[user.user, "evaluation", task.name] = user.of(task).evaluation
+            named[user.user, "validation", task.name] = user.of(task).validation
     return named
 
 
@@ -89,7 +89,7 @@ def test_another_iteration_of_a_user_meets_no_source_of_the_server_nor_of_anothe
     known = {"server": set(whose(whole, "server").sources.tolist())}
     for user in whole.users:
         drawn = user.draw(iteration)
-        known[user.user] = set(Images.cat([*drawn.evaluation, *drawn.validation]).sources.tolist())
+        known[user.user] = set(Images.cat([drawn.evaluation, drawn.validation]).sources.tolist())
     assert not any(a & b for a, b in itertools.combinations(known.values(), 2))
 
 
@@ -127,7 +127,7 @@ def test_every_class_has_as_many_images_as_asked(small: Benchmark):
     assert torch.equal(whose(small, "uci").labels.bincount(), uci_digits()[1].bincount())
     for user in small.users[:2]:
         for part in (user.evaluation, user.validation):
-            assert torch.cat([images.labels for images in part]).bincount().tolist() == [5] * 10
+            assert part.labels.bincount().tolist() == [5] * 10
 
 
 def test_grey_is_standardised_and_colour_goes_from_minus_one_to_one(small: Benchmark):
@@ -219,7 +219,7 @@ def test_batch_sizes_and_labels_reach_server_and_users():
     bench = digits(0, server_per_class=10, user_per_class=6, batch_size=7, user_batch_size=3, users_labelled=False)
     assert len(next(iter(bench.server[0].train_dataloader()))[0]) == 7
     for user in bench.users:
-        x, y = next(iter(user.train_dataloader()[0]))
+        x, y = next(iter(user.train_dataloader()))
         assert (len(x), y) == (3, None)
 
 

@@ -108,7 +108,8 @@ def test_draws_and_labels_are_as_asked() -> None:
     made = bench(2, iterations=3, users_labelled=False, user_batch_size=5)
     user = made.users[1].draw(2)
     assert (made.iterations, user.iteration, user.labelled, user.batch_size) == (3, 2, False, 5)
-    for evaluation, validation in zip(user.evaluation, user.validation, strict=True):
+    for part in map(user.of, user.tasks):
+        evaluation, validation = part.evaluation, part.validation
         assert len(evaluation)
         assert len(validation)
         assert not set(evaluation.sources.tolist()) & set(validation.sources.tolist())

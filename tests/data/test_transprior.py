@@ -38,7 +38,8 @@ def test_no_picture_is_on_both_halves_of_any_draw() -> None:
     for user in bench().users:
         for iteration in (1, 2, 3):
             drawn = user.draw(iteration)
-            for evaluation, validation in zip(drawn.evaluation, drawn.validation, strict=True):
+            for part in map(drawn.of, drawn.tasks):
+                evaluation, validation = part.evaluation, part.validation
                 assert not set(evaluation.sources.tolist()) & set(validation.sources.tolist())
                 assert len(evaluation) + len(validation) == 60
 

@@ -100,8 +100,8 @@ def load(domain: str, root: Path, train: bool, download: bool) -> Images:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{domain.upper()} could not be loaded from {root.absolute()} ({reason}); delete what is damaged there and "
-            "run once with network access, put the original files there, or use the benchmark digits, which needs no "
-            "download"
+            "run once with network access, put the original files there, choose another root, or use the benchmark "
+            "digits, which needs no download"
         ) from error
     sources = SOURCES[domain, train] + torch.arange(len(labels))
     return images(pixels, labels, sources, *norm)

@@ -99,7 +99,7 @@ def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost:
         for name, accuracy, accuracy_std, lost, lost_std in over_seeds(draws).itertuples(name=None)
     ]
     for column, cells in zip(("average accuracy", "forgetting", *more), zip(*lines, strict=True), strict=True):
-        # Where it is narrow the heading is wrapped, and no number is cut.
+        # A narrow table wraps its heading, and cuts no number.
         result.add_column(column, justify="right", min_width=max(map(len, cells)))
     for name, line in zip(over_seeds(draws).index, lines, strict=True):
         result.add_row(name, *line)
