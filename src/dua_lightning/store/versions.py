@@ -127,7 +127,9 @@ class Code:
                 # A name that the source does not bind may come from anything in the module.
                 names = set() if bound else module.names
                 break
-            module, names = inner, inner.names
+            # Importers of a name get what the package binds to it, which may hide a module of the same name.
+            names = set() if module.hides(part) else inner.names
+            module = inner
             found.append(module.always)
         found += [module.definition(name) for name in names]
         return [line for line, _ in found], set().union(*(mentioned for _, mentioned in found))
@@ -212,6 +214,11 @@ class _Module:
     def names(self) -> set[str]:
         """The names that the module binds."""
         return {*self._imports, *self._statements}
+
+    def hides(self, name: str) -> bool:
+        """Whether the module binds `name` to something else than the module `name` within it."""
+        inner = {f"{self.name}.{name}"}
+        return name in self._statements or self._imports.get(name, inner) != inner
 
     def definition(self, name: str) -> tuple[str, set[str]]:
         """Read what binds `name`: its tree as text, and the full names that it mentions."""
