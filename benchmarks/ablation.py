@@ -4,8 +4,8 @@
 
 Each path and the path without a mechanism run in turn in one process, several times after a warm-up; the table has the
 median of the pairs' ratios and their quartiles, of elapsed time and of the processor's, which other programs on the
-machine change less. What is switched off is the compiled tile of `kernels/convolution.py`: in its place comes a plain
-numba loop, or the library's gradient of each image.
+machine change less. What is switched off is the compiled loop of `kernels/convolution.py`: in its place comes the
+library's gradient of each image.
 """
 
 import argparse
@@ -20,9 +20,7 @@ from unittest.mock import patch
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
-from numba import njit
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
 from dua_lightning import user
 from dua_lightning.adapt import AdaBN, Adapt
@@ -30,7 +28,6 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.photos import photos
 from dua_lightning.data.transprior import transprior
 from dua_lightning.importance import MAS, Importance, rules
-from dua_lightning.kernels.compiled import in_threads
 from dua_lightning.merge import Mode
 from dua_lightning.nets import vgg11_bn
 from dua_lightning.params import clone
@@ -90,73 +87,14 @@ PATHS: dict[str, Callable[[], Call]] = {
 }
 
 
-def with_plain_numba() -> Iterator[None]:
-    with patch.object(rules, "_add_compiled_", _add_by_numba_):
-        yield
-
-
 def with_the_library() -> Iterator[None]:
     with patch.object(rules, "_compiles", lambda *_: False):
         yield
 
 
 CHANGES: dict[str, Callable[[], Iterator[None]]] = {
-    "plain numba for the compiled tile": with_plain_numba,
-    "the library for the compiled tile": with_the_library,
+    "the library for the compiled loop": with_the_library,
 }
-
-
-ROWS, POSITIONS = 4, 4
-"""Inputs, and positions, that the plain numba loop takes in a step."""
-SHARE = 64
-"""Inputs that a thread takes at a time."""
-
-
-def _add_by_numba_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: int) -> None:
-    """Do as `rules._add_compiled_` does, by a loop without vectors written by hand."""
-    a = rules._padded(layer, a).contiguous()
-    channel, *steps = a[0].stride()
-    dilated = [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)]
-    inputs = rules._grid((layer.in_channels, *layer.kernel_size), (channel, *dilated))
-    positions = rules._grid(d.shape[2:], [stride * step for stride, step in zip(layer.stride, steps, strict=True)])
-    rows, real = len(inputs), len(positions)
-    inputs = nn.functional.pad(inputs, (0, -rows % ROWS))
-    # Gradients of 0 at the positions that fill the last step up.
-    d = nn.functional.pad(d.flatten(2), (0, -real % POSITIONS)).mT.contiguous()
-    positions = nn.functional.pad(positions, (0, -real % POSITIONS))
-    sums = total.new_zeros(len(inputs), len(total))
-    arrays = [tensor.numpy() for tensor in (sums, a.flatten(1), inputs, positions, d)]
-    in_threads(
-        lambda first: _loop(*arrays, first, min(len(inputs), first + SHARE), power), range(0, len(inputs), SHARE)
-    )
-    total.view(len(total), -1).add_(sums[:rows].mT)
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _loop(sums, images, inputs, positions, gradients, first, last, power):  # type: ignore[no-untyped-def]
-    tile = sums[:4].copy()
-    for i in range(len(images)):
-        image, gradient = images[i], gradients[i]
-        for r in range(first, last, 4):
-            r0, r1, r2, r3 = inputs[r], inputs[r + 1], inputs[r + 2], inputs[r + 3]
-            tile[:] = 0
-            for k in range(0, len(positions), 4):
-                k0, k1, k2, k3 = positions[k], positions[k + 1], positions[k + 2], positions[k + 3]
-                a00, a01, a02, a03 = image[r0 + k0], image[r0 + k1], image[r0 + k2], image[r0 + k3]
-                a10, a11, a12, a13 = image[r1 + k0], image[r1 + k1], image[r1 + k2], image[r1 + k3]
-                a20, a21, a22, a23 = image[r2 + k0], image[r2 + k1], image[r2 + k2], image[r2 + k3]
-                a30, a31, a32, a33 = image[r3 + k0], image[r3 + k1], image[r3 + k2], image[r3 + k3]
-                for o in range(tile.shape[1]):
-                    d0, d1 = gradient[k, o], gradient[k + 1, o]
-                    d2, d3 = gradient[k + 2, o], gradient[k + 3, o]
-                    tile[0, o] += a00 * d0 + a01 * d1 + a02 * d2 + a03 * d3
-                    tile[1, o] += a10 * d0 + a11 * d1 + a12 * d2 + a13 * d3
-                    tile[2, o] += a20 * d0 + a21 * d1 + a22 * d2 + a23 * d3
-                    tile[3, o] += a30 * d0 + a31 * d1 + a32 * d2 + a33 * d3
-            for j in range(4):
-                for o in range(tile.shape[1]):
-                    value = abs(tile[j, o])
-                    sums[r + j, o] += value if power == 1 else value * value
 
 
 def spent(call: Call) -> tuple[float, float]:

@@ -37,7 +37,7 @@ USES = {
         "from dua_lightning.importance import MAS",
         (2, 64),
         "net = torch.nn.Sequential(torch.nn.Conv2d(size, size, 3), torch.nn.Flatten())\n"
-        "    MAS()(net, Expert(TASK, net.state_dict()), [(torch.rand(32, size, 14, 14), None)])",
+        "    MAS()(net, Expert(TASK, net.state_dict()), [(torch.rand(64, size, 10, 10), None)])",
     ),
 }
 """Import, a small and a large size, and what is done with one."""

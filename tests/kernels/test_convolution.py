@@ -1,11 +1,5 @@
 """The compiled sum over samples, against the same sums written out."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,9 +8,8 @@ from dua_lightning.importance.rules import Power
 from dua_lightning.kernels import convolution as kernel
 from tests.helpers.nets import close
 
-ROOT = Path(__file__).parents[2]
 SIZES = [(64, 96, 16, 3), (70, 13, 9, 4), (5, 7, 4, 2), (1, 1, 1, 1)]
-"""Outputs, inputs, positions and images: whole tiles, more than tiles, less than a tile, and one number."""
+"""Outputs, inputs, positions and images: whole steps, more than whole steps, and one number of each."""
 TYPES = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
 POWERS: list[Power] = [1, 2]
 
@@ -60,26 +53,9 @@ def test_the_bits_depend_neither_on_threads_nor_on_how_the_work_is_cut(
 ) -> None:
     arguments = case((70, 50, 9, 4), torch.float32)
     before, threads = added(arguments, power), torch.get_num_threads()
-    monkeypatch.setattr(kernel, "TILES", 2)
-    monkeypatch.setattr(kernel, "PACKED_BYTES", 1)
+    monkeypatch.setattr(kernel, "SHARE", 2 * kernel.STEP)
     try:
         torch.set_num_threads(3)
         assert torch.equal(added(arguments, power), before)
     finally:
         torch.set_num_threads(threads)
-
-
-def test_a_processor_of_narrower_vectors_computes_the_same() -> None:
-    """Told that there is nothing wider, numba compiles for what every 64-bit processor of the kind has."""
-    lines = """
-        import torch
-        from dua_lightning.kernels import convolution as kernel
-        from tests.kernels.test_convolution import SIZES, added, case, close, written_out
-        assert not kernel.WIDE
-        for sizes in SIZES:
-            arguments = case(sizes, torch.float64)
-            for power in (1, 2):
-                close({"total": added(arguments, power)}, {"total": written_out(*arguments, power)})
-    """
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], check=True, cwd=ROOT, env=environment)

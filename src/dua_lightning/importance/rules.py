@@ -26,7 +26,7 @@ INPUT_BYTES = 4 * 2**20
 """The size of a block of a linear layer's inputs. A matrix product of fewer rows is slower, and reads from memory."""
 COMPILED_FROM = 1 << 27
 """Multiplications of a convolution's gradients from which they go through the compiled loop."""
-LARGEST_MAP = 256
+LARGEST_MAP = 100
 """Output positions up to which that loop is faster than the library's gradient of one sample; measured."""
 COMPILED_TYPES = (torch.float32, torch.float64)
 """The types of sums that the compiled loop takes."""
