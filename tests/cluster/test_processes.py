@@ -12,6 +12,7 @@ import pytest
 
 from dua_lightning.report.records import read
 from tests.helpers.cli import TINY
+from tests.helpers.process import spawn
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="hydra-joblib-launcher is not installed")
 
@@ -34,8 +35,8 @@ def test_the_table_is_the_serial_one_and_a_failing_job_is_named(tmp_path: Path) 
     assert first.startswith("error: job 1 failed: ")
     assert second.startswith("error: job 3 failed: ")
     assert "BatchNorm" in first
-    with sweep(tmp_path / "serial", *jobs) as process:
-        process.communicate(timeout=120)
+    places = (f"paths.output_dir={tmp_path / 'serial'}", "paths.store_dir=store", "logger=none")
+    assert spawn("-m", *TINY, *jobs, *places, cwd=tmp_path).status == 2
     parallel, serial = (read(tmp_path / name / "records.csv") for name in ("parallel", "serial"))
     pd.testing.assert_frame_equal(parallel, serial, check_exact=True)
 

@@ -13,6 +13,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from dua_lightning.errors import InputError
+from dua_lightning.report import figures
 from dua_lightning.report.records import Record, read, write
 from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
@@ -46,8 +47,10 @@ class Work:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    """The work, without the figures of the sweep, which take longer than all the rest and have tests of their own."""
     work = Work()
     monkeypatch.setattr(pipeline, "run", work)
+    monkeypatch.setattr(figures, "draw_all", lambda *_: [])
     return work
 
 
