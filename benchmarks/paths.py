@@ -7,24 +7,19 @@ import copy
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 # Before torch is loaded, as the command line does.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
-from lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from dua_lightning import regularise, user
+from dua_lightning import user
 from dua_lightning.adapt import Unchanged
 from dua_lightning.data.images import Images, images
-from dua_lightning.data.server import ServerTask
 from dua_lightning.data.user import UserData
 from dua_lightning.importance import FIM, MAS, Importance
 from dua_lightning.importance.functional import Vmapped
@@ -32,10 +27,7 @@ from dua_lightning.importance.measurement import Precision
 from dua_lightning.merge import Mode
 from dua_lightning.nets import mlp, vgg11, vgg11_bn
 from dua_lightning.params import Params, clone
-from dua_lightning.regularise import EWC, L2Transfer, NoRegulariser, Regulariser
-from dua_lightning.tasks import Batch, Expert, Task
-from dua_lightning.training import Training
-from dua_lightning.training.fit import fit, paper_trainer
+from dua_lightning.tasks import Expert, Task
 
 Call = Callable[[], object]
 
@@ -193,61 +185,6 @@ def merge(weights: int = 133_000_000, count: int = 4) -> Sides:
     return Sides(lambda: Mode()(experts, priors, {}), floor, {"an expression of whole tensors": released})
 
 
-class Plain(LightningModule):
-    """Lightning as its introduction has it."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        x, y = batch
-        loss = nn.functional.cross_entropy(self.net(x)[:, :2], y)
-        self.log("train_loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.net.parameters(), lr=1e-3, momentum=0.9)
-
-
-def training(net: nn.Module, shape: tuple[int, ...], count: int, batch: int, regulariser: Regulariser) -> Sides:
-    """Epochs of training; floor: a bare loop over slices of float32 images in memory."""
-    epochs = 4
-    data = ServerTask(Task("task", slice(0, 2)), noise(count, shape), noise(20, shape), batch_size=batch, seed=0)
-    settings = Training(trainer=partial(paper_trainer, max_epochs=epochs))
-    regulariser.consolidate(settings.module(net, data), data.task, data.predict_dataloader())
-    x, y = data.train.inputs(), data.train.labels
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-
-    def floor() -> None:
-        net.train()
-        for _ in range(epochs):
-            for index in torch.randperm(len(y)).split(batch):
-                loss = nn.functional.cross_entropy(net(x[index])[:, :2], y[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-
-    def lightning() -> None:
-        loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Trainer(accelerator="cpu", max_epochs=epochs, enable_model_summary=False, **quiet).fit(Plain(net), loader)
-
-    peers = {"Lightning with a DataLoader": lightning} if isinstance(regulariser, NoRegulariser) else {}
-    return Sides(lambda: fit(net, data, regulariser, settings), floor, peers)
-
-
-def of_mlp(regulariser: Regulariser) -> Sides:
-    return training(mlp((3, 28, 28), 10, seed=0), (3, 28, 28), 2000, 20, regulariser)
-
-
-def of_vgg11_bn() -> Sides:
-    net = vgg11_bn((3, 64, 64), 2, seed=0, width=0.25, pooled=1)
-    return training(net, (3, 64, 64), 300, 30, NoRegulariser())
-
-
 def start() -> Sides:
     """`--help`; floor: the interpreter alone."""
 
@@ -270,7 +207,6 @@ def _vgg11_bn() -> nn.Module:
 
 
 PASS = "forward + backward of the batch"
-LOOP = "a bare loop over tensors in memory"
 PATHS: dict[str, Path] = {
     "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
     "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
@@ -282,10 +218,5 @@ PATHS: dict[str, Path] = {
     "FIM, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "FIM"), 1.2),
     "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.5),
     "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),
-    "training, MLP": Path(LOOP, lambda: of_mlp(NoRegulariser()), 1 / 0.6),
-    "training with L2-transfer, MLP": Path(LOOP, lambda: of_mlp(L2Transfer()), 1 / 0.6),
-    "training with EWC, MLP": Path(LOOP, lambda: of_mlp(EWC()), 1 / 0.6),
-    "training with MAS, MLP": Path(LOOP, lambda: of_mlp(regularise.MAS()), 1 / 0.6),
-    "training, VGG11-BN of width 0.25, 64 pixels": Path(LOOP, of_vgg11_bn, 1 / 0.95),
     "--help": Path("the interpreter alone", start, float("inf")),
 }

@@ -1,14 +1,20 @@
-"""Two tasks in turn: Lightning's loop with our regularisers, a bare loop of PyTorch, and Avalanche, on the same images.
+"""Two tasks in turn on the same images: our regularisers, bare loops, plain Lightning and Avalanche.
 
     pip install 'dua_lightning[bench]'
     python benchmarks/training.py                    # the digits' MLP, batches of 20; EWC and MAS; 3 minutes
     python benchmarks/training.py --network conv     # VGG11-BN of width 0.25 on 64 pixels, batches of 30
 
-All three train the second task after the first and close it, which measures what later tasks shall keep. The bare loop
-and ours read the same loader, validate after each epoch and end with the best weights; the bare loop keeps them in
-memory and adds the penalty in closed form, ours writes the best and the last checkpoint to the disk. Avalanche reads
-float32 tensors in memory and does not validate. Printed are milliseconds of all this for a step of the second task,
-medians of pairs that follow each other, and their ratios.
+Each trains the second task after the first and closes it, which measures what later tasks shall keep.
+
+- bare: a loop of PyTorch over the same DataLoader, which validates after each epoch, and keeps the best weights in
+  memory; a penalty is added to the gradients in closed form
+- tensors: the same loop over float32 tensors in memory, without a DataLoader
+- lightning: a plain LightningModule without callbacks and checkpoints, which validates after each epoch
+- ours: validates after each epoch, and writes the best and the last checkpoint to the disk
+- avalanche: over float32 tensors in memory, without validation
+
+Printed are milliseconds of all this for a step of the second task, medians of pairs that follow each other, and the
+speed as a share of the bare loop's.
 """
 
 import argparse
@@ -19,12 +25,13 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from lightning import LightningModule
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dua_lightning import regularise
@@ -33,7 +40,7 @@ from dua_lightning.data.images import images
 from dua_lightning.data.server import ServerTask
 from dua_lightning.nets import mlp, vgg11_bn
 from dua_lightning.regularise import EWC, NoRegulariser, QuadraticPenalty, Regulariser
-from dua_lightning.tasks import Task
+from dua_lightning.tasks import Batch, Task
 from dua_lightning.training import Training, fit
 from dua_lightning.training.fit import paper_trainer
 
@@ -68,14 +75,24 @@ def ours(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int) -> f
     return seconds
 
 
-def bare(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int) -> float:
+class Tensors:
+    """Batches of float32 images in memory, in another order each time."""
+
+    def __init__(self, data: ServerTask) -> None:
+        self.x, self.y = data.train.inputs(), data.train.labels
+        self.batch_size = data.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((self.x[i], self.y[i]) for i in torch.randperm(len(self.y)).split(self.batch_size))
+
+
+def bare(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int, memory: bool = False) -> float:
     regulariser, seconds = METHODS[method](), 0.0
     for data in tasks:
         began = time.perf_counter()
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
-        batches, classes, best = data.train_dataloader(), data.task.classes, -1.0
-        for epoch in range(epochs):
-            batches.sampler.set_epoch(epoch)
+        batches, classes, best = Tensors(data) if memory else data.train_dataloader(), data.task.classes, -1.0
+        for _ in range(epochs):
             net.train()
             for x, y in batches:
                 loss = nn.functional.cross_entropy(net(x)[:, classes], y - classes.start)
@@ -94,6 +111,40 @@ def bare(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int) -> f
                 best, kept = accuracy, copy.deepcopy(net.state_dict())
         net.load_state_dict(kept)
         regulariser.consolidate(net, data.task, data.predict_dataloader())
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+class Plain(LightningModule):
+    """Lightning as its introduction has it."""
+
+    def __init__(self, net: nn.Module, classes: slice) -> None:
+        super().__init__()
+        self.net = net
+        self.classes = classes
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self.log("val_loss", self._loss(batch))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x)[:, self.classes], y - self.classes.start)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=1e-3, momentum=0.9)
+
+
+def lightning(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int) -> float:
+    seconds = 0.0
+    for data in tasks:
+        began = time.perf_counter()
+        trainer = paper_trainer(max_epochs=epochs, logger=False, enable_checkpointing=False)
+        trainer.fit(Plain(net, data.task.classes), datamodule=data)
         seconds = time.perf_counter() - began
     return seconds
 
@@ -139,14 +190,16 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     net, tasks = {"mlp": mlp_on_digits, "conv": conv_on_noise}[given.network]()
     steps = given.epochs * len(tasks[1].train_dataloader())
-    programs = {"bare": bare, "ours": ours, "avalanche": avalanche}
+    every = {"bare": bare, "tensors": partial(bare, memory=True), "lightning": lightning, "ours": ours}
+    every["avalanche"] = avalanche
     try:
         import avalanche as _  # noqa: F401
     except ImportError as error:
-        del programs["avalanche"]
+        del every["avalanche"]
         print(f"Avalanche is left out ({error}); pip install 'dua_lightning[bench]'", file=sys.stderr)
     found = {}
     for method in METHODS:
+        programs = {name: program for name, program in every.items() if method == "none" or name != "lightning"}
         times: dict[str, list[float]] = {name: [] for name in programs}
         for _pair in range(given.pairs + 1):
             for name, program in programs.items():
