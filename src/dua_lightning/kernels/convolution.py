@@ -25,9 +25,10 @@ SHARE = 64
 def add_(total: Tensor, a: Tensor, inputs: Tensor, positions: Tensor, d: Tensor, power: int) -> None:
     """Add `sum_i |sum_k a[i, inputs[r] + positions[k]] d[i, o, k]|^power` to `total[o, r]`.
 
-    The library's gradient of each sample, which `rules` takes elsewhere, is written to memory and read back. psi of
-    VGG11-BN takes GAIN as long with it, for 64 images of 64 pixels on one thread (`python benchmarks/ablation.py`). A
-    gradient of the library that takes the power of each sample before the sum would replace this module.
+    The library's gradient of each sample, which `rules` takes elsewhere, is written to memory and read back. With it,
+    psi of VGG11-BN takes 1.3 times as long for 64 images of 64 pixels on two busy cores, and 1.0 to 1.1 times on one
+    thread (`python benchmarks/ablation.py --only psi`). A convolution of the library that takes the power of each
+    sample's gradient before the sum would replace this module.
 
     Args:
         total: The sums so far, `(outputs, inputs)`, float32 or float64 on the CPU. They get the same bits for any
