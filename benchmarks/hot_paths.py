@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from dua_lightning.adapt.cost import reset_peak, status
-from dua_lightning.report.provenance import environment
+from dua_lightning.run.provenance import environment
 from dua_lightning.store.files import write_text
 
 PEER_RUNS = 3
