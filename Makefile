@@ -27,8 +27,8 @@ digits: $(READY)  ## ten methods on embedded digits, three seeds
 photos: $(READY)  ## Table 4 in small, on embedded photographs: no adaptation, AdaBN and AdaBN-S for ten users
 	$(BIN)/python -m dua_lightning +experiment=photos $(RUN)
 
-test: $(READY)  ## the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)  ## the tests, slow ones too
 	$(BIN)/python -m pytest -m ''

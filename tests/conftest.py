@@ -7,6 +7,8 @@ import pytest
 
 # Before torch is loaded; see `dua_lightning.__main__.main`.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+# Two processes run the tests (`make test`), each on a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["WANDB_MODE"] = "offline"
 
 _numbers = itertools.count()
