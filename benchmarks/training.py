@@ -11,7 +11,7 @@ Each trains the second task after the first and closes it, which measures what l
 - tensors: the same loop over float32 tensors in memory, without a DataLoader
 - lightning: a plain LightningModule without callbacks and checkpoints, which validates after each epoch
 - ours: validates after each epoch, and writes the best and the last checkpoint to the disk
-- avalanche: over float32 tensors in memory, without validation
+- avalanche: over float32 tensors in memory; validates after each epoch
 
 Printed are milliseconds of all this for a step of the second task, medians of pairs that follow each other, and the
 speed as a share of the bare loop's.
@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -155,11 +156,12 @@ def avalanche(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int)
     from avalanche.training.plugins import EvaluationPlugin
     from avalanche.training.supervised import EWC, MAS, Naive
 
-    sets = []
+    sets: dict[str, list[Any]] = {"train": [], "test": []}
     for data in tasks:
-        tensors = TensorDataset(data.train.inputs(), data.train.labels)
-        tensors.targets = data.train.labels.tolist()
-        sets.append(as_classification_dataset(tensors))
+        for stream, split in (("train", data.train), ("test", data.validation)):
+            tensors = TensorDataset(split.inputs(), split.labels)
+            tensors.targets = split.labels.tolist()
+            sets[stream].append(as_classification_dataset(tensors))
     kind = {"none": Naive, "EWC": partial(EWC, ewc_lambda=400.0), "MAS": partial(MAS, lambda_reg=1.0)}[method]
     strategy = kind(
         model=net,
@@ -167,12 +169,14 @@ def avalanche(net: nn.Module, tasks: list[ServerTask], method: str, epochs: int)
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=tasks[0].batch_size,
         train_epochs=epochs,
+        eval_every=1,
         evaluator=EvaluationPlugin(),
     )
     seconds = 0.0
-    for experience in benchmark_from_datasets(train=sets).train_stream:
+    streams = benchmark_from_datasets(**sets)
+    for experience, validation in zip(streams.train_stream, streams.test_stream, strict=True):
         began = time.perf_counter()
-        strategy.train(experience)
+        strategy.train(experience, eval_streams=[validation])
         seconds = time.perf_counter() - began
     return seconds
 
@@ -181,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["mlp", "conv"], default="mlp")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     given = parser.parse_args()
