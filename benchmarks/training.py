@@ -1,7 +1,7 @@
 """Two tasks in turn on the same images: our regularisers, bare loops, plain Lightning and Avalanche.
 
     pip install 'dua_lightning[bench]'
-    python benchmarks/training.py                    # the digits' MLP, batches of 20; EWC and MAS; 3 minutes
+    python benchmarks/training.py                    # the digits' MLP, batches of 20; EWC and MAS; 4 minutes
     python benchmarks/training.py --network conv     # VGG11-BN of width 0.25 on 64 pixels, batches of 30
 
 Each trains the second task after the first and closes it, which measures what later tasks shall keep.
