@@ -14,7 +14,7 @@ from dua_lightning.params import State
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Expert, Prior, UserModel
-from dua_lightning.training.fit import Fitted, Training, fit
+from dua_lightning.training import Fitted, Training, fit
 
 
 def train_experts(
