@@ -1,6 +1,7 @@
 """One fit: an expert from a network and a task."""
 
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
@@ -162,11 +163,8 @@ def fit(
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory()))
-        kept: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-        best = _Checkpoint(filename="best", monitor="val_accuracy", mode="max", **kept)
-        # The best one first, so that what the last one says of it is true.
-        checkpoints = [best, _Checkpoint(filename="last", **kept)] if training.keep_best else []
-        last = folder / "last.ckpt"
+        best = _BestAndLast(folder)
+        last = best.last
         if last.exists():
             # The best model may be in its file alone, which is looked at before it is written over.
             for path in (last, folder / "best.ckpt"):
@@ -177,7 +175,8 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         with _refused(TypeError, ValueError):
             trainer = training.trainer(
-                logger=training.logger(data.task), callbacks=[regulariser, *training.callbacks(), *checkpoints]
+                logger=training.logger(data.task),
+                callbacks=[regulariser, *training.callbacks(), *([best] if training.keep_best else [])],
             )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = _WholeFiles()
@@ -206,16 +205,37 @@ def _refused(*kinds: type[Exception]) -> Iterator[None]:
         raise InputError(f"Lightning cannot train so: {' '.join(str(error).split())}") from error
 
 
-class _Checkpoint(ModelCheckpoint):
-    """Lightning's, with its key made once: the Trainer asks for it at each of a batch's hooks.
+class _BestAndLast(ModelCheckpoint):
+    """Lightning's checkpoint `best.ckpt`, and `last.ckpt` after every epoch.
 
-    That is a twentieth of a step of the digits' MLP, measured by `benchmarks/training.py`; without this class
-    `ModelCheckpoint` itself would do.
+    Lightning's `save_last` skips epochs that were not the best. Two callbacks would do, but a step of the digits' MLP
+    took a tenth longer with them, measured by `benchmarks/training.py`: after the best epochs both files are the same,
+    and the Trainer asks each callback at each of a batch's hooks.
     """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            filename="best",
+            monitor="val_accuracy",
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.last = folder / "last.ckpt"
 
     @cached_property
     def state_key(self) -> str:
         return super().state_key
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = self.best_model_score
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.best_model_score is before:
+            trainer.save_checkpoint(self.last)
+        elif trainer.is_global_zero:
+            with replacing(self.last, durable=False) as temporary:
+                shutil.copyfile(self.best_model_path, temporary)
 
 
 class _WholeFiles(TorchCheckpointIO):
