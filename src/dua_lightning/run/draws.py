@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -120,6 +121,30 @@ class Draws:
             The work.
         """
         return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
+
+    def all(self) -> Iterator[Draw]:
+        """Give every draw of every user, for all rows.
+
+        Yields:
+            The draws in the order of users.
+        """
+        rows = tuple(range(len(self.rows)))
+        for place in range(len(self.benchmark.users)):
+            for iteration in range(1, self.benchmark.iterations + 1):
+                yield Draw(place, iteration, rows)
+
+    def content(self) -> str:
+        """Compute the digest of everything that all results are made of, without making any.
+
+        Returns:
+            The SHA-256 of the keys of the recipes of all results, in hexadecimal.
+        """
+        found = sha256()
+        for draw in self.all():
+            data = self.data(draw)
+            for place in draw.rows:
+                found.update(self.recipes.result(self.rows[place], data).key.encode())
+        return found.hexdigest()
 
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.
