@@ -25,6 +25,9 @@ from dua_lightning.store.store import Store, digest
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
+CHANGED = "the pictures have changed since the run began; run again"
+"""The error of a process that is to compute results of others than it has read."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -34,11 +37,13 @@ class Draw:
         place: The user's place in the benchmark, from 0.
         iteration: The Monte-Carlo iteration, from 1.
         rows: The places of the rows.
+        content: The digest of the recipe of the user's data, which are read anew in every process.
     """
 
     place: int
     iteration: int
     rows: tuple[int, ...]
+    content: str
 
 
 @dataclass(frozen=True)
@@ -122,17 +127,6 @@ class Draws:
         """
         return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
 
-    def all(self) -> Iterator[Draw]:
-        """Give every draw of every user, for all rows.
-
-        Yields:
-            The draws in the order of users.
-        """
-        rows = tuple(range(len(self.rows)))
-        for place in range(len(self.benchmark.users)):
-            for iteration in range(1, self.benchmark.iterations + 1):
-                yield Draw(place, iteration, rows)
-
     def content(self) -> str:
         """Compute the digest of everything that all results are made of, without making any.
 
@@ -140,10 +134,10 @@ class Draws:
             The SHA-256 of the keys of the recipes of all results, in hexadecimal.
         """
         found = sha256()
-        for draw in self.all():
-            data = self.data(draw)
-            for place in draw.rows:
-                found.update(self.recipes.result(self.rows[place], data).key.encode())
+        for data in self.benchmark.users:
+            for iteration in range(1, self.benchmark.iterations + 1):
+                for row in self.rows:
+                    found.update(self.recipes.result(row, data.draw(iteration)).key.encode())
         return found.hexdigest()
 
     def data(self, draw: Draw) -> UserData:
@@ -154,8 +148,14 @@ class Draws:
 
         Returns:
             The data.
+
+        Raises:
+            InputError: They are not those that the draw was made for.
         """
-        return self.benchmark.users[draw.place].draw(draw.iteration)
+        data = self.benchmark.users[draw.place].draw(draw.iteration)
+        if digest(data.recipe()) != draw.content:
+            raise InputError(CHANGED)
+        return data
 
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """Compute the results of a draw's rows.
@@ -200,6 +200,8 @@ class Draws:
 
     def _here(self, key: str, shared: Shared) -> Tensors:
         """Shared tensors on the device of this run; on the processor the very tensors."""
+        if key not in shared:
+            raise InputError(CHANGED)
         if self.device.type == "cpu":
             return shared[key]
         if key not in self._moved:
