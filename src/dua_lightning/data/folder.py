@@ -183,12 +183,13 @@ def _top(root: Path) -> tuple[Path, Path | None]:
         like = get_close_matches(path.name.lower(), (server.name, users.name), n=1, cutoff=0.88)
         if like and path.name not in (server.name, users.name) and _is_folder(path):
             raise InputError(f"{shown(path)} would not be read; call it {like[0]}, or by a name that is less like it")
+    for path, below in ((server, "TASK/CATEGORY/*"), (users, "USER/TASK/CATEGORY/*")):
+        if not _is_folder(path) and path.exists():
+            raise InputError(f"{shown(path)} is a file; it should be a folder, with {path.name}/{below}")
     if not _is_folder(server):
         raise InputError(
             f"{shown(root)} has no folder server; put the server's pictures there, as server/TASK/CATEGORY/*"
         )
-    if users.exists() and not _is_folder(users):
-        raise InputError(f"{shown(users)} is a file; it should be a folder, with users/USER/TASK/CATEGORY/*")
     return server, users if _is_folder(users) else None
 
 

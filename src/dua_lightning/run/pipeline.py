@@ -79,6 +79,9 @@ def run(cfg: DictConfig) -> str:
                             costs.write(_costs(of_seed, row, user, iteration, result.costs))
                     computed, seconds = computed + results.computed, seconds + results.seconds
                     contents.append(results.content)
+        if not costs.begun:
+            # Those of an earlier run in this folder are not this one's.
+            costs.path.unlink(missing_ok=True)
         cost = tables.UserCost(computed, seconds / computed) if computed else None
         report(folder, settings.name, pictures, logger, console, cost)
     finally:
