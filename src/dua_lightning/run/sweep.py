@@ -97,7 +97,7 @@ def run_alone(cfg: DictConfig) -> None:
     from dua_lightning.run.pipeline import run
 
     folder = _folder()
-    # What an earlier run left here is not what this one is about.
+    # The folder may have the note of an earlier run, which is not about this one.
     (folder / DONE).unlink(missing_ok=True)
     content = run(cfg)
     write_text(folder / DONE, json.dumps(_note(cfg, folder, content)) + "\n")
