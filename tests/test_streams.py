@@ -1,5 +1,7 @@
 """Streams of random numbers: the same everywhere, and each on its own."""
 
+from unicodedata import normalize
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -40,6 +42,28 @@ def test_another_key_is_another_stream(one: tuple, other: tuple) -> None:
 def test_no_two_keys_share_a_seed(seed: int, key: list, other_seed: int, other_key: list) -> None:
     assume((seed, key) != (other_seed, other_key))
     assert derive(seed, *key) != derive(other_seed, *other_key)
+
+
+characters = st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("\x1f\u202e\n=,[]'\"e\u0301\u00e9")
+names = st.lists(st.integers(-5, 30) | st.text(characters, max_size=5), max_size=3)
+
+
+@law
+@given(names, names)
+def test_any_name_makes_a_stream_and_no_other_name_makes_the_same(key: list, other: list) -> None:
+    """Surrogates are the bytes of names that are no UTF-8."""
+    seeds = [derive(1, *key), derive(1, *other)]
+    same = [[normalize("NFC", part) if isinstance(part, str) else part for part in names] for names in (key, other)]
+    assert (seeds[0] == seeds[1]) == (same[0] == same[1])
+
+
+def test_a_separator_in_a_name_separates_nothing() -> None:
+    keys = [("a\x1fs:b",), ("a", "b"), ("a\x1f", "b"), ("a", "\x1fb"), ("a\x1f\x1f", "b"), ("a\x1fs:", "b")]
+    assert len({derive(1, *key) for key in keys}) == len(keys)
+
+
+def test_a_name_has_one_stream_in_every_unicode_form() -> None:
+    assert derive(1, "user", "caf\u00e9") == derive(1, "user", "cafe\u0301") != derive(1, "user", "cafe")
 
 
 @law

@@ -6,6 +6,7 @@ every process.
 """
 
 import hashlib
+from unicodedata import normalize
 
 import torch
 
@@ -15,7 +16,8 @@ def derive(seed: int, *key: str | int) -> int:
 
     Args:
         seed: The run's seed.
-        *key: The name of the stream: texts and whole numbers in a fixed order.
+        *key: The name of the stream: texts and whole numbers in a fixed order. Texts that differ only in their Unicode
+            form are the same: one system composes accents, another does not.
 
     Returns:
         A seed in `[0, 2**63)`, the same on every machine.
@@ -25,8 +27,9 @@ def derive(seed: int, *key: str | int) -> int:
     >>> derive(1, "user", "mnist") == derive(1, "usermnist")
     False
     """
-    text = "\x1f".join(f"s:{part}" if isinstance(part, str) else f"i:{int(part)}" for part in (seed, *key))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    # The bytes of a file's name that are no text are lone surrogates in Python.
+    encoded = "\x1f".join(map(_part, (seed, *key))).encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.sha256(encoded).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *key: str | int) -> torch.Generator:
@@ -40,3 +43,8 @@ def generator(seed: int, *key: str | int) -> torch.Generator:
         A generator on the processor.
     """
     return torch.Generator().manual_seed(derive(seed, *key))
+
+
+def _part(part: str | int) -> str:
+    # The separator stands alone, so that no text can hold it.
+    return f"s:{normalize('NFC', part)}".replace("\x1f", "\x1f\x1f") if isinstance(part, str) else f"i:{int(part)}"

@@ -145,6 +145,7 @@ DAMAGED = {
     "cut in its data": GOOD[:-1],
     "too long": GOOD + b"x",
     "text": b"a picture\n" * 20,
+    "bytes without a digest": npy(np.zeros(SHAPE, np.uint8)),
     "another type": npy(np.zeros(SHAPE, np.int8)),
     "another shape": npy(np.zeros((4, 3, 2), np.uint8)),
     "another order": npy(np.asfortranarray(np.zeros(SHAPE, np.uint8))),
@@ -165,6 +166,23 @@ def test_a_damaged_or_foreign_file_is_named(content: bytes, tmp_path: Path) -> N
     assert (tmp_path / name).read_bytes() == content
     (tmp_path / name).unlink()
     assert cached(tmp_path, ["a"], SHAPE, filling(0, [])).shape == SHAPE
+
+
+def test_a_changed_byte_or_the_bytes_of_another_key_are_named(tmp_path: Path) -> None:
+    """Both have the size and the shape of what was written."""
+    cached(tmp_path, ["a"], SHAPE, filling(0, []))
+    [first] = tree(tmp_path)
+    good = (tmp_path / first).read_bytes()
+    for place in (len(GOOD) - 24, len(GOOD) - 1, len(good) - 1):
+        (tmp_path / first).write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(InputError, match=f"{first} holds another uint8 array .* than .* written under its name"):
+            cached(tmp_path, ["a"], SHAPE, filling(0, []))
+    (tmp_path / first).write_bytes(good)
+    cached(tmp_path, ["b"], SHAPE, filling(1, []))
+    (second,) = {*tree(tmp_path)} - {first}
+    (tmp_path / second).write_bytes(good)
+    with pytest.raises(InputError, match=f"{second} holds another"):
+        cached(tmp_path, ["b"], SHAPE, filling(1, []))
 
 
 def test_of_several_processes_one_writes(tmp_path: Path) -> None:

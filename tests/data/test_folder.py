@@ -1,8 +1,10 @@
 """Pictures of one's own: both layouts, and every way in which a folder can be wrong."""
 
+import errno
 import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,13 +104,24 @@ def test_even_the_fewest_make_three_sides(count: int, tmp_path: Path) -> None:
         assert abs(evaluation - count / 5) <= 1
 
 
-def test_hidden_files_and_those_of_file_managers_are_passed_over(both: Path) -> None:
-    for path in (both / "server" / "indoors" / "bath", both / "users" / "ann" / "outdoors" / "beach"):
-        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+LEFT = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "system volume information", ".hidden")
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_file_managers_and_archives_leave_is_passed_over_at_each_level(name: str, both: Path) -> None:
+    levels = (both, both / "server", both / "server/indoors", both / BATH, both / "users", both / ANN)
+    for level in (*levels, both / ANN / "outdoors", both / ANN / "outdoors/beach"):
+        (level / name / "more").mkdir(parents=True)
+        (level / name / "SYNO@.fileindexdb").write_text("x")
+    assert len(load(both).labels) == 69
+
+
+def test_files_of_file_managers_are_passed_over_in_any_case(both: Path) -> None:
+    names = (".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "Desktop.ini", "ehthumbs.db", "Icon\r", "._00.png")
+    for path in (both / BATH, both / ANN / "outdoors" / "beach", both / "users", both / "server"):
+        for name in names:
             (path / name).write_bytes(b"x")
-    for path in (both, both / "server", both / "server" / "indoors", both / "users", both / "users" / "ann"):
-        (path / ".hidden").mkdir()
-        (path / "notes.txt").write_text("")
+    (both / "README.txt").write_text("beside server and users, anything may lie")
     assert len(load(both).labels) == 69
 
 
@@ -145,15 +158,29 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no root": (shutil.rmtree, r"is not a folder; give the one that holds server/TASK/CATEGORY"),
     "no server": (lambda root: shutil.rmtree(root / "server"), r"has no folder server; put .* as server/TASK/CATEGORY"),
     "no tasks": (lambda root: (shutil.rmtree(root / "server"), (root / "server").mkdir()), r"server has no tasks"),
-    "no category": (
-        lambda root: (root / "server" / "attic").mkdir(),
-        r"task .*attic has 0 categories; give it at least",
-    ),
-    "one category": (lambda root: put(root / "server" / "attic" / "box", 9), r"task .*attic has 1 categories; give it"),
+    "no category": (lambda root: (root / "server" / "attic").mkdir(), r"task .*attic has 0 categories; put pictures"),
+    "one category": (lambda root: put(root / "server" / "attic" / "box", 9), r"task .*attic has 1 category; give it"),
     "empty category": (_empty(BATH), r"bath has no pictures; put some there or remove the folder"),
     "one picture": (_few(BATH, 1), r"bath has 1 pictures that can be read; at least 2 are needed"),
     "folder in between": (lambda root: (root / BATH / "more").mkdir(), r"bath/more is no file"),
-    "dangling link": (lambda root: (root / BATH / "a.png").symlink_to("gone"), r"bath/a\.png is no file"),
+    "a user without pictures": (lambda root: (root / "users" / "eve").mkdir(), r"users/eve has no pictures; put them"),
+    "a user's task without categories": (lambda root: (root / ANN / "space").mkdir(), r"ann/space has 0 categories"),
+    "misspelt users": (
+        lambda root: (root / "users").rename(root / "Users"),
+        r"in/Users would not be read; call it users",
+    ),
+    "misspelt server": (lambda root: (root / "sever").mkdir(), r"in/sever would not be read; call it server"),
+    "users that are a file": (
+        lambda root: (shutil.rmtree(root / "users"), (root / "users").write_text("")),
+        r"in/users is a file; it should be a folder",
+    ),
+    **{
+        f"a file among {what}": (
+            lambda root, where=where: (root / where / "bob.zip").write_text(""),
+            rf"bob\.zip is a file where the folder of a {what} belongs; move it .*skip_unreadable=true",
+        )
+        for what, where in {"task": "server", "category": "server/indoors", "user": "users"}.items()
+    },
     "no users": (lambda root: [shutil.rmtree(root / "users"), (root / "users").mkdir()], r"users has no users; put"),
     "unknown task": (
         lambda root: put(root / ANN / "space" / "moon", 3),
@@ -184,6 +211,110 @@ def test_what_is_wrong_is_named(change: Callable[[Path], object], text: str, bot
     with pytest.raises(InputError, match=text) as caught:
         load(both)
     assert "\n" not in str(caught.value)
+
+
+PLACES = (
+    *("", "server", "server/indoors", BATH, f"{BATH}/05.png"),
+    *("users", ANN, f"{ANN}/outdoors", f"{ANN}/outdoors/beach"),
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("target", "reason"), [("/mnt/usb/gone", "which is not there"), (None, "which leads back to it")]
+)
+def test_a_link_that_leads_nowhere_is_named_with_its_target(
+    target: str | None, reason: str, place: str, both: Path
+) -> None:
+    path = both / place
+    path.rename(both.parent / "away")
+    target = target or path.name
+    path.symlink_to(target)
+    with pytest.raises(InputError) as caught:
+        load(both)
+    assert f"{path} " in str(caught.value)
+    assert f"is a link to {target}, {reason}; " in str(caught.value).replace(")", "")
+    assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_somewhere_are_followed(both: Path, tmp_path: Path) -> None:
+    expected = shown(load(both))
+    for place in PLACES:
+        (both / place).rename(tmp_path / "away")
+        (both / place).symlink_to(tmp_path / "away")
+        assert shown(load(both)) == expected, place
+        (both / place).unlink()
+        (tmp_path / "away").rename(both / place)
+
+
+def test_what_cannot_be_used_is_left_out_on_request_and_named(both: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = shown(load(both))
+    (both / "users" / "carl").symlink_to("/mnt/usb/carl")
+    (both / "users" / "dora").mkdir()
+    (both / "users" / "notes.txt").write_text("")
+    (both / ANN / "indoors" / "bath").symlink_to("bath")
+    (both / "server" / "garden").symlink_to("gone")
+    (both / "server" / "indoors" / "hall").mkdir()
+    (both / BATH / "99.png").symlink_to("gone")
+    with caplog.at_level(logging.WARNING):
+        found = load(both, skip_unreadable=True)
+    assert shown(found) == expected
+    assert found.users == ("Bob", "ann")
+    assert "1 of 70 pictures" in caplog.text
+    assert "server/indoors/bath/99.png" in caplog.text
+    assert f"6 folders and files in {both} are left out" in caplog.text
+    for name in ("users/carl", "users/dora", "users/notes.txt", "indoors/bath", "server/garden", "indoors/hall"):
+        assert name in caplog.text
+
+
+def test_a_folder_that_may_not_be_read_is_named(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path.name == "beach":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match=r"server/outdoors/beach cannot be read \(Permission denied\); get leave"):
+        load(both)
+
+
+def test_names_are_compared_in_one_unicode_form_and_shown_as_they_are(server: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(server, plain)
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    for root, form in ((server, composed), (plain, apart)):
+        task = (root / "server" / "indoors").rename(root / "server" / f"\u00c4{form}")
+        (task / "bath").rename(task / form)
+    first, second = load(server), load(plain)
+    assert shown(first) == shown(second), "the division does not depend on the form"
+    assert first.tasks[1].name == f"\u00c4{composed}"
+    assert second.tasks[1].name == f"\u00c4{apart}"
+    put(server / "users" / "ann" / f"A\u0308{apart}" / apart, 3, 1000)
+    put(server / "users" / "ann" / "outdoors" / "beach", 3, 2000)
+    pool = load(server)
+    assert sorted(pool.labels[pool.owners == 0].tolist()) == [0] * 3 + [2 + pool.categories[2:].index(composed)] * 3
+
+
+@pytest.mark.parametrize("place", ["server", BATH.rpartition("/")[0], "users", ANN])
+def test_names_that_differ_in_their_form_alone_are_refused(place: str, both: Path) -> None:
+    for name in ("caf\u00e9", "cafe\u0301"):
+        put(both / place / name / "x" / "y", 2)
+    with pytest.raises(InputError, match=r"cafe\u0301 and .*caf\u00e9 are written alike|caf\u00e9 and .*cafe"):
+        load(both)
+
+
+def test_a_name_that_is_no_utf_8_is_spelt_out(both: Path) -> None:
+    os.rename(bytes(both / "users" / "ann"), bytes(both / "users") + b"/Jos\xe9")
+    for place in (both / "server", both / "users" / "Bob", Path(os.fsdecode(bytes(both / "users") + b"/Jos\xe9"))):
+        os.rename(bytes(place / "indoors"), bytes(place) + b"/sal\xf3n")
+    pool = load(both)
+    assert pool.users == ("Bob", "Jos\\xe9")
+    assert [task.name for task in pool.tasks] == ["outdoors", "sal\\xf3n"]
+    put(both / "users" / "Jos\\xe9" / "outdoors" / "beach", 3)
+    with pytest.raises(InputError, match=r"Jos\\xe9 and .*Jos\\xe9 are written alike"):
+        load(both)
 
 
 def test_a_category_too_small_to_be_divided_is_named(server: Path) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import track
 
-from tests.faults import configs, driver, readers, test_configs, test_driver, test_readers
+from tests.faults import configs, driver, pictures, readers, test_configs, test_driver, test_pictures, test_readers
 
 Verdicts = Iterable[tuple[object, str]]
 """A trial, and what is wrong after it; empty where nothing is."""
@@ -43,11 +43,15 @@ def main(quick: bool) -> int:
     lost: list[str] = []
     with TemporaryDirectory() as name:
         folder = Path(name)
+        names = test_pictures.QUICK if quick else test_pictures.ALL
         parts: dict[str, Verdicts] = {
             "kills survived {} with identical results": kills(3 if quick else 50, folder / "kills"),
             "write faults {}": failures(20 if quick else 1, folder / "writes"),
             "fuzzed configs {}": configs.verdicts(configs.drawn(test_configs.QUICK if quick else test_configs.ALL)),
             "fuzzed files {}": files(test_readers.QUICK if quick else test_readers.ALL, folder / "files"),
+            "names of folders {}": pictures.named(names, folder / "names"),
+            "pictures changed in place {}": pictures.changed(names, folder / "changed"),
+            "dead links and empty folders {}": pictures.dead(folder / "dead"),
         }
         for line, verdicts in parts.items():
             done = list(track(verdicts, line.format("...").removesuffix(" ..."), console=console, transient=True))

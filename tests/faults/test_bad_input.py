@@ -1,5 +1,6 @@
 """Bad input through the real command line: one clear line, status 2, and nothing changed on disk."""
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dua_lightning.report import records
 from tests.data.scenes import picture
 from tests.faults import alone
 from tests.faults.readers import Payload
@@ -189,6 +191,83 @@ def test_pictures_of_every_kind_and_shape_and_users_of_one_category_are_served(o
     square.save(folder / "moving.gif", save_all=True, append_images=[picture(8, 9, 9)])
     done = dua(own.parent, *OWN, *MLP)
     assert done.status == 0, done.err
+
+
+def _same_size(path: Path, number: int) -> None:
+    """Another picture under the same name, of the same bytes in number, and of the same time."""
+    picture(number, 8, 8).save(path, "BMP")
+    os.utime(path, (1, 1))
+
+
+def _fixed(root: Path, first: int) -> None:
+    for place, path in enumerate(sorted(root.rglob("*.png"))):
+        _same_size(path, first + place)
+
+
+def test_another_data_set_of_the_same_names_sizes_and_times_is_another(own: Path) -> None:
+    cwd = own.parent
+    shutil.copytree(own, cwd / "other")
+    _fixed(own, 1000)
+    _fixed(cwd / "other", 5000)
+    first = dua(cwd, *OWN, *MLP, "paths.output_dir=out1")
+    second = dua(cwd, *OWN, *MLP, "data.images.root=other", "paths.output_dir=out2")
+    assert (first.status, second.status) == (0, 0), second.err
+    assert "reused" not in second.out
+    pictures = [(cwd / f"out{i}" / "figures" / "domains.png").read_bytes() for i in (1, 2)]
+    assert pictures[0] != pictures[1]
+
+
+def test_a_job_whose_pictures_have_changed_in_place_is_not_finished(own: Path) -> None:
+    cwd = own.parent
+    _fixed(own, 1000)
+    sweep = ("-m", "seed=1", *OWN, *MLP)
+    assert dua(cwd, *sweep).status == 0
+    assert "finished before, skipped" in dua(cwd, *sweep).out
+    for who, reused in (("users/ann", "reused 2 experts and 0 of 1 results"), ("server", "experts trained")):
+        _fixed(own / who, 5000)
+        done = dua(cwd, *sweep)
+        assert done.status == 0, done.err
+        assert "skipped" not in done.out
+        assert reused in done.out
+    assert len(list(cwd.rglob("results/*.safetensors"))) == 3
+    own.rename(cwd / "away")
+    done = dua(cwd, *sweep)
+    assert done.status == 2
+    assert "own is not a folder" in done.err
+
+
+NASTY = (
+    *("a=b,c [red]", "Jos\udce9", "cafe\u0301", "\u202e\u05d0\u05d1", "x\ny\r'\""),
+    *("\U0001f469\u200d\U0001f680" + "z" * 200, "007"),
+)
+
+
+def test_users_tasks_and_categories_may_have_any_names(own: Path) -> None:
+    for n, name in enumerate(NASTY[1:]):
+        shutil.copytree(own / "users" / "ann", own / "users" / name)
+        (own / "users" / name / "a" / "x" / "0.png").rename(own / "users" / name / "a" / "x" / f"{NASTY[n]}.png"[-99:])
+    (own / "users" / "ann").rename(own / "users" / NASTY[0])
+    for place in [own / "server", *(own / "users").iterdir()]:
+        (place / "a" / "x").rename(place / "a" / NASTY[0])
+        (place / "a").rename(place / NASTY[1])
+        (place / "b" / "z").rename(place / "b" / NASTY[4])
+        (place / "b").rename(place / NASTY[5])
+    done = dua(own.parent, *OWN, *MLP, "adapt=finetune", "logger=csv")
+    assert done.status == 0, done.err
+    assert "Traceback" not in done.out + done.err
+    expected = {name.replace("\udce9", "\\xe9") for name in NASTY}
+    assert set(records.read(own.parent / "out" / "records.csv")["user"]) == expected
+    found = records.costs(own.parent / "out" / "costs.csv")
+    assert set(found["user"]) == expected
+    assert set(found["task"]) == {"Jos\\xe9", NASTY[5]}
+    assert dua(own.parent, *OWN, *MLP, "adapt=finetune", "logger=csv").out.count("7 of 7 results") == 1
+
+
+def test_costs_of_an_earlier_run_in_the_folder_are_not_shown_as_those_of_this_one(own: Path) -> None:
+    assert "cost of adapting" in dua(own.parent, *OWN, *MLP, "adapt=finetune").out
+    done = dua(own.parent, *OWN, *MLP, "adapt=none")
+    assert "cost of adapting" not in done.out
+    assert not (own.parent / "out" / "costs.csv").exists()
 
 
 @pytest.mark.parametrize("kind", ["experts", "results"])

@@ -11,7 +11,7 @@ from tests.faults.readers import READERS, Reader, verdicts
 QUICK, ALL = 40, 1000
 
 MEMORY = 2**30
-"""Bytes by which reading may raise what the process holds; the largest picture that is let in has a quarter of it."""
+"""Bytes by which reading may raise what the process holds; the largest picture that is let in has three quarters."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -32,8 +32,9 @@ class Work:
     def __init__(self) -> None:
         self.ran: list[tuple[str, int]] = []
         self.fails: dict[tuple[str, int], BaseException] = {}
+        self.content = "these pictures"
 
-    def __call__(self, cfg: DictConfig) -> None:
+    def __call__(self, cfg: DictConfig) -> str:
         job = (cfg.method.name, cfg.seed)
         self.ran.append(job)
         if job in self.fails:
@@ -43,6 +44,7 @@ class Work:
         accuracy = 50.0 + cfg.seed + cfg.trainer.max_epochs
         key = ("digits", "mlp", cfg.method.name, "mas", "none", f"MAS-{cfg.method.name}", "paper", "u", 1, cfg.seed)
         write([Record(*key, after=1, on=1, accuracy=accuracy)], folder / "records.csv")
+        return self.content
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """The work, without the figures of the sweep, which take longer than all the rest and have tests of their own."""
     work = Work()
     monkeypatch.setattr(pipeline, "run", work)
+    monkeypatch.setattr(pipeline, "content", lambda cfg: work.content)
     monkeypatch.setattr(figures, "draw_all", lambda *_: [])
     return work
 
@@ -159,6 +162,28 @@ def test_a_job_of_other_code_runs_again(work: Work, dua: Callable[..., Done], mo
     assert work.ran == 2 * ALL
 
 
+def test_a_job_of_other_pictures_runs_again(work: Work, dua: Callable[..., Done]) -> None:
+    dua(*SWEEP)
+    work.content = "others under the same names"
+    assert dua(*SWEEP).out.count("finished before, skipped") == 0
+    assert work.ran == 2 * ALL
+    assert dua(*SWEEP).out.count("finished before, skipped") == 4
+
+
+def test_a_job_that_is_given_again_and_does_not_end_is_not_done(
+    work: Work, dua: Callable[..., Done], tmp_path: Path
+) -> None:
+    """Its folder has the new settings and the old records."""
+    dua(*SWEEP)
+    work.fails[("racl", 2)] = Stopped(signal.SIGTERM)
+    assert dua(*SWEEP, "trainer.max_epochs=3").status == 143
+    assert not (tmp_path / "out" / "1" / "done.json").exists()
+    work.fails.clear()
+    del work.ran[:]
+    dua(*SWEEP)
+    assert work.ran == ALL[:2], "the first was done with other settings, the second not at all"
+
+
 def test_a_run_alone_is_never_skipped(work: Work, dua: Callable[..., Done]) -> None:
     for _ in range(2):
         assert dua("seed=1").status == 0
@@ -217,7 +242,11 @@ def test_results_that_cannot_be_written_end_the_sweep_in_one_line(
 def test_a_note_has_what_is_needed(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
     work.fails[("imm", 2)] = InputError("no")
     dua(*SWEEP)
-    assert set(json.loads((tmp_path / "out" / "0" / "done.json").read_text())) == {"configuration", "records"}
+    assert set(json.loads((tmp_path / "out" / "0" / "done.json").read_text())) == {
+        "configuration",
+        "content",
+        "records",
+    }
     note = json.loads((tmp_path / "out" / "3" / "failed.json").read_text())
     assert (note["reason"], note["bad_input"]) == ("no", True)
     assert f"paths.output_dir={tmp_path / 'out'} hydra.run.dir={tmp_path / 'out' / '3'}" in note["command"]

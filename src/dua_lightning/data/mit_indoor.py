@@ -16,6 +16,7 @@ from filelock import FileLock
 from dua_lightning.data.decode import decoded
 from dua_lightning.data.download import download as fetch
 from dua_lightning.data.download import extract
+from dua_lightning.data.listing import entries, form
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
 from dua_lightning.store.files import write_text
@@ -90,7 +91,7 @@ def mit_indoor(
     train, test = _listed(root / TRAIN), _listed(root / TEST)
 
     wanted = [(source, name) for source, name in enumerate(names) if _category(name) in label]
-    sides = [EVALUATION if name in test else SERVER if name in train else EXTRA for _, name in wanted]
+    sides = [EVALUATION if form(name) in test else SERVER if form(name) in train else EXTRA for _, name in wanted]
     pixels, places = decoded(
         [folder / name for _, name in wanted],
         folder,
@@ -186,15 +187,16 @@ def _category(name: str) -> str:
 
 def _pictures(folder: Path) -> list[str]:
     """Sorted `CATEGORY/FILE.jpg` below `folder`."""
-    found = (path for path in folder.glob("*/*") if path.suffix.lower() == ".jpg" and not path.name.startswith("."))
+    categories = (path for path in entries(folder) if path.is_dir())
+    found = (path for category in categories for path in entries(category) if path.suffix.lower() == ".jpg")
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
 def _listed(path: Path) -> set[str]:
-    """The `CATEGORY/FILE.jpg` of an official list."""
+    """The `CATEGORY/FILE.jpg` of an official list, in the form in which names are compared."""
     # File names are bytes; those that are no UTF-8 come back from the file system escaped in this way.
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return {line.strip() for line in lines if line.strip()}
+    return {form(line.strip()) for line in lines if line.strip()}
 
 
 def _verify(folder: Path, root: Path, pictures: int) -> None:
@@ -210,7 +212,7 @@ def _verify(folder: Path, root: Path, pictures: int) -> None:
         listed = _listed(path)
         if not listed:
             raise InputError(f"{path} is empty; delete it to download it again")
-        if missing := sorted(listed - set(names)):
+        if missing := sorted(listed - set(map(form, names))):
             raise InputError(
                 f"{_some(missing, 'picture', 'pictures')} of {path} cannot be found in {folder}; if the list itself is "
                 f"damaged, delete it to download it again, otherwise {again}"

@@ -3,9 +3,13 @@
 A table of records may be longer than memory: `chunks` reads it in pieces.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,6 +116,8 @@ KEYS = COLUMNS[: COLUMNS.index("after")]
 """The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
 NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
 """The types of the columns that hold numbers."""
+PLAIN: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
+"""Arguments of pandas that leave texts as they are: a user may be called `nan`, or by bytes that are no UTF-8."""
 
 
 def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -> None:
@@ -124,7 +130,28 @@ def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -
     Raises:
         InputError: The file cannot be written.
     """
-    write_text(path, pd.DataFrame(records).to_csv(index=False))
+    header = [field.name for field in fields(records[0])]
+    write_text(path, lines([header, *map(astuple, records)]))
+
+
+def lines(rows: Iterable[Iterable[object]]) -> str:
+    """Write lines of a table as CSV; a field may be any text, and NaN is an empty one.
+
+    Args:
+        rows: The fields of each line.
+
+    Returns:
+        The lines.
+    """
+    found: list[str] = []
+    # With this end of lines the library quotes both of its characters in names, as every reader wants.
+    writer = csv.writer(SimpleNamespace(write=found.append), lineterminator="\r\n")
+    writer.writerows([_field(value) for value in row] for row in rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in found)
+
+
+def _field(value: object) -> object:
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -156,7 +183,7 @@ def chunks(path: Path) -> Iterator[pd.DataFrame]:
     """
     try:
         rest = pd.DataFrame()
-        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=CHUNK) as pieces:
+        with pd.read_csv(path, dtype=str, **PLAIN, chunksize=CHUNK) as pieces:
             for piece in pieces:
                 if missing := [name for name in COLUMNS if name not in piece]:
                     raise ValueError(f"it has no column {missing[0]}")
@@ -215,8 +242,7 @@ def costs(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read.
     """
-    words = dict.fromkeys(COSTS[:4], "category") | {"user": "category", "task": "category"}
-    return _table(path, COSTS, words)
+    return _table(path, CostRecord).astype(dict.fromkeys(_texts(CostRecord), "category"))
 
 
 def trainings(path: Path) -> pd.DataFrame:
@@ -231,14 +257,21 @@ def trainings(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read.
     """
-    return _table(path, TRAININGS, {"experts": "str", "task": "str"})
+    return _table(path, TrainingRecord)
 
 
-def _table(path: Path, columns: list[str], words: dict[str, str]) -> pd.DataFrame:
+def _texts(kind: type[CostRecord | TrainingRecord]) -> list[str]:
+    """The columns that hold texts."""
+    return [field.name for field in fields(kind) if field.type is str]
+
+
+def _table(path: Path, kind: type[CostRecord | TrainingRecord]) -> pd.DataFrame:
+    columns, texts = [field.name for field in fields(kind)], _texts(kind)
     if not path.exists():
         return pd.DataFrame(columns=columns)
+    nothing = {name: ["", "nan"] for name in columns if name not in texts}
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"], dtype=words)
+        frame: pd.DataFrame = pd.read_csv(path, **PLAIN, na_values=nothing, dtype=dict.fromkeys(texts, str))
         if missing := [name for name in columns if name not in frame]:
             raise ValueError(f"it has no column {missing[0]}")
         return frame.astype({name: float for name in columns if name.endswith(("seconds", "bytes", "accuracy"))})

@@ -170,9 +170,10 @@ def join(jobs: Sequence[Path], path: Path) -> None:
         InputError: A file cannot be read or written.
     """
     labels = _labels([_results(job) for job in jobs], [flat(_yaml(job / CONFIG)) for job in jobs])
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
         for number, frame in enumerate(_relabelled(jobs, labels)):
-            frame.to_csv(temporary, index=False, mode="a", header=number == 0)
+            header = [] if number else [tuple(frame.columns)]
+            file.write(records.lines([*header, *frame.itertuples(index=False, name=None)]))
 
 
 def flat(node: Any, path: str = "") -> dict[str, Any]:

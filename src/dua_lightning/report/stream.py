@@ -1,17 +1,14 @@
 """A table of records that is written while a run goes on, so that none of them stays in memory."""
 
-import csv
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, fields
-from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from dua_lightning.errors import InputError
-from dua_lightning.report.records import CostRecord, Record, TrainingRecord
+from dua_lightning.report.records import CostRecord, Record, TrainingRecord, lines
 from dua_lightning.store.files import refusing, replacing
 
 
@@ -48,6 +45,11 @@ class Stream:
             else:
                 self._opened.close()
 
+    @property
+    def begun(self) -> bool:
+        """Whether any records have been written."""
+        return self._file is not None
+
     def write(self, records: Sequence[Record | CostRecord | TrainingRecord]) -> None:
         """Append records together: a signal does not part them.
 
@@ -59,21 +61,15 @@ class Stream:
         """
         if not records:
             return
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if self._file is None:
-            writer.writerow([field.name for field in fields(records[0])])
-        writer.writerows(["" if _nan(value) else value for value in astuple(record)] for record in records)
+        header = [[field.name for field in fields(records[0])]] if self._file is None else []
+        text = lines([*header, *map(astuple, records)])
         try:
             with refusing(self.path):
                 if self._file is None:
                     temporary = self._opened.enter_context(replacing(self.path))
-                    self._file = self._opened.enter_context(temporary.open("w", encoding="utf-8"))
-                self._file.write(text.getvalue())
+                    opened = temporary.open("w", encoding="utf-8", errors="surrogateescape")
+                    self._file = self._opened.enter_context(opened)
+                self._file.write(text)
         except InputError:
             self._broken = True
             raise
-
-
-def _nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)

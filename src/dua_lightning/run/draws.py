@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from dua_lightning.store.store import Store, digest
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
+CHANGED = "the pictures have changed since the run began; run again"
+"""The error of a process that is to compute results of others than it has read."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -33,11 +37,13 @@ class Draw:
         place: The user's place in the benchmark, from 0.
         iteration: The Monte-Carlo iteration, from 1.
         rows: The places of the rows.
+        content: The digest of the recipe of the user's data, which are read anew in every process.
     """
 
     place: int
     iteration: int
     rows: tuple[int, ...]
+    content: str
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,19 @@ class Draws:
         """
         return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
 
+    def content(self) -> str:
+        """Compute the digest of everything that all results are made of, without making any.
+
+        Returns:
+            The SHA-256 of the keys of the recipes of all results, in hexadecimal.
+        """
+        found = sha256()
+        for data in self.benchmark.users:
+            for iteration in range(1, self.benchmark.iterations + 1):
+                for row in self.rows:
+                    found.update(self.recipes.result(row, data.draw(iteration)).key.encode())
+        return found.hexdigest()
+
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.
 
@@ -129,8 +148,14 @@ class Draws:
 
         Returns:
             The data.
+
+        Raises:
+            InputError: They are not those that the draw was made for.
         """
-        return self.benchmark.users[draw.place].draw(draw.iteration)
+        data = self.benchmark.users[draw.place].draw(draw.iteration)
+        if digest(data.recipe()) != draw.content:
+            raise InputError(CHANGED)
+        return data
 
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """Compute the results of a draw's rows.
@@ -175,6 +200,8 @@ class Draws:
 
     def _here(self, key: str, shared: Shared) -> Tensors:
         """Shared tensors on the device of this run; on the processor the very tensors."""
+        if key not in shared:
+            raise InputError(CHANGED)
         if self.device.type == "cpu":
             return shared[key]
         if key not in self._moved:

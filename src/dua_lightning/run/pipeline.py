@@ -22,22 +22,27 @@ from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.run import provenance
 from dua_lightning.run.build import Choice, check, target
+from dua_lightning.run.draws import Draws
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings, read
+from dua_lightning.store.store import digest
 from dua_lightning.tasks import Task
 
 SHOWN = 12
 """The number of users in the picture of domains."""
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig) -> str:
     """Train, measure, merge, adapt and evaluate every row for every seed; see `conf/config.yaml`.
 
     Everything is written to the run's folder; the table and the files' names are printed.
 
     Args:
         cfg: The configuration that Hydra composed.
+
+    Returns:
+        The digest of everything that the results are made of, pictures and weights among it; see `content`.
 
     Raises:
         InputError: A setting or a file cannot be used.
@@ -61,6 +66,7 @@ def run(cfg: DictConfig) -> None:
             Stream(folder / "trainings.csv") as trainings,
         ):
             computed, seconds = 0, 0.0
+            contents: list[str] = []
             with display.progress:
                 for of_seed in settings.seeds:
                     results = Results(of_seed, display, logger, engine, trainings)
@@ -72,10 +78,32 @@ def run(cfg: DictConfig) -> None:
                             accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
                             costs.write(_costs(of_seed, row, user, iteration, result.costs))
                     computed, seconds = computed + results.computed, seconds + results.seconds
+                    contents.append(results.content)
+        if not costs.begun:
+            # Those of an earlier run in this folder are not this one's.
+            costs.path.unlink(missing_ok=True)
         cost = tables.UserCost(computed, seconds / computed) if computed else None
         report(folder, settings.name, pictures, logger, console, cost)
     finally:
         loggers.close(logger)
+    return digest(*contents)
+
+
+def content(cfg: DictConfig) -> str:
+    """Compute the digest of everything that the results of a configuration would be made of, without making any.
+
+    The pictures are read for it. For the embedded digits this takes a second.
+
+    Args:
+        cfg: The configuration that Hydra composed.
+
+    Returns:
+        The digest that `run` returns.
+
+    Raises:
+        InputError: A setting or a file cannot be used.
+    """
+    return digest(*(Draws(of_seed).content() for of_seed in read(cfg).seeds))
 
 
 def _logger(choice: Choice, folder: Path, everything: Mapping[str, Any], row: str) -> RunLogger | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
@@ -18,7 +19,7 @@ from dua_lightning.run import training
 from dua_lightning.run.draws import Draw, Draws, Result, joined, named
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
-from dua_lightning.store.store import Recipe
+from dua_lightning.store.store import Recipe, digest
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert, Prior
 from dua_lightning.training import Fitted
@@ -71,6 +72,12 @@ class Results:
         self._recipes = self._draws.recipes
         self._experts: dict[str, tuple[Expert, ...]] = {}
         self._shared: set[str] = set()
+        self._content = sha256()
+
+    @property
+    def content(self) -> str:
+        """The digest of everything that the results given so far are made of; at the end that of `Draws.content`."""
+        return self._content.hexdigest()
 
     def by_draw(self) -> Iterator[tuple[str, int, list[Result]]]:
         """Give the results of all rows for each draw, in the order of users, and say at the end what was reused.
@@ -91,7 +98,7 @@ class Results:
         turn = reused = 0
         with self._display.bar(f"seed {self.seed}: users", total) as advance:
             for place in range(total):
-                collected = waiting[place] = self._kept(Draw(place // iterations, place % iterations + 1, ()))
+                collected = waiting[place] = self._kept(place // iterations, place % iterations + 1)
                 reused += len(self.rows) - len(collected.missing)
                 if collected.missing:
                     keys = {key: None for row in collected.missing for key in self._share(self.rows[row])}
@@ -112,18 +119,20 @@ class Results:
                 f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
             )
 
-    def _kept(self, draw: Draw) -> _Collected:
+    def _kept(self, user: int, iteration: int) -> _Collected:
         """Read the results of a draw that the store has."""
-        data = self._draws.data(draw)
+        data = self.benchmark.users[user].draw(iteration)
         results: list[Result | None] = []
         missing: dict[int, Recipe] = {}
         for place, row in enumerate(self.rows):
             recipe = self._recipes.result(row, data)
+            self._content.update(recipe.key.encode())
             kept = self._store.get(recipe)
             results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
             if kept is None:
                 missing[place] = recipe
-        return _Collected(data.user, Draw(draw.place, draw.iteration, tuple(missing)), results, missing)
+        draw = Draw(user, iteration, tuple(missing), digest(data.recipe()))
+        return _Collected(data.user, draw, results, missing)
 
     def _receive(self, waiting: dict[int, _Collected]) -> None:
         place, (results, seconds) = self._engine.receive()

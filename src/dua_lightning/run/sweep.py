@@ -2,7 +2,8 @@
 
 A job tells how it went by a file in its folder, since a launcher may run it in another process:
 
-- `done.json`: it finished; the digests of its configuration and of its records.
+- `done.json`: it finished; the digests of its configuration, of the content that its results are made of, pictures
+  among it, and of its records.
 - `failed.json`: it failed; the reason, and the command that repeats it alone.
 """
 
@@ -95,10 +96,11 @@ def run_alone(cfg: DictConfig) -> None:
     """
     from dua_lightning.run.pipeline import run
 
-    run(cfg)
     folder = _folder()
-    records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
-    write_text(folder / DONE, json.dumps({"configuration": _digest(cfg), "records": records}) + "\n")
+    # The folder may have the note of an earlier run, which is not about this one.
+    (folder / DONE).unlink(missing_ok=True)
+    content = run(cfg)
+    write_text(folder / DONE, json.dumps(_note(cfg, folder, content)) + "\n")
     (folder / FAILED).unlink(missing_ok=True)
 
 
@@ -205,10 +207,18 @@ def _digest(cfg: DictConfig) -> str:
 def _finished(cfg: DictConfig, folder: Path) -> bool:
     try:
         note = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
-    except (OSError, ValueError):
+        if note != _note(cfg, folder, note["content"]):
+            return False
+    except (OSError, ValueError, LookupError, TypeError):
         return False
-    return bool(note == {"configuration": _digest(cfg), "records": records})
+    from dua_lightning.run.pipeline import content
+
+    return bool(note["content"] == content(cfg))
+
+
+def _note(cfg: DictConfig, folder: Path, content: str) -> dict[str, str]:
+    records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
+    return {"configuration": _digest(cfg), "content": content, "records": records}
 
 
 def _alone(cfg: DictConfig) -> list[str]:

@@ -6,7 +6,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TEMPORARY = ".new"
 """The end of the stem of files that are being written, with a dot at the front: a cleaner knows them by these."""
+SEAL = 32
+"""The bytes at the end of a sealed file: the SHA-256 of those before them, and of what they stand for."""
 
 
 @contextmanager
@@ -57,13 +61,13 @@ def write_text(path: Path, text: str) -> None:
 
     Args:
         path: The file.
-        text: The text, written as UTF-8.
+        text: The text, written as UTF-8; bytes of names that are no UTF-8 are written as they are.
 
     Raises:
         InputError: The file cannot be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 @contextmanager
@@ -102,6 +106,40 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def seal(path: Path, name: str) -> None:
+    """Append the SHA-256 of a file's bytes, and of what they stand for, to it.
+
+    Args:
+        path: The file.
+        name: What they stand for.
+    """
+    with path.open("r+b") as file:
+        file.write(_digest(file, path.stat().st_size, name))
+
+
+def sealed(path: Path, name: str) -> bool:
+    """Tell whether a file was sealed under this name, and is unchanged since; all its bytes are read.
+
+    Args:
+        path: The file.
+        name: What its bytes stand for.
+
+    Returns:
+        Whether it is.
+    """
+    with path.open("rb") as file:
+        return _digest(file, path.stat().st_size - SEAL, name) == file.read()
+
+
+def _digest(file: IO[bytes], length: int, name: str) -> bytes:
+    """The SHA-256 of the next `length` bytes, as far as they go, and of the name."""
+    found = sha256(name.encode())
+    while length > 0 and (piece := file.read(min(length, 1 << 20))):
+        found.update(piece)
+        length -= len(piece)
+    return found.digest()
 
 
 def touch(path: Path) -> None:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from dua_lightning import __version__
 from dua_lightning.errors import InputError
-from dua_lightning.store.files import TEMPORARY, locked, refusing, touch
+from dua_lightning.store.files import TEMPORARY, locked, refusing, sealed, touch
 from dua_lightning.store.tensorfile import Tensors, Values, damaged, load, save
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class Store:
         ]
 
     def verify(self) -> Iterator[tuple[Entry, str | None]]:
-        """Read every entry and compare it with its digests, or decoded pictures, which have none, with their size.
+        """Read every entry and compare it with its digests.
 
         Yields:
             Each entry and what is wrong with it, or `None`.
@@ -299,13 +299,14 @@ def read(path: Path) -> tuple[Tensors, Values]:
 
 
 def _check_pictures(path: Path) -> None:
-    """Raise `InputError` for a file that is no array of bytes, whole."""
+    """Raise `InputError` for a file that is no array of bytes, or not what was written."""
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
+        whole = sealed(path, path.stem)
     except (OSError, ValueError, SyntaxError) as error:
         raise damaged(path, " ".join(str(error).split())) from error
-    if rows.dtype != np.uint8 or path.stat().st_size != rows.offset + rows.size:
-        raise damaged(path, "it is no whole array of bytes")
+    if rows.dtype != np.uint8 or not whole:
+        raise damaged(path, "it is not the array of bytes that was written")
 
 
 def _seen(kind: str, path: Path) -> list[Entry]:
