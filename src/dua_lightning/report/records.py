@@ -65,10 +65,11 @@ class CostRecord:
         iteration: The Monte-Carlo iteration, from 1.
         seed: The seed.
         task: The task's name.
+        statistics: The way in which batch-norm statistics were taken, such as `exact`; `none` where none were.
         trainable: The number of parameters with a gradient.
         bytes: The size of the tensors that the device must keep.
         seconds: Wall time.
-        peak_bytes: How far memory rose.
+        peak_bytes: How far memory rose on a CUDA device; NaN on others.
     """
 
     data: str
@@ -79,6 +80,7 @@ class CostRecord:
     iteration: int
     seed: int
     task: str
+    statistics: str
     trainable: int
     bytes: int
     seconds: float
@@ -215,7 +217,7 @@ def costs(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file cannot be read.
     """
-    words = dict.fromkeys(COSTS[:4], "category") | {"user": "category", "task": "category"}
+    words = dict.fromkeys(COSTS[:4], "category") | {"user": "category", "task": "category", "statistics": "category"}
     return _table(path, COSTS, words)
 
 
