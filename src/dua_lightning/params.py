@@ -104,7 +104,7 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     # The extremes are NaN where any entry is. `isfinite` of the tensor itself takes thirty times as long.
     finite = [torch.stack(torch.aminmax(tensor)).isfinite().all() for tensor in some.values()]
     # All are read at once, since each reading waits for the device.
-    found = torch.stack(finite).tolist() if finite else []
+    found = torch.stack(finite).cpu().tolist() if finite else []
     return [name for name, is_finite in zip(some, found, strict=True) if not is_finite]
 
 

@@ -81,11 +81,9 @@ class AdaBNS(TunesBatchNorm):
     what is then evaluated. Only gamma, beta and the running statistics change.
 
     Args:
-        epochs: The number of passes over the data.
-        lr: The learning rate of SGD.
-        momentum: Its momentum.
         images_at_once: The largest number of images in a pass for the statistics, as in `AdaBN`.
-        statistics: The way in which the statistics are taken at the end, as in `AdaBN`.
+        statistics: The way in which the statistics are taken at the end, as in `AdaBN`. The other arguments are
+            those of `TunesBatchNorm`.
 
     Raises:
         InputError: A number cannot be used, the data have no images or no labels, a batch is too small to be

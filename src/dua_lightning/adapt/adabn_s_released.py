@@ -22,10 +22,10 @@ class AdaBNSReleased(TunesBatchNorm):
 
     Args:
         expert: The full state of the task's unmerged expert, which `of` gives. The other arguments are those of
-            `AdaBNS`.
+            `TunesBatchNorm`.
 
     Raises:
-        InputError: There is no expert, or `AdaBNS` raises it.
+        InputError: There is no expert, or `TunesBatchNorm` raises it.
     """
 
     expert: State | None = field(default=None, repr=False)
