@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from memory import reset_peak, status
 from paths import PATHS, Call, Sides
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dua_lightning.adapt.cost import reset_peak, status
 from dua_lightning.run.provenance import environment
 from dua_lightning.store.files import write_text
 

@@ -133,6 +133,7 @@ ADAPTATIONS: dict[str, tuple[Adapt, Case]] = {
     "none": (Unchanged(), BATCH_NORM),
     "AdaBN": (AdaBN(), BATCH_NORM),
     "AdaBN in chunks": (AdaBN(images_at_once=2), BATCH_NORM),
+    "AdaBN by batches": (AdaBN(statistics="batch"), BATCH_NORM),
     "AdaBN, running averages": (AdaBN(statistics="ema"), BATCH_NORM),
     "AdaBN, released": (AdaBNReleased(), BATCH_NORM),
     "AdaBN-S": (AdaBNS(lr=0.1), BATCH_NORM),

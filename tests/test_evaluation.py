@@ -47,3 +47,30 @@ def test_no_image_and_no_label_are_input_errors() -> None:
             accuracy(MLP.build(), state, TASK, data)
     with pytest.raises(InputError, match="needs labels"):
         accuracy(MLP.build(), state, TASK, [(MLP.images(2), labels(2)), (MLP.images(2), None)])
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def scores(rows: list[list[float]], classes: slice = slice(0, 2)) -> float:
+    """The accuracy of a network that gives these logits, where the first class is right."""
+    x = torch.tensor(rows)
+    data = [(x[:1], torch.zeros(1, dtype=torch.int64)), (x[1:], torch.zeros(len(x) - 1, dtype=torch.int64))]
+    return accuracy(nn.Flatten(), {}, Task("t", classes), data)
+
+
+@pytest.mark.parametrize("bad", [[NAN, 0.0, 0.0], [0.0, NAN, 0.0], [INF, 0.0, 0.0], [-INF, -INF, 0.0], [INF, NAN, 0.0]])
+def test_one_image_without_a_largest_logit_leaves_no_accuracy(bad: list[float]) -> None:
+    with pytest.raises(InputError, match="task t is not defined: the largest logit of 1 of 3 images"):
+        scores([[1.0, 0.0, 0.0], bad, [0.0, 1.0, 0.0]])
+
+
+def test_other_tasks_columns_and_classes_that_are_ruled_out_do_not_matter() -> None:
+    assert scores([[1.0, 0.0, NAN], [1.0, -INF, INF], [-INF, 1.0, 0.0]]) == 100 * 2 / 3
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    state = MLP.expert().state
+    state["body.1.bias"] = torch.full_like(state["body.1.bias"], INF)
+    with pytest.raises(InputError, match=r"4 of 4 images is NaN or infinite; body\.1\.bias of the state"):
+        accuracy(MLP.build(), state, TASK, batches(MLP.images(4), labels(4), 2))

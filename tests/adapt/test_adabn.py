@@ -40,7 +40,8 @@ def _sequences(_: int) -> nn.Sequential:
 
 
 IMAGES = Case("2d, 1d, with and without affine", (2, 6, 6), _images)
-CASES = [pytest.param(IMAGES, id=IMAGES.name), pytest.param(Case("sequences", (3, 6), _sequences), id="sequences")]
+SEQUENCES = Case("sequences", (3, 6), _sequences)
+CASES = [pytest.param(IMAGES, id=IMAGES.name), pytest.param(SEQUENCES, id=SEQUENCES.name)]
 
 
 def adapted(case: Case, data: list[Batch]) -> State:
@@ -58,8 +59,7 @@ def shifted(case: Case, n: int = N) -> Tensor:
     return 3 * case.images(n) + 5
 
 
-@pytest.mark.parametrize("n", [1, N])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "n"), [*((case, N) for case in (IMAGES, SEQUENCES)), (SEQUENCES, 1)])
 def test_statistics_are_pooled_over_all_images_layer_by_layer_and_nothing_else_changes(case: Case, n: int) -> None:
     before, x = case.expert().state, shifted(case, n)
     after = adapted(case, batches(x, None, 3))
@@ -191,3 +191,102 @@ def test_the_released_average_keeps_a_share_of_the_start_and_depends_on_the_batc
     for name in state:
         if "running" not in name and "num_batches" not in name:
             equal(after[name], state[name])
+
+
+def test_batches_statistics_are_those_of_each_batch_pooled_in_one_pass() -> None:
+    case, x = IMAGES, shifted(IMAGES)
+    net, state, passes = case.build(), case.expert().state, []
+    net.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    after = AdaBN(statistics="batch")(net, state, TASK, batches(x[:6], None, 3))
+    assert passes == [3, 3]
+    parts = [adabn(loaded(case, state), part) for part in x[:6].split(3)]
+    for name in parts[0]:
+        means, variances = (torch.stack([part[name][k] for part in parts]) for k in range(2))
+        close(after[f"{name}.running_mean"], means.mean(0))
+        close(after[f"{name}.running_var"], variances.mean(0) + means.var(0, correction=0))
+
+
+def test_all_images_in_one_batch_are_exact() -> None:
+    data = [(shifted(IMAGES), None)]
+    equal(AdaBN(statistics="batch")(IMAGES.build(), IMAGES.expert().state, TASK, data), adapted(IMAGES, data))
+
+
+@pytest.mark.parametrize("adapt", [AdaBN(), AdaBN(1), AdaBN(statistics="batch"), AdaBN(statistics="ema")])
+def test_a_single_number_has_no_variance(adapt: AdaBN) -> None:
+    with pytest.raises(InputError, match=r"of task middle .*one number has no variance"):
+        adapt(IMAGES.build(), IMAGES.expert().state, TASK, [(IMAGES.images(1), None)])
+    adapt(SEQUENCES.build(), SEQUENCES.expert().state, TASK, [(SEQUENCES.images(1), None)])
+
+
+def test_the_layer_with_a_single_number_is_named() -> None:
+    with pytest.raises(InputError, match="layer 10 gets a single number"):
+        adapted(IMAGES, [(IMAGES.images(1), None)])
+
+
+@pytest.mark.parametrize("adapt", [AdaBN(), AdaBN(2), AdaBN(statistics="batch"), AdaBN(statistics="ema")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_statistics_that_are_not_finite_are_refused_with_their_cause(adapt: AdaBN, bad: float) -> None:
+    state, x = IMAGES.expert().state, shifted(IMAGES)
+    data = batches(x, None, 4)
+    with pytest.raises(InputError, match=r"task middle .*since 1\.bias of the given model"):
+        adapt(IMAGES.build(), state | {"1.bias": torch.full_like(state["1.bias"], bad)}, TASK, data)
+    one = x.clone()
+    one[5, 0, 0, 0] = bad
+    with pytest.raises(InputError, match="an image holds such numbers"):
+        adapt(IMAGES.build(), state, TASK, batches(one, None, 4))
+    huge = state | {"1.weight": 1e200 * state["1.weight"]}
+    with pytest.raises(InputError, match="numbers have become too large"):
+        adapt(IMAGES.build(), huge, TASK, data)
+    # A layer that no pass reaches is nobody's fault.
+    net = nn.Sequential(Branch())
+    idle = net.state_dict() | {"0.idle.running_mean": torch.full((3,), bad)}
+    adapt(net, idle, TASK, batches(torch.randn(6, 3), None, 3))
+    # Statistics that were not finite are replaced, and another task's column is read by nobody.
+    before = state | {"0.running_var": torch.full((2,), bad).double(), "11.bias": state["11.bias"].clone()}
+    before["11.bias"][0] = bad
+    assert adapt(IMAGES.build(), before, TASK, data)["0.running_var"].isfinite().all()
+
+
+class Branch(nn.Module):
+    """Has a layer that a pass never reaches, and one that it calls by keyword."""
+
+    def __init__(self, reached: bool = True) -> None:
+        super().__init__()
+        self.used, self.idle, self.reached = nn.BatchNorm1d(3), nn.BatchNorm1d(3), reached
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(input=x) if self.reached else x
+
+
+@pytest.mark.parametrize("adapt", [AdaBN(), AdaBN(2), AdaBN(statistics="batch"), AdaBN(statistics="ema")])
+def test_a_layer_that_no_pass_reaches_keeps_its_statistics(adapt: AdaBN) -> None:
+    data = batches(3 * torch.randn(6, 3) + 5, None, 3)
+    for reached in (True, False):
+        case = Case("branch", (3,), lambda _, reached=reached: nn.Sequential(Branch(reached)).float())
+        net = case.build().float()
+        state = net.state_dict()
+        if not reached:
+            with pytest.raises(InputError, match="no pass of this Sequential reaches a BatchNorm layer"):
+                adapt(net, state, TASK, data)
+            continue
+        after = adapt(net, state, TASK, data)
+        for name in state:
+            assert torch.equal(after[name], state[name]) == (not name.startswith("0.used.running")) or "batches" in name
+
+
+class Moody(nn.Module):
+    """Goes another way for other images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) if x.mean() > 0 else self.b(x)
+
+
+def test_exact_statistics_in_passes_are_refused_where_the_way_depends_on_the_images() -> None:
+    net = nn.Sequential(Moody())
+    x = torch.randn(6, 3).abs()
+    with pytest.raises(InputError, match="depends on the images"):
+        AdaBN(3)(net, net.state_dict(), TASK, [(torch.cat([x[:3], -x[3:]]), None)])

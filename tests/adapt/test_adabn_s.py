@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dua_lightning.adapt import AdaBN, AdaBNS
-from dua_lightning.errors import InputError
+from dua_lightning.adapt import AdaBN, AdaBNS, AdaBNSReleased, Adapt
+from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch
-from tests.helpers.nets import BATCH_NORM, CLASSES, MLP, TASK, batches, close, equal, labels, untouched
+from tests.helpers.nets import BATCH_NORM, CLASSES, MLP, TASK, batch_norms, batches, close, equal, labels, untouched
 
 N = 12
 
@@ -102,3 +102,33 @@ def test_labels_are_read_once_for_each_step_and_the_images_once_more() -> None:
     state: State = BATCH_NORM.expert().state
     AdaBNS(4)(BATCH_NORM.build(), state, TASK, counted)
     assert counted.passes == 5
+
+
+EXPERT = {name: tensor.float() for name, tensor in BATCH_NORM.expert(3).state.items()}
+
+
+@pytest.mark.parametrize("adapt", [AdaBNS(lr=3e38), AdaBNSReleased(lr=3e38, expert=EXPERT)], ids=["ours", "released"])
+def test_training_that_diverges_is_refused(adapt: Adapt) -> None:
+    given = [(x.float(), y) for x, y in data()]
+    with pytest.raises(DivergedError, match=r"AdaBN-S on task middle has made NaN or infinity of body.* lr=3e\+38"):
+        adapt(BATCH_NORM.build().float(), EXPERT, TASK, given)
+
+
+def test_statistics_that_steps_have_made_infinite_are_the_steps_fault() -> None:
+    class Steep(AdaBNS):
+        def tune(self, net: nn.Module, *_: object) -> None:
+            for layer in batch_norms(net):
+                if layer.affine:
+                    nn.init.constant_(layer.weight, 1e200)
+
+    with pytest.raises(DivergedError, match=r"batch-norm statistics on task middle .* diverged with lr=0\.5"):
+        Steep(lr=0.5)(BATCH_NORM.build(), BATCH_NORM.expert().state, TASK, data())
+
+
+def test_the_statistics_are_those_of_each_batch_where_asked() -> None:
+    state = BATCH_NORM.expert().state
+    ours, theirs = (
+        adapt(BATCH_NORM.build(), state, TASK, data())
+        for adapt in (AdaBNS(0, statistics="batch"), AdaBN(statistics="batch"))
+    )
+    equal(ours, theirs)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dua_lightning.adapt import Finetune
-from dua_lightning.errors import InputError
+from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch
 from tests.helpers.nets import (
@@ -113,7 +113,7 @@ def test_the_papers_settings_are_the_defaults_and_every_network_can_be_finetuned
     Finetune().check(MLP.build())
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"lr": 0.0}, {"lr": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": 1e39}])
 def test_negative_epochs_or_a_rate_not_above_0_are_an_input_error(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="got"):
         Finetune(**wrong)
@@ -135,3 +135,37 @@ def test_dropout_draws_from_the_seed_and_leaves_the_callers_stream_alone() -> No
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_training_that_diverges_is_refused_whether_it_ends_in_nan_or_in_finite_numbers() -> None:
+    x, y = MLP.images(N), labels(N)
+    single = {name: tensor.float() for name, tensor in MLP.expert().state.items()}
+    with pytest.raises(DivergedError, match=r"fine-tuning on task middle has made NaN or infinity of .* lr=3e"):
+        Finetune(9, 3e38, 0.9)(MLP.build().float(), single, TASK, [(x.float(), y)])
+    with pytest.raises(DivergedError, match=r"task middle diverged with lr=10000\.0: the loss was .* in its last pass"):
+        Finetune(4, 1e4, 0.0)(MLP.build(), MLP.expert().state, TASK, [(x, y)])
+
+
+def test_what_is_not_the_steps_fault_is_said_to_be_the_images_or_the_models() -> None:
+    state, x = MLP.expert().state, MLP.images(N)
+    bad = state | {"body.1.weight": torch.full_like(state["body.1.weight"], torch.nan)}
+    with pytest.raises(InputError, match=r"since body\.1\.weight of the given model") as error:
+        Finetune(1)(MLP.build(), bad, TASK, [(x, labels(N))])
+    assert not isinstance(error.value, DivergedError)
+    x[3, 0, 0] = torch.inf
+    with pytest.raises(InputError, match="an image holds such numbers") as error:
+        Finetune(1)(MLP.build(), state, TASK, batches(x, labels(N), 4))
+    assert not isinstance(error.value, DivergedError)
+
+
+def test_a_column_of_another_task_may_be_anything() -> None:
+    state = MLP.expert().state
+    bias = state["head.bias"].clone()
+    bias[0] = torch.nan
+    tuned = Finetune(2)(MLP.build(), state | {"head.bias": bias}, TASK, [(MLP.images(N), labels(N))])
+    assert tuned["head.bias"].isnan().sum() == 1
+
+
+def test_a_batch_that_cannot_be_normalised_is_refused() -> None:
+    with pytest.raises(InputError, match="a batch of size 1 of task middle cannot be normalised"):
+        Finetune()(BATCH_NORM.build(), BATCH_NORM.expert().state, TASK, [(BATCH_NORM.images(1), labels(1))])

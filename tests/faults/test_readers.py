@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dua_lightning.adapt.cost import reset_peak, status
+from benchmarks.memory import reset_peak, status
 from tests.faults.readers import READERS, Reader, verdicts
 
 QUICK, ALL = 40, 1000

@@ -1,6 +1,7 @@
 """Small networks in float64, one for each way in which a per-sample gradient or a state can go wrong."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,3 +189,11 @@ CASES = [
         DROPOUT,
     )
 ]
+
+
+def rows(shape: tuple[int, ...], classes: int, seed: int, width: int = 8) -> Network:
+    """A network that the command line can build, and that normalises one number of each picture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.BatchNorm1d(width), nn.ReLU())
+        return Network(body, nn.Linear(width, classes))

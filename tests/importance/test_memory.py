@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt.cost import reset_peak, status
+from benchmarks.memory import reset_peak, status
 from dua_lightning.importance import FIM, MAS, persample
 from dua_lightning.importance.persample import mean_over_samples
 from dua_lightning.nets import Network

@@ -45,7 +45,8 @@ def run(
     found = made() if found is None else found
     records.write(found, folder / "records.csv")
     costs = [
-        CostRecord("digits", "mlp", "finetune", "MAS-RACL", user, 1, 1, "0-1", 1000, 2048, 0.25, 2**20) for user in "ab"
+        CostRecord("digits", "mlp", "finetune", "MAS-RACL", user, 1, 1, "0-1", "none", 1000, 2048, 0.25, 2**20)
+        for user in "ab"
     ]
     records.write(costs, folder / "costs.csv")
     records.write(TRAININGS, folder / "trainings.csv")

@@ -221,7 +221,7 @@ def test_many_users_are_more_than_a_hundred() -> None:
 
 def test_adaptation_costs_a_user_the_sum_over_tasks(tmp_path: Path) -> None:
     costs = [
-        CostRecord("digits", "mlp", "finetune", "MAS-IMM", f"user_{k}", 1, 1, task, 1, 1, seconds, 0.0)
+        CostRecord("digits", "mlp", "finetune", "MAS-IMM", f"user_{k}", 1, 1, task, "none", 1, 1, seconds, 0.0)
         for k in range(200)
         for task, seconds in (("a", 0.25), ("b", 0.5))
     ]
@@ -229,6 +229,24 @@ def test_adaptation_costs_a_user_the_sum_over_tasks(tmp_path: Path) -> None:
     draws = reduce.reduce([pd.DataFrame(crowd(200))]).draws
     found = reduce.adapting(draws, records.costs(tmp_path / "costs.csv"))
     assert found.to_dict() == {"MAS-IMM": 0.75}
+
+
+@pytest.mark.parametrize("peak", [math.nan, 3 * 2**20])
+def test_costs_name_the_statistics_and_peak_memory_where_it_was_counted(tmp_path: Path, peak: float) -> None:
+    ways = {("adabn", "exact"): 0.5, ("adabn", "batch"): 0.25, ("finetune", "none"): 2.0}
+    costs = [
+        CostRecord("digits", "mlp", adapt, "MAS-IMM", "a", 1, 1, "0-1", way, 1000, 2048, seconds, peak)
+        for (adapt, way), seconds in ways.items()
+    ]
+    records.write(costs, tmp_path / "costs.csv")
+    found = reduce.cost_medians(records.costs(tmp_path / "costs.csv"))
+    assert dict(zip(zip(found["adaptation"], found["statistics"], strict=True), found["seconds"], strict=True)) == ways
+    counted = not math.isnan(peak)
+    assert ("peak memory (MiB)" in found) == counted
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(tables.costs(records.costs(tmp_path / "costs.csv")))
+    (line,) = [line for line in console.export_text().splitlines() if "batch" in line]
+    assert line.replace(" ", "") == "│adabn│batch│1,000│2.0│0.250│" + "3.0│" * counted
 
 
 def test_summary_table_and_figure_of_many_users_show_percentiles_and_cost(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.report.test_tables import made
 
 
 def costs() -> list[CostRecord]:
-    first = CostRecord("d", "m", "finetune", 'Task, "Experts"', "a", 1, 1, "0-1", 10, 40, 1e-9, math.nan)
+    first = CostRecord("d", "m", "finetune", 'Task, "Experts"', "a", 1, 1, "0-1", "none", 10, 40, 1e-9, math.nan)
     return [first, replace(first, seconds=100 / 3, peak_bytes=0.0)]
 
 

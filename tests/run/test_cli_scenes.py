@@ -43,6 +43,8 @@ def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path)
     by_label = costs.groupby("label").first()
     assert "cost of adapting one task" in done.out
     assert by_label.loc["Joint + AdaBN", "trainable"] == 0
+    ways = {"Joint + AdaBN": "exact", "Joint + AdaBN-S": "exact", "Task Experts": "none"}
+    assert {label: by_label.loc[label, "statistics"] for label in ways} == ways
     assert 0 < by_label.loc["Joint + AdaBN-S", "trainable"] < by_label.loc["Task Experts", "trainable"]
     assert (costs["seconds"] > 0).all()
     assert 0 < by_label.loc["LwF + AdaBN", "bytes"] < by_label.loc["LwF + AdaBN-S", "bytes"]

@@ -5,6 +5,7 @@ import itertools
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dua_lightning.regularise import LwF, NoRegulariser, QuadraticPenalty, Regul
 from dua_lightning.tasks import Batch, Expert, Task
 from dua_lightning.training import Training, fit
 from tests.helpers import tiny
+from tests.helpers.nets import rows
 from tests.helpers.training import Watch, training
 
 
@@ -479,6 +481,25 @@ def test_a_damaged_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
 def test_training_that_diverges_is_an_input_error() -> None:
     with pytest.raises(InputError, match="diverged"):
         fit(tiny.network(), tiny.benchmark().server[0], NoRegulariser(), training(max_epochs=30, lr=1e30))
+
+
+def leap(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes infinite weights in one step."""
+    return torch.optim.SGD(parameters, lr=3e38, weight_decay=1e3)
+
+
+def test_an_expert_that_its_last_step_has_made_infinite_is_an_input_error() -> None:
+    data = tiny.benchmark().server[0]
+    data.batch_size = len(data.train)
+    with pytest.raises(InputError, match=r"task a diverged \(body.* of its best epoch holds NaN or infinity\)"):
+        fit(tiny.network(), data, NoRegulariser(), replace(training(max_epochs=1), optimizer=leap))
+
+
+def test_a_batch_that_cannot_be_normalised_is_an_input_error() -> None:
+    data = tiny.benchmark().server[0]
+    data.batch_size = 1
+    with pytest.raises(InputError, match="a batch of size 1 of task a cannot be normalised in training"):
+        fit(rows(tiny.SHAPE, 6, 0), data, NoRegulariser(), training(max_epochs=1))
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,28 @@
 arXiv:1603.04779, 2016.
 """
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
+from dua_lightning.adapt.finite import require_finite
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone, device_of, loaded, moved
-from dua_lightning.tasks import Batch, Task
+from dua_lightning.params import State, batch_norms, clone, device_of, eval_mode, loaded, moved
+from dua_lightning.tasks import Batch, Task, refusing_batch
 
 EMA_MOMENTUM = 0.1
 """The momentum of torchvision's batch-norm layers, which the release keeps."""
+IMAGES_AT_ONCE = 256
+"""Images of a pass by default: every task of the studies on embedded data fits, and images of 224 pixels take about
+6 GiB of VGG11-BN."""
+
+Moments = Literal["exact", "batch", "ema"]
+"""The ways in which statistics are taken; see `AdaBN`."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +37,32 @@ class AdaBN:
     images nor their batches matter. Unsupervised: labels are never read, and only the buffers `running_mean` and
     `running_var` change.
 
+    A layer that a pass goes through several times (Siamese branches, recurrent blocks) keeps one mean and variance for
+    all its uses: the moments of all their inputs together. While they are taken each use normalises by its own moments,
+    as it does in training, because the moments of later uses are not known yet. So adapting again changes nothing, but
+    the model that is then used normalises each use by the pooled moments. A layer that no pass reaches keeps its
+    statistics.
+
     Args:
-        images_at_once: With `None` one forward pass carries all images together. With a number it carries that many, in
-            as many passes over the data as there are layers, each up to the layer whose statistics it takes; the result
-            is the same up to rounding.
-        statistics: `"exact"`, or `"ema"`, which is what the release gathers, and then loses: from mean 0 and variance
-            1, a running average (momentum 0.1) of the batches' own statistics, so that order and batches matter and
-            0.9^batches of the start remain.
+        images_at_once: The largest number of images in a forward pass, which bounds the memory; `None` for all. Where
+            there are more, exact statistics take as many passes over the data as there are uses of layers, each up to
+            the use whose moments it takes; the result is the same up to rounding.
+        statistics: `"exact"`, or one of two that take a single pass over the batches as they are given, so that order
+            and batches matter. With `"batch"` each batch is normalised by its own moments, and the moments are pooled.
+            `"ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average (momentum
+            0.1) of the batches' own statistics, so that 0.9^batches of the start remain.
 
     Raises:
-        InputError: The network has no batch-norm layers with running statistics, or the data are empty.
+        InputError: The network has no batch-norm layers with running statistics or its passes reach none, the data are
+            empty, a layer gets a single number for each channel, which has no variance, or the moments are not finite.
     """
 
-    images_at_once: int | None = None
-    statistics: Literal["exact", "ema"] = "exact"
+    images_at_once: int | None = IMAGES_AT_ONCE
+    statistics: Moments = "exact"
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.images_at_once is not None and self.images_at_once < 1:
-            raise InputError(f"AdaBN takes at least 1 image at once, got {self.images_at_once}")
+        check_images_at_once(self.images_at_once, "AdaBN")
 
     def check(self, net: nn.Module) -> None:
         require_batch_norm(net, "AdaBN")
@@ -56,14 +70,28 @@ class AdaBN:
     def trainable(self, net: nn.Module) -> int:
         return 0
 
+    def normalised_together(self, sizes: Sequence[int]) -> int:
+        return sum(sizes) if self.statistics == "exact" else min(sizes, default=0)
+
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
         adapted = loaded(net, state)
-        if self.statistics == "exact":
-            take_statistics(adapted, [x for x, _ in data], self.images_at_once, task)
-        else:
-            _average_batches(adapted, [x for x, _ in data])
+        take_statistics(adapted, [x for x, _ in data], self.images_at_once, task, self.statistics)
         return clone(adapted.state_dict())
+
+
+def check_images_at_once(images_at_once: int | None, adaptation: str) -> None:
+    """Refuse a number of images that no pass can carry.
+
+    Args:
+        images_at_once: The number of images in a pass; all of them with `None`.
+        adaptation: The adaptation's name, for the message.
+
+    Raises:
+        InputError: It is less than 1.
+    """
+    if images_at_once is not None and images_at_once < 1:
+        raise InputError(f"{adaptation} takes at least 1 image at once, got {images_at_once}")
 
 
 def require_batch_norm(net: nn.Module, adaptation: str) -> None:
@@ -83,103 +111,241 @@ def require_batch_norm(net: nn.Module, adaptation: str) -> None:
         )
 
 
-def take_statistics(net: nn.Module, images: list[Tensor], images_at_once: int | None, task: Task) -> None:
+def one_is_too_few(net: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Tell whether one image alone cannot be normalised by its own moments.
+
+    Args:
+        net: The network; it stays as it is.
+        shape: The shape of one input.
+
+    Returns:
+        Whether a batch-norm layer gets a single number for each channel from one image, as on rows of a table or where
+        maps have shrunk to one position.
+    """
+    layers = [layer for layer in net.modules() if isinstance(layer, _BatchNorm)]
+    numbers: list[int] = []
+    if layers:
+        with eval_mode(net), torch.no_grad(), _before(layers, lambda _, x: numbers.append(x.numel() // x.shape[1])):
+            # A layer without running statistics refuses a single image in every mode.
+            net(torch.zeros(2, *shape, device=device_of(net.state_dict())))
+    return min(numbers, default=3) <= 2
+
+
+def take_statistics(
+    net: nn.Module,
+    images: Sequence[Tensor],
+    images_at_once: int | None,
+    task: Task,
+    statistics: Moments = "exact",
+    lr: float | None = None,
+) -> None:
     """Set the running statistics of a network, in place and in evaluation mode, to those of some images.
 
     Args:
         net: The network; it ends in evaluation mode.
         images: Batches of inputs, which are moved to the network's device.
-        images_at_once: The number of images in a pass; all of them with `None`.
-        task: The task, which is named in the error.
+        images_at_once: The largest number of images in a pass for exact statistics; all of them with `None`.
+        task: The task, which is named in errors.
+        statistics: The way in which they are taken; see `AdaBN`.
+        lr: The learning rate, where the network has been trained on these images before.
 
     Raises:
-        InputError: There is no image.
+        InputError: There is no image, no layer is reached, a layer gets a single number for each channel, or the
+            moments are not finite.
+        DivergedError: They are not, and nothing but the training can be the cause.
     """
-    count = sum(map(len, images))
-    if not count:
-        raise InputError(f"batch-norm statistics need at least one image of task {task.name}, and the user has none")
+    batches = [x for x in images if len(x)]
+    if not batches:
+        raise InputError(f"batch-norm statistics need at least one image of task {task.name}, and there is none")
+    if statistics == "exact":
+        count = sum(map(len, batches))
+        batches = list(torch.cat(batches).split(count if images_at_once is None else images_at_once))
     net.eval()
-    device = device_of(net.state_dict())
     with torch.no_grad():
-        if images_at_once is None or images_at_once >= count:
-            hooks = [layer.register_forward_pre_hook(_take) for layer in batch_norms(net)]
-            net(moved(torch.cat(images), device))
-            for hook in hooks:
-                hook.remove()
+        if statistics == "ema":
+            reached = _average(net, batches, task)
+        elif statistics == "batch" or len(batches) == 1:
+            reached = _pool(_uses_by_batch(net, batches, task))
         else:
-            chunks = [chunk for x in images for chunk in x.split(images_at_once)]
-            for layer in _in_order(net, moved(chunks[0], device)):
-                _take_in_chunks(net, layer, chunks, device)
+            reached = _pool(_uses_over_chunks(net, batches, task))
+    if not reached:
+        raise InputError(
+            f"batch-norm statistics of task {task.name} cannot be taken: no pass of this {type(net).__name__} reaches "
+            "a BatchNorm layer that keeps them; use no adaptation"
+        )
+    state, taken = net.state_dict(), _statistics_of(net, reached)
+    given = {name: tensor for name, tensor in state.items() if name not in taken}
+    require_finite(taken, given, [(x, None) for x in images], f"taking batch-norm statistics on task {task.name}", lr)
 
 
-def _average_batches(net: nn.Module, batches: list[Tensor]) -> None:
-    """One pass in train mode of the batch-norm layers, from statistics as they are built, in place."""
-    net.eval()
-    for layer in batch_norms(net):
-        layer.reset_running_stats()
-        layer.momentum = EMA_MOMENTUM
-        layer.train()
-    device = device_of(net.state_dict())
-    with torch.no_grad():
-        for x in batches:
-            net(moved(x, device))
+class _Moments(NamedTuple):
+    """Mean and population variance of each channel, and how many numbers of a channel they are of."""
+
+    numbers: int
+    mean: Tensor
+    variance: Tensor
 
 
-def _take(layer: nn.Module, args: tuple[Any, ...]) -> None:
-    """Runs just before the layer normalises, so that it normalises by what is taken here."""
-    assert isinstance(layer, _BatchNorm)
-    variance, mean = torch.var_mean(args[0], dim=_over(args[0]), correction=0)
-    _set(layer, mean, variance)
+class _Use(NamedTuple):
+    """One use of a layer in a pass, and the moments of its input."""
 
-
-def _set(layer: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    layer.running_mean.copy_(mean)
-    layer.running_var.copy_(variance)
-
-
-def _over(x: Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
-
-
-def _in_order(net: nn.Module, x: Tensor) -> list[_BatchNorm]:
-    """The layers in the order in which `x` passes them."""
-    order: list[_BatchNorm] = []
-
-    def note(layer: nn.Module, _: tuple[Any, ...]) -> None:
-        assert isinstance(layer, _BatchNorm)
-        order.append(layer)
-
-    hooks = [layer.register_forward_pre_hook(note) for layer in batch_norms(net)]
-    net(x)
-    for hook in hooks:
-        hook.remove()
-    return order
+    layer: _BatchNorm
+    moments: _Moments
 
 
 class _ReachedError(Exception):
-    """The pass has come to the layer it was for."""
+    """The pass has come to the first use whose moments are not known yet."""
+
+    def __init__(self, use: _Use) -> None:
+        super().__init__()
+        self.use = use
 
 
-def _take_in_chunks(net: nn.Module, layer: _BatchNorm, chunks: list[Tensor], device: torch.device) -> None:
-    """Pool the moments of the layer's input over chunks, in float64: each about its own mean, then combined."""
-    # Without float64 the chunks' own rounding remains; mps has none.
-    wide = torch.float32 if device.type == "mps" else torch.float64
-    parts: list[tuple[int, Tensor, Tensor]] = []
+def _uses_by_batch(net: nn.Module, batches: Sequence[Tensor], task: Task) -> list[_Use]:
+    """One pass over each batch, in which every use normalises by the moments of its own input."""
+    uses: list[_Use] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].to(wide)
-        variance, mean = torch.var_mean(x, dim=_over(x), correction=0)
-        parts.append((x.numel() // x.shape[1], mean, variance))
-        raise _ReachedError
+    def note(layer: _BatchNorm, x: Tensor) -> None:
+        uses.append(_Use(layer, _moments(x)))
+        _set(net, uses[-1], task)
 
-    hook = layer.register_forward_pre_hook(note)
-    for chunk in chunks:
-        with suppress(_ReachedError):
-            net(moved(chunk, device))
-    hook.remove()
-    total = sum(n for n, _, _ in parts)
-    mean = torch.stack([m * (n / total) for n, m, _ in parts]).sum(0)
-    variance = torch.stack([(v + (m - mean).square()) * (n / total) for n, m, v in parts]).sum(0)
-    _set(layer, mean, variance)
+    device = device_of(net.state_dict())
+    with _before(batch_norms(net), note):
+        for x in batches:
+            net(moved(x, device))
+    return uses
+
+
+def _uses_over_chunks(net: nn.Module, chunks: Sequence[Tensor], task: Task) -> list[_Use]:
+    """A pass over all chunks for each use, up to it, in which the uses before it normalise by their moments over all.
+
+    A pass begins at the images again. To hold each chunk's activations at the use instead, a network would have to be
+    entered in its middle, which no `forward` offers, and all chunks' activations would be in memory at once.
+    """
+    uses: list[_Use] = []
+    while True:
+        found = [_next_use(net, uses, chunk, task) for chunk in chunks]
+        if found[0] is None:
+            return uses
+        if any(use is None or use.layer is not found[0].layer for use in found):
+            raise InputError(
+                f"exact batch-norm statistics of task {task.name} cannot be taken in several passes: the way through "
+                f"this {type(net).__name__} depends on the images; raise images_at_once, or take those of each batch"
+            )
+        uses.append(_Use(found[0].layer, _pooled([use.moments for use in found if use is not None])))
+
+
+def _next_use(net: nn.Module, known: Sequence[_Use], x: Tensor, task: Task) -> _Use | None:
+    """The first use that is not known, by a pass that ends there; none where all are known."""
+    left = iter(known)
+
+    def note(layer: _BatchNorm, x: Tensor) -> None:
+        use = next(left, None)
+        if use is None:
+            raise _ReachedError(_Use(layer, _moments(_wide(x))))
+        _set(net, use, task)
+
+    try:
+        with _before(batch_norms(net), note):
+            net(moved(x, device_of(net.state_dict())))
+    except _ReachedError as reached:
+        return reached.use
+    return None
+
+
+def _average(net: nn.Module, batches: Sequence[Tensor], task: Task) -> set[_BatchNorm]:
+    """One pass in train mode of the batch-norm layers, from statistics as they are built; the layers it reaches."""
+    device = device_of(net.state_dict())
+    reached: set[_BatchNorm] = set()
+
+    def note(layer: _BatchNorm, _: Tensor) -> None:
+        if layer not in reached:
+            reached.add(layer)
+            layer.reset_running_stats()
+
+    for layer in batch_norms(net):
+        layer.momentum = EMA_MOMENTUM
+        layer.train()
+    with _before(batch_norms(net), note):
+        for x in batches:
+            with refusing_batch(x, task):
+                net(moved(x, device))
+    net.eval()
+    return reached
+
+
+@contextmanager
+def _before(layers: Iterable[_BatchNorm], note: Callable[[_BatchNorm, Tensor], None]) -> Iterator[None]:
+    """Calls `note` with each layer and its input just before the layer normalises it."""
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(layer, _BatchNorm)
+        x: Tensor = args[0] if args else kwargs["input"]
+        # An empty input leaves a layer as it is.
+        if x.numel():
+            note(layer, x)
+
+    hooks = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _moments(x: Tensor) -> _Moments:
+    numbers = x.numel() // x.shape[1]
+    variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], correction=0)
+    return _Moments(numbers, mean, variance)
+
+
+def _pooled(parts: Sequence[_Moments]) -> _Moments:
+    """The moments of all numbers together: each part's about its own mean, then combined, in float64."""
+    total = sum(part.numbers for part in parts)
+    wide = [(part.numbers / total, _wide(part.mean), _wide(part.variance)) for part in parts]
+    mean = torch.stack([m * share for share, m, _ in wide]).sum(0)
+    variance = torch.stack([(v + (m - mean).square()) * share for share, m, v in wide]).sum(0)
+    return _Moments(total, mean, variance)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The tensor in float64, without which the parts' own rounding would remain; mps has none."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def _pool(uses: Sequence[_Use]) -> set[_BatchNorm]:
+    """Give every layer the pooled moments of its uses; the layers."""
+    of_layer: dict[int, list[_Use]] = {}
+    for use in uses:
+        # Two layers may share their statistics.
+        of_layer.setdefault(id(use.layer.running_mean), []).append(use)
+    for of_one in of_layer.values():
+        _write(of_one[0].layer, _pooled([use.moments for use in of_one]))
+    return {use.layer for use in uses}
+
+
+def _set(net: nn.Module, use: _Use, task: Task) -> None:
+    """Give a layer the moments by which it is about to normalise."""
+    if use.moments.numbers == 1:
+        name = next(name for name, module in net.named_modules() if module is use.layer)
+        raise InputError(
+            f"batch-norm statistics of task {task.name} are not defined: layer {name} gets a single number for each "
+            "channel, and one number has no variance; give at least two images, or use no adaptation"
+        )
+    _write(use.layer, use.moments)
+
+
+def _write(layer: _BatchNorm, moments: _Moments) -> None:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.copy_(moments.mean)
+    layer.running_var.copy_(moments.variance)
+
+
+def _statistics_of(net: nn.Module, layers: set[_BatchNorm]) -> State:
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in net.named_modules()
+        if module in layers
+        for name, buffer in module.named_buffers(recurse=False)
+    }

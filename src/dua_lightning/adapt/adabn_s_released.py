@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from dua_lightning.adapt.adabn_s import AdaBNS, tune
+from dua_lightning.adapt.adabn_s import TunesBatchNorm
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, batch_norm_affine, loaded, reset_batch_norms
 from dua_lightning.tasks import Batch, Expert, Task
 
 
 @dataclass(frozen=True)
-class AdaBNSReleased(AdaBNS):
+class AdaBNSReleased(TunesBatchNorm):
     """Tune gamma and beta on the task's unmerged expert, and give them to the merged model, whose statistics stay.
 
     The release starts from the expert with its batch-norm layers reset, trains gamma and beta under each batch's own
@@ -22,10 +22,10 @@ class AdaBNSReleased(AdaBNS):
 
     Args:
         expert: The full state of the task's unmerged expert, which `of` gives. The other arguments are those of
-            `AdaBNS`.
+            `TunesBatchNorm`.
 
     Raises:
-        InputError: There is no expert, or `AdaBNS` raises it.
+        InputError: There is no expert, or `TunesBatchNorm` raises it.
     """
 
     expert: State | None = field(default=None, repr=False)
@@ -47,6 +47,6 @@ class AdaBNSReleased(AdaBNS):
             raise InputError(f"the released AdaBN-S tunes the expert of task {task.name}, and was given none; use of()")
         tuned = loaded(net, self.expert)
         reset_batch_norms(tuned)
-        tune(tuned, task, data, self.epochs, self.lr, self.momentum)
+        self.tune(tuned, self.expert, task, data)
         found = tuned.state_dict()
         return {**state, **{name: found[name].clone() for name in batch_norm_affine(net)}}

@@ -1,6 +1,6 @@
 """The interface of every local adaptation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -52,6 +52,21 @@ class Adapt(Protocol):
 
         Returns:
             The final state, on the same device; it may share tensors with `state`.
+        """
+
+
+@runtime_checkable
+class NormalisesTogether(Protocol):
+    """An adaptation whose batch-norm layers take the moments of several images, so that one may be too few."""
+
+    def normalised_together(self, sizes: Sequence[int]) -> int:
+        """Tell the fewest images that are normalised by their own moments.
+
+        Args:
+            sizes: The number of images of each batch of the data.
+
+        Returns:
+            The number of images.
         """
 
 

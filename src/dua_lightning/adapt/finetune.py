@@ -1,22 +1,27 @@
 """Supervised training of every weight on the user's data."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dua_lightning.errors import InputError
+from dua_lightning.adapt.finite import require_finite
+from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.params import State, clone, device_of, loaded, moved, reset_batch_norms
 from dua_lightning.streams import derive
-from dua_lightning.tasks import Batch, Task
+from dua_lightning.tasks import Batch, Task, refusing_batch
 
 DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
 """Functions that multiply their input by random numbers."""
+
+DIVERGED = 10
+"""The mean loss of the last pass, in units of the loss at the start and of that of guessing, from which a training has
+diverged: a network whose units are all dead is finite, and would be counted as an accuracy of chance."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Finetune:
         reset_batch_norm: Whether the batch-norm layers start as they are built, as in the authors' release.
 
     Raises:
-        InputError: A number cannot be used, or the data have no images or no labels.
+        InputError: A number cannot be used, the data have no images or no labels, a batch is too small to be
+            normalised, or the training diverges.
     """
 
     epochs: int = 10
@@ -55,6 +61,9 @@ class Finetune:
     def trainable(self, net: nn.Module) -> int:
         return sum(p.numel() for p in net.parameters())
 
+    def normalised_together(self, sizes: Sequence[int]) -> int:
+        return min(sizes, default=0)
+
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         tuned = loaded(net, state)
         tuned.train().requires_grad_(True)
@@ -64,7 +73,9 @@ class Finetune:
         with torch.random.fork_rng(devices=[]), _DropoutOfTheProcessor():
             torch.default_generator.manual_seed(derive(self.seed, "finetune", task.name))
             descend(tuned, optimizer, task, data, self.epochs)
-        return clone(tuned.state_dict())
+        final = clone(tuned.state_dict())
+        require_finite(final, state, data, f"fine-tuning on task {task.name}", self.lr)
+        return final
 
 
 class _DropoutOfTheProcessor(TorchFunctionMode):
@@ -92,8 +103,8 @@ def check_steps(lr: float, momentum: float, adaptation: str) -> None:
     Raises:
         InputError: A number cannot be used.
     """
-    if not 0 < lr < math.inf:
-        raise InputError(f"the learning rate of {adaptation} is positive and finite, got {lr}")
+    if not 0 < lr <= torch.finfo(torch.float32).max:
+        raise InputError(f"the learning rate of {adaptation} is positive and finite in float32, got {lr}")
     if not 0 <= momentum < 1:
         raise InputError(f"the momentum of {adaptation} is in [0, 1), got {momentum}")
 
@@ -109,21 +120,36 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: 
         epochs: The number of passes over the data.
 
     Raises:
-        InputError: The data have no images or no labels.
+        InputError: The data have no images or no labels, or a batch is too small to be normalised.
+        DivergedError: The loss has grown beyond `DIVERGED`. One that is not finite is left to the caller, who can tell
+            whether the steps are the cause.
     """
     device = device_of(net.state_dict())
+    first: Tensor | None = None
+    total, images = torch.zeros((), device=device), 0
     for _ in range(epochs):
-        images = 0
+        total, images = torch.zeros((), device=device), 0
         for x, y in data:
             if y is None:
                 raise InputError(
                     "training on the device needs labels, and these data have none; adapt without labels, or not at all"
                 )
-            logits = net(moved(x, device))[:, task.classes]
+            with refusing_batch(x, task):
+                logits = net(moved(x, device))[:, task.classes]
             loss = nn.functional.cross_entropy(logits, moved(task.columns(y), device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            first = loss.detach() if first is None else first
+            # The sum stays on the device: to read it would be to wait for every step.
+            total += loss.detach() * len(y)
             images += len(y)
         if not images:
             raise InputError(f"training on the device needs at least one image of task {task.name}; the user has none")
+    if first is not None:
+        start, end = float(first), float(total) / images
+        if DIVERGED * max(start, math.log(task.classes.stop - task.classes.start)) < end < math.inf:
+            raise DivergedError(
+                f"training on the device on task {task.name} diverged with lr={optimizer.param_groups[0]['lr']}: the "
+                f"loss was {start:.3g} before it and {end:.3g} in its last pass; lower the learning rate"
+            )

@@ -301,6 +301,18 @@ def loader(images: Images, order: BatchOrder, labelled: bool = True, workers: in
     )
 
 
+def sizes(loader: Loader) -> list[int]:
+    """Tell the number of images of each batch without making any; it is the same in every epoch.
+
+    Args:
+        loader: A loader that `loader` has made.
+
+    Returns:
+        The numbers.
+    """
+    return [len(indices) for indices, _ in iter(loader.sampler)]
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 

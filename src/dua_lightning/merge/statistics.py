@@ -86,6 +86,9 @@ class ServerStatistics:
 
     Args:
         images_at_once: How many images one pass carries; it bounds the memory.
+
+    Raises:
+        InputError: `AdaBN` raises it.
     """
 
     images_at_once: int = 100
@@ -96,11 +99,12 @@ class ServerStatistics:
         if not batch_norms(net):
             return model
         take = AdaBN(self.images_at_once)
-        return {
-            of_task.task.name: take(net, model[of_task.task.name], of_task.task, of_task.val_dataloader())
-            for of_task in data
-            if of_task.task.name in model
-        }
+        taken: dict[str, State] = {}
+        for of_task in data:
+            if (state := model.get(of_task.task.name)) is not None:
+                own = take(net, state, of_task.task, of_task.val_dataloader())
+                taken[of_task.task.name] = state | _statistics(own)
+        return taken
 
 
 def _statistics(state: State) -> State:

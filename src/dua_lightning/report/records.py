@@ -69,10 +69,11 @@ class CostRecord:
         iteration: The Monte-Carlo iteration, from 1.
         seed: The seed.
         task: The task's name.
+        statistics: The way in which batch-norm statistics were taken, such as `exact`; `none` where none were.
         trainable: The number of parameters with a gradient.
         bytes: The size of the tensors that the device must keep.
         seconds: Wall time.
-        peak_bytes: How far memory rose.
+        peak_bytes: How far memory rose on a CUDA device; NaN on others.
     """
 
     data: str
@@ -83,6 +84,7 @@ class CostRecord:
     iteration: int
     seed: int
     task: str
+    statistics: str
     trainable: int
     bytes: int
     seconds: float

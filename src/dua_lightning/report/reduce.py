@@ -340,6 +340,10 @@ def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(p=holm(frame["p"].tolist()))
 
 
+COST_FORMATS = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
+"""The formats of the numbers that `cost_medians` gives."""
+
+
 def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
     """Compute the cost of each adaptation of one task's state.
 
@@ -347,13 +351,16 @@ def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
         costs: A line for each `CostRecord`.
 
     Returns:
-        A line for each adaptation: medians over rows, users and tasks.
+        A line for each adaptation and way of taking statistics: medians over rows, users and tasks. Peak memory is a
+        column where it was measured, on CUDA devices.
     """
-    middle = costs.groupby("adapt", sort=False, observed=True)[["trainable", "bytes", "seconds", "peak_bytes"]].median()
+    numbers = ["trainable", "bytes", "seconds", "peak_bytes"]
+    middle = costs.groupby(["adapt", "statistics"], sort=False, observed=True)[numbers].median()
     middle["bytes"] /= 2**10
     middle["peak_bytes"] /= 2**20
-    names = ["adaptation", "trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"]
-    return middle.reset_index().set_axis(names, axis="columns")
+    names = ["adaptation", "statistics", "trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"]
+    table = middle.reset_index().set_axis(names, axis="columns")
+    return table.dropna(axis="columns", how="all")
 
 
 def trainings(records: pd.DataFrame) -> pd.DataFrame:

@@ -206,11 +206,10 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
         parts.append(Table("training", reduce.trainings(study.trainings), note, {"seconds": ".1f"}))
     if len(study.costs):
         note = (
-            "One task on a user's device, medians over rows, users and tasks; peak memory above what the process had "
-            "before."
+            "One task on a user's device, medians over rows, users and tasks; the way in which batch-norm statistics "
+            "were taken; on a GPU, the peak of its memory above what was in use before."
         )
-        formats = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
-        parts.append(Table("adaptation", reduce.cost_medians(study.costs), note, formats))
+        parts.append(Table("adaptation", reduce.cost_medians(study.costs), note, reduce.COST_FORMATS))
     text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
     return Section("Cost", text, tuple(parts)) if parts else None
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from dua_lightning.report.reduce import Reduced, adapting, cost_medians, gains, over_seeds, percentiles
+from dua_lightning.report.reduce import COST_FORMATS, Reduced, adapting, cost_medians, gains, over_seeds, percentiles
 from dua_lightning.store.files import write_text
 
 USERS_SHOWN = 5
@@ -118,9 +118,10 @@ def costs(records: pd.DataFrame) -> Table:
     middle = cost_medians(records)
     result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
     for column in map(str, middle):
-        result.add_column(column, justify="left" if column == "adaptation" else "right", no_wrap=column == "adaptation")
-    for name, trainable, kept, seconds, peak in middle.itertuples(index=False):
-        result.add_row(str(name), f"{trainable:,.0f}", f"{kept:,.1f}", f"{seconds:.3f}", f"{peak:,.1f}")
+        number = column in COST_FORMATS
+        result.add_column(column, justify="right" if number else "left", no_wrap=not number)
+    for line in middle.to_dict("records"):
+        result.add_row(*(format(value, COST_FORMATS.get(str(column), "")) for column, value in line.items()))
     return result
 
 

@@ -5,17 +5,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import product
 
 import numpy as np
 import torch
 from torch import nn
 
 from dua_lightning import server, user
+from dua_lightning.adapt.adabn import one_is_too_few
+from dua_lightning.adapt.base import NormalisesTogether
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.data.images import sizes
 from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
-from dua_lightning.errors import InputError
+from dua_lightning.errors import DivergedError, InputError
+from dua_lightning.merge import ServerStatistics
 from dua_lightning.params import State, clone
 from dua_lightning.run import training
 from dua_lightning.run.recipes import Recipes
@@ -116,8 +121,44 @@ class Draws:
         self.start: State = clone(self.net.state_dict())
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
+        self._statistics: dict[str, dict[str, State]] = {}
         self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
         self.recipes = Recipes(settings, self.start, self.benchmark)
+
+    def check_sizes(self) -> None:
+        """Refuse batches of one picture where the network cannot normalise a single one.
+
+        Of a population, which makes each user when it is visited, the first user is checked.
+
+        Raises:
+            InputError: Somebody has such a batch; the message names them, the task, and the number of pictures.
+        """
+        if not one_is_too_few(self.net, self.benchmark.shape):
+            return
+        why = f"model={self.settings.model.name} normalises one number for each channel, which has no variance"
+        for of_task in self.benchmark.server:
+            name, count = of_task.task.name, len(of_task.train)
+            if min(sizes(of_task.train_dataloader())) < 2:
+                raise InputError(
+                    f"data.batch_size={of_task.batch_size} cannot be used: the server's {count} training pictures of "
+                    f"task {name} would have a batch of a single one, and {why}; use larger batches"
+                )
+            if len(of_task.validation) < 2 and any(isinstance(row.statistics, ServerStatistics) for row in self.rows):
+                raise InputError(
+                    f"statistics=server cannot be used: the server has a single validation picture of task {name}, and "
+                    f"{why}; give it more pictures"
+                )
+        users = self.benchmark.users if isinstance(self.benchmark.users, tuple) else self.benchmark.users[:1]
+        draws = [someone.draw(n) for someone in users for n in range(1, self.benchmark.iterations + 1)]
+        for data, task in product(draws, self.benchmark.tasks):
+            batches = sizes(data.of(task).train_dataloader())
+            for row in self.rows:
+                if isinstance(row.phi, NormalisesTogether) and row.phi.normalised_together(batches) < 2:
+                    raise InputError(
+                        f"adapt={row.adapt} cannot be used: the pictures of task {task.name} that user {data.user} "
+                        f"adapts on, {sum(batches)} in number, come in batches of {data.batch_size}, and {why}; give "
+                        "more pictures or a larger data.user_batch_size, or use adapt=none"
+                    )
 
     def work(self) -> Work:
         """Describe for an engine how another process makes the same worker.
@@ -195,8 +236,13 @@ class Draws:
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
         states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]
         experts = joined(self.benchmark.tasks, states)
-        priors = self._priors(row, experts, data, own_priors, shared)
-        return Result(*user.evaluate(self.net, experts, self._models(row, experts, priors), row.phi, data))
+        try:
+            priors = self._priors(row, experts, data, own_priors, shared)
+            return Result(*user.evaluate(self.net, experts, self._models(row, experts, priors), row.phi, data))
+        except DivergedError as error:
+            raise InputError(f"{row.label}, user {data.user}: {error}, adapt.lr") from error
+        except InputError as error:
+            raise InputError(f"{row.label}, user {data.user}: {error}") from error
 
     def _here(self, key: str, shared: Shared) -> Tensors:
         """Shared tensors on the device of this run; on the processor the very tensors."""
@@ -241,9 +287,24 @@ class Draws:
             else server.merge_prefixes(row.chi, experts, priors, start)
         )
         for t, model in merged:
-            if row.statistics is not None:
-                model = row.statistics(self.net, experts[:t], model, self.benchmark.server)
-            yield t, model
+            yield t, self._with_statistics(row, experts[:t], model)
+
+    def _with_statistics(self, row: Row, experts: tuple[Expert, ...], model: UserModel) -> UserModel:
+        """The step after the merge; it is taken once for all users where their priors have no say in the merge."""
+        if row.statistics is None:
+            return model
+        if row.prior == "user":
+            return row.statistics(self.net, experts, model, self.benchmark.server)
+        states = [recipe.key for recipe in self.recipes.experts(row)]
+        key = repr([states, len(experts), row.prior, row.training_data_too, {**row.settings, "phi": None}])
+        if key not in self._statistics:
+            whole = row.statistics(self.net, experts, model, self.benchmark.server)
+            # A merge takes little time, and its states much memory.
+            self._statistics[key] = {
+                task: {name: tensor for name, tensor in state.items() if tensor is not model[task][name]}
+                for task, state in whole.items()
+            }
+        return {task: {**model[task], **own} for task, own in self._statistics[key].items()}
 
 
 def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]:

@@ -178,7 +178,8 @@ def _costs(
     settings: SeedSettings, row: Row, user: str, iteration: int, spent: list[tuple[Task, Cost]]
 ) -> list[CostRecord]:
     whose = _whose(settings, row, user, iteration)
-    return [CostRecord(**whose, task=task.name, **asdict(cost)) for task, cost in spent]
+    taken = str(getattr(row.phi, "statistics", "none"))
+    return [CostRecord(**whose, task=task.name, statistics=taken, **asdict(cost)) for task, cost in spent]
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:

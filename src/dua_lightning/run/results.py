@@ -59,6 +59,7 @@ class Results:
         self, settings: SeedSettings, display: Display, logger: RunLogger | None, engine: Engine, trainings: Stream
     ) -> None:
         self._draws = Draws(settings, display.say)
+        self._draws.check_sizes()
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
         self.seed = settings.seed

@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from dua_lightning.data.server import ServerTask
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, reset_batch_norms
+from dua_lightning.params import State, not_finite, reset_batch_norms
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.store.files import replacing
 from dua_lightning.store.tensorfile import damaged, fingerprint
@@ -192,6 +192,11 @@ def fit(
             accuracy = float(chosen["callbacks"][best.state_key]["best_model_score"])
             module.load_state_dict(chosen["state_dict"])
     state: State = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+    if holding := not_finite(state):
+        raise InputError(
+            f"training on task {data.task.name} diverged ({holding[0]} of its best epoch holds NaN or infinity); lower "
+            "the learning rate, or the regulariser's strength"
+        )
     return Fitted(Expert(data.task, state), epochs, time.monotonic() - began, accuracy)
 
 

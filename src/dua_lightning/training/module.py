@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from dua_lightning.errors import InputError
 from dua_lightning.regularise.base import regularisation
 from dua_lightning.streams import derive
-from dua_lightning.tasks import Batch, Task
+from dua_lightning.tasks import Batch, Task, refusing_batch
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 """A function that makes the optimizer of parameters."""
@@ -42,8 +42,8 @@ class ExpertModule(LightningModule):
         seed: The run's seed.
 
     Raises:
-        InputError: While training, for a loss that is not finite at the end of an epoch, and for values that the
-            optimizer refuses.
+        InputError: While training, for a batch that is too small to be normalised, for a loss that is not finite at the
+            end of an epoch, and for values that the optimizer refuses.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class ExpertModule(LightningModule):
         if batch_idx == 0:
             # Not before: a loader takes a number when a pass begins, sooner or later in the epoch.
             torch.manual_seed(derive(self.seed, "dropout", self.task.name, self.current_epoch, self.global_rank))
-        logits = self(x)
+        with refusing_batch(x, self.task):
+            logits = self(x)
         loss = nn.functional.cross_entropy(logits[:, self.task.classes], y - self.task.classes.start)
         extra = regularisation(self, x, logits)
         if isinstance(extra, Tensor):
