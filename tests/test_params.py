@@ -61,7 +61,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 def test_a_network_that_is_changed_after_its_first_use_is_seen_as_it_is(what: str) -> None:
     net = Switched() if "which" in what else MLP.build()
     x = MLP.images(3)
-    task_logits(net, {}, x, TASK.classes)
+    task_logits(net, net.state_dict(), x, TASK.classes)
     before = body_names(net)
     CHANGES[what](net)
     # A copy is a network that was never seen.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, device_of, eval_mode, moved, task_logits
+from dua_lightning.params import State, device_of, eval_mode, fitted, moved, task_logits
 from dua_lightning.tasks import Batch, Task
 
 
@@ -23,8 +23,9 @@ def accuracy(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) ->
         Percent, higher is better.
 
     Raises:
-        InputError: The data have no images or no labels.
+        InputError: The state is not one of this network, or the data have no images or no labels.
     """
+    state = fitted(net, state)
     device = device_of(state)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     total = 0
