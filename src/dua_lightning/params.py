@@ -317,7 +317,7 @@ def task_logits(net: nn.Module, state: State, x: Tensor, classes: slice) -> Tens
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(
-            f"this {type(net).__name__} gives {found} for {len(x)} inputs; it must give their logits alone, (n, classes)"
+            f"this {type(net).__name__} gives {found} for {len(x)} inputs; it must give logits alone, (n, classes)"
         )
     if classes.stop is not None and classes.stop > logits.shape[1]:
         raise InputError(

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 import torch
 
-from dua_lightning.merge.base import shared
-from dua_lightning.params import State
+from dua_lightning.errors import InputError
+from dua_lightning.merge.base import check_finite, check_head, shared, wide
+from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
 
@@ -20,6 +21,9 @@ class Mean:
     """Each shared weight is the mean of the experts': theta = sum_t theta_t / N; mean-IMM of [Lee2017].
 
     It is `Mode` with the priors of `Uniform`, and asks nobody for them.
+
+    Raises:
+        InputError: Experts cannot be merged: their weights have other names, are not finite, or belong to single tasks.
     """
 
     needs_prior: ClassVar[bool] = False
@@ -27,5 +31,13 @@ class Mean:
 
     def __call__(self, experts: Sequence[Expert], priors: Sequence[Prior], start: State) -> UserModel:
         names = shared(experts[0].state)
-        mean = {name: torch.stack([expert.state[name] for expert in experts]).mean(0) for name in names}
+        check_head([expert.task for expert in experts], experts[0].state, names)
+        mean: State = {}
+        for name in names:
+            for expert in experts:
+                if name not in expert.state:
+                    raise InputError(f"the expert of task {expert.task.name} {lacks(expert.state, name)}")
+            thetas = [expert.state[name] for expert in experts]
+            mean[name] = torch.stack(thetas).mean(0, dtype=wide(thetas)).to(thetas[0].dtype)
+            check_finite(mean[name], experts, name)
         return {expert.task.name: expert.state | mean for expert in experts}
