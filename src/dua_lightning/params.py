@@ -126,7 +126,7 @@ def fitted(net: nn.Module, state: Mapping[str, Tensor]) -> State:
     if len(tensors) < len(own):
         saved, device = net.state_dict(), device_of(state)
         for name, tensor in own.values():
-            if name not in tensors and name in saved:
+            if name not in tensors and (name in saved or isinstance(tensor, nn.Parameter)):
                 raise InputError(f"the state of this {kind} {lacks(state, name)}")
             tensors.setdefault(name, tensor.to(device))
     if known < len(state):
@@ -135,6 +135,17 @@ def fitted(net: nn.Module, state: Mapping[str, Tensor]) -> State:
         if foreign:
             raise InputError(f"the state has {foreign[0]}, and this {kind} does not; give a state of this network")
     return tensors
+
+
+def _held(net: nn.Module) -> Iterator[tuple[str, str]]:
+    """Each parameter and buffer of each module, and the name under which the network lists it first."""
+    first: dict[int, str] = {}
+    for prefix, module in net.named_modules():
+        parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+        buffers = module.named_buffers(recurse=False, remove_duplicate=False)
+        for name, tensor in chain(parameters, buffers):
+            full = f"{prefix}.{name}" if prefix else name
+            yield full, first.setdefault(id(tensor), full)
 
 
 def lacks(state: Mapping[str, Tensor], name: str) -> str:
@@ -313,7 +324,10 @@ def task_logits(net: nn.Module, state: State, x: Tensor, classes: slice) -> Tens
     Raises:
         InputError: The state is not one of this network, or the network's output is not logits with these columns.
     """
-    logits = functional_call(net, fitted(net, state), (x,))
+    tensors = fitted(net, state)
+    # Each module's own names, and no ties by torch: it does not give a module back its weights that has two names.
+    held = {name: tensors[first] for name, first in _held(net)}
+    logits = functional_call(net, held, (x,), tie_weights=False)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
         found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(
