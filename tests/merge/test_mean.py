@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dua_lightning.errors import InputError
 from dua_lightning.importance import Uniform
 from dua_lightning.merge import Mean, Mode
 from dua_lightning.merge.base import shared
@@ -32,6 +33,12 @@ def test_sums_of_halves_neither_overflow_nor_round(dtype: torch.dtype, most: flo
     experts = [Expert(task, {"w": theta, "head": theta}) for task, theta in zip(TASKS, values, strict=True)]
     exact = sum(theta.double() for theta in values) / 3
     equal(Mean()(experts, [], {})["t0"]["w"], exact.to(dtype))
+
+
+def test_experts_of_different_shapes_are_an_input_error() -> None:
+    experts = [Expert(task, {"w": torch.ones(size)}) for task, size in zip(TASKS, (2, 2, 3), strict=True)]
+    with pytest.raises(InputError, match=r"task t2 has w \(3,\), the first expert \(2,\)"):
+        Mean()(experts, [], {})
 
 
 @law

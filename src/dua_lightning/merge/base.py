@@ -1,11 +1,9 @@
 """The interface of every merge."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
@@ -115,18 +113,6 @@ def check_head(tasks: Iterable[Task], state: Mapping[str, Tensor], merged: Itera
 
 def _may_hold(state: Mapping[str, Tensor], name: str, columns: int) -> bool:
     return name in state and state[name].dim() > 1 and max(state[name].shape) >= columns
-
-
-def wide(tensors: Iterable[Tensor]) -> torch.dtype:
-    """Tell the type in which tensors are added up.
-
-    Args:
-        tensors: Tensors of any types.
-
-    Returns:
-        The widest of their types, and at least float32.
-    """
-    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
 
 
 def check_finite(merged: Tensor, experts: Sequence[Expert], name: str) -> None:

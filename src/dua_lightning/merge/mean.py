@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from dua_lightning.errors import InputError
-from dua_lightning.merge.base import check_finite, check_head, shared, wide
+from dua_lightning.merge.base import check_finite, check_head, shared
 from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
@@ -23,7 +23,7 @@ class Mean:
     It is `Mode` with the priors of `Uniform`, and asks nobody for them.
 
     Raises:
-        InputError: Experts cannot be merged: their weights have other names, are not finite, or belong to single tasks.
+        InputError: Experts cannot be merged: their weights differ in name or shape, are not finite, or belong to tasks.
     """
 
     needs_prior: ClassVar[bool] = False
@@ -37,7 +37,12 @@ class Mean:
             for expert in experts:
                 if name not in expert.state:
                     raise InputError(f"the expert of task {expert.task.name} {lacks(expert.state, name)}")
-            thetas = [expert.state[name] for expert in experts]
-            mean[name] = torch.stack(thetas).mean(0, dtype=wide(thetas)).to(thetas[0].dtype)
+                shape, first = (tuple(e.state[name].shape) for e in (expert, experts[0]))
+                if shape != first:
+                    raise InputError(
+                        f"the expert of task {expert.task.name} has {name} {shape}, the first expert {first}; merge "
+                        "experts of one network"
+                    )
+            mean[name] = torch.stack([expert.state[name] for expert in experts]).mean(0)
             check_finite(mean[name], experts, name)
         return {expert.task.name: expert.state | mean for expert in experts}

@@ -7,13 +7,14 @@ matching. NeurIPS 2017.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.merge.base import check_finite, check_head, wide
+from dua_lightning.merge.base import check_finite, check_head
 from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
@@ -92,7 +93,7 @@ def weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool
     Returns:
         The merged tensor, of the experts' shape and type.
     """
-    dtype = wide([*thetas, *omegas])
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in (*thetas, *omegas)), torch.float32)
     omegas = [omega.to(dtype) for omega in omegas]
     mean, total = _running_mean(thetas, omegas)
     if not total.isfinite().all():
