@@ -269,6 +269,12 @@ def test_one_bad_entry_at_the_end_of_the_last_tensor_is_found(value: float) -> N
         Mode()(SOME, priors, START)
 
 
+def test_a_weight_without_entries_is_merged_to_itself() -> None:
+    nothing = torch.zeros(0, 3)
+    equal(merged([nothing, nothing], [nothing, nothing]), nothing)
+    equal(Mean()([expert(t, nothing) for t in range(2)], [], START)["t0"][W], nothing)
+
+
 def test_importances_that_look_bad_and_are_not() -> None:
     experts = [expert(0, torch.tensor([2.0, 2.0])), expert(1, torch.tensor([4.0, 4.0]))]
     half = torch.finfo(torch.float32).max / 2

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
@@ -126,7 +127,8 @@ def check_finite(merged: Tensor, experts: Sequence[Expert], name: str) -> None:
     Raises:
         InputError: An entry is infinite or no number.
     """
-    if not merged.isfinite().all():
+    # The extremes are NaN where an entry is, and no mask of all entries has to be made.
+    if merged.numel() and not all(extreme.isfinite() for extreme in torch.aminmax(merged)):
         bad = [expert.task.name for expert in experts if not expert.state[name].isfinite().all()]
         why = f"the expert of task {bad[0]} is not finite there" if bad else "the experts' numbers are too large"
         raise InputError(f"the merged {name} is not finite: {why}; train with a lower learning rate")

@@ -96,7 +96,7 @@ def weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in (*thetas, *omegas)), torch.float32)
     omegas = [omega.to(dtype) for omega in omegas]
     mean, total = _running_mean(thetas, omegas)
-    if not total.isfinite().all():
+    if total.numel() and total.max() == math.inf:
         # Only ratios matter. Where the sum is too large, an entry that a factor would make 0 has no weight anyway.
         large = torch.stack(omegas).amax(0) > torch.finfo(dtype).max / len(omegas)
         mean, total = _running_mean(thetas, [torch.where(large, omega / (2 * len(omegas)), omega) for omega in omegas])
@@ -161,6 +161,8 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
 
 def _check_values(experts: Sequence[Expert], priors: Sequence[Prior], name: str) -> None:
     for expert, prior in zip(experts, priors, strict=True):
+        if not prior[name].numel():
+            continue
         low, high = (float(extreme) for extreme in torch.aminmax(prior[name]))
         if not (low >= 0 and high < math.inf):
             raise InputError(
