@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, device_of, eval_mode, moved, not_finite, task_logits
+from dua_lightning.params import State, device_of, eval_mode, fitted, moved, not_finite, task_logits
 from dua_lightning.tasks import Batch, Task
 
 
@@ -23,9 +23,10 @@ def accuracy(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) ->
         Percent, higher is better.
 
     Raises:
-        InputError: The data have no images or no labels, or the largest of the task's logits of an image is NaN or
-            infinite.
+        InputError: The state is not one of this network, the data have no images or no labels, or the largest of the
+            task's logits of an image is NaN or infinite.
     """
+    state = fitted(net, state)
     device = device_of(state)
     correct, finite = torch.zeros(2, dtype=torch.int64, device=device)
     total = 0

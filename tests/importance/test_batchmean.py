@@ -6,6 +6,7 @@ from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import FIM, MAS
+from dua_lightning.tasks import Expert
 from tests.helpers.nets import CASES, MLP, TASK, Case, batches, close, labels
 from tests.reference.batchmean_loop import batch_mean
 
@@ -53,6 +54,18 @@ def test_the_floor_is_added_to_every_entry() -> None:
     plain, raised = FIM()(net, expert, data), FIM(floor=1e-8)(net, expert, data)
     for name in plain:
         close(raised[name], plain[name] + 1e-8)
+
+
+def test_squares_of_small_gradients_do_not_vanish_in_half_precision() -> None:
+    x, half = MLP.images(40) / 100, {name: tensor.half() for name, tensor in MLP.expert().state.items()}
+    psi = FIM(estimator="batch_mean")
+    omega = psi(MLP.build().half(), Expert(TASK, half), [(x.half(), labels(40))])
+    exact = psi(MLP.build(), Expert(TASK, {n: t.double() for n, t in half.items()}), [(x.half().double(), labels(40))])
+    weight = "body.1.weight"
+    assert omega[weight].dtype == torch.float32
+    # Half precision makes 0 of what is below 3e-8.
+    assert exact[weight].max() < 1e-4
+    torch.testing.assert_close(omega[weight].double(), exact[weight], rtol=0.05, atol=0.01 * float(exact[weight].max()))
 
 
 def test_no_image_is_an_input_error() -> None:

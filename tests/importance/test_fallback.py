@@ -1,6 +1,7 @@
 """Networks that the layers' rules do not fit: exact all the same, with one line in the log, or refused by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,6 +172,49 @@ class Cut(nn.Module):
         return Nothing.apply(self.first(x)) + self.layer(x)
 
 
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+class Branching(nn.Module):
+    """Takes one layer or the other, by what it reads of its input."""
+
+    def __init__(self, read: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.read, self.first, self.layer = read, nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x).tanh() if self.read(x) else self.layer(x).tanh()
+
+
+class Triple(torch.autograd.Function):
+    """A function in the form that torch.func takes neither alone nor in a batch."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx: object, d: Tensor) -> Tensor:
+        return 3 * d
+
+
+class Tripled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Scale(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Triple.apply(self.layer(x).tanh())
+
+
 def pruned(layer: nn.Module) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -192,6 +236,24 @@ UNFIT = [
     case("a pruned one on sequences", (2, 3), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Flatten()), 8),
     case("a pruned convolution", (2, 5, 5), lambda: nn.Sequential(pruned(nn.Conv2d(2, 3, 3)), nn.Flatten()), 27),
     case("a pruned layer norm", (3,), lambda: nn.Sequential(nn.Linear(3, 4), pruned(nn.LayerNorm(4))), 4),
+]
+SLOW = [
+    case("a GRU", (4, 3), lambda: Last(nn.GRU(3, 5, batch_first=True)), 5),
+    case("a recurrent layer", (4, 3), lambda: Last(nn.RNN(3, 5, num_layers=2, batch_first=True)), 5),
+    case("a truth value", (3,), lambda: Branching(lambda x: bool(x.sum() > 0)), 4),
+    case("a number", (3,), lambda: Branching(lambda x: x.mean().item() > 0), 4),
+    case("an array", (3,), lambda: Branching(lambda x: x.detach().numpy().sum() > 0), 4),
+    case("a function of one's own", (3,), Tripled, 3),
+]
+"""Networks that `torch.func` cannot batch either."""
+SEQUENCES = [
+    case("an LSTM", (4, 3), lambda: Last(nn.LSTM(3, 5, batch_first=True)), 5),
+    case(
+        "a transformer",
+        (4, 6),
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), nn.Flatten()),
+        24,
+    ),
 ]
 FIT = [
     case("a part without gradient", (3,), PartlyFrozen, 4),
@@ -224,6 +286,51 @@ def test_a_network_that_the_rules_do_not_fit_is_measured_exactly_and_named_once(
     assert len(lines) == 1
 
 
+@each(SLOW)
+def test_a_network_that_cannot_be_batched_goes_one_image_at_a_time_and_the_line_says_why(case: Case) -> None:
+    net, x = case.build(), case.images(N)
+    with fallbacks() as lines:
+        assert_exact(case, net, x)
+        assert_exact(case, net, x, size=2)
+    (line,) = lines
+    assert "Network: importances one image at a time, which is slow, since torch.func cannot batch it (" in line
+    assert len(line) < 300
+    for size in (1, N):
+        assert_exact(case, case.build(), x, size)
+
+
+@each(SLOW)
+@pytest.mark.parametrize("importance", [MAS("batch_mean"), FIM(estimator="batch_mean")], ids=["mas", "fim"])
+def test_the_released_estimator_takes_every_network(case: Case, importance: MAS | FIM) -> None:
+    net, expert = case.build(), case.expert()
+    with untouched(net, expert.state):
+        omega = importance(net, expert, [(case.images(1), labels(1))])
+    # The mean over a batch of one image is the image's own.
+    close(omega, replace(importance, estimator="per_sample")(net, expert, [(case.images(1), labels(1))]))
+
+
+@each(SEQUENCES)
+@pytest.mark.filterwarnings("error")
+def test_torch_warns_of_no_sequence(case: Case) -> None:
+    with fallbacks() as lines:
+        assert_exact(case, case.build(), case.images(N))
+    assert len(lines) == 1
+
+
+def test_a_network_that_branches_only_later_goes_one_image_at_a_time_from_then_on() -> None:
+    begun: list[int] = []
+    late = case(
+        "late", (3,), lambda: nn.Sequential(Scale(3), Branching(lambda x: bool(begun) and x.sum().item() > 0)), 4
+    )
+    net, x = late.build(), late.images(N)
+    with fallbacks() as lines:
+        assert_exact(late, net, x)
+        begun.append(1)
+        assert_exact(late, net, x)
+    assert len(lines) == 1
+    assert "by torch.func" in lines[0]
+
+
 @each(FIT)
 def test_a_network_that_the_rules_fit_in_spite_of_its_ways_is_served_by_them(case: Case) -> None:
     with fallbacks() as lines:
@@ -232,7 +339,7 @@ def test_a_network_that_the_rules_fit_in_spite_of_its_ways_is_served_by_them(cas
     assert not lines
 
 
-@each([UNFIT[0], UNFIT[4]])
+@each([UNFIT[0], UNFIT[4], SLOW[0], SLOW[3], *SEQUENCES])
 def test_a_network_that_the_rules_do_not_fit_is_left_alone(case: Case) -> None:
     net, expert = case.build(), case.expert()
     with untouched(net, expert.state):

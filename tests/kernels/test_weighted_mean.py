@@ -108,6 +108,18 @@ def test_every_bad_importance_is_seen(value: float, dtype: torch.dtype) -> None:
         assert not kernel.merge([theta, theta], [bad, omega], False)[1]
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_merged_weight_that_is_not_finite_is_seen(value: float, dtype: torch.dtype) -> None:
+    theta, omega = -torch.ones(B + 1, dtype=dtype), torch.ones(B + 1, dtype=dtype)
+    assert kernel.merge([theta, theta], [omega, omega], True)[1]
+    for at in (0, B):
+        bad = theta.clone()
+        bad[at] = value
+        assert not kernel.merge([theta, bad], [omega, omega], True)[1]
+        assert not kernel.merge([bad], [omega], True)[1]
+
+
 def anonymous() -> int:
     """Bytes of this process that no file backs."""
     (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))

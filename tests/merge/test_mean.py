@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dua_lightning.errors import InputError
 from dua_lightning.importance import Uniform
 from dua_lightning.merge import Mean, Mode
 from dua_lightning.merge.base import shared
 from dua_lightning.params import body_names
-from dua_lightning.tasks import Task
+from dua_lightning.tasks import Expert, Task
 from tests.helpers.nets import CASES, Case, close, equal, law, untouched
 
 TASKS = [Task(f"t{k}", slice(2 * k, 2 * k + 2)) for k in range(3)]
@@ -17,12 +18,27 @@ TASKS = [Task(f"t{k}", slice(2 * k, 2 * k + 2)) for k in range(3)]
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_mode_with_priors_of_uniform_for_every_kind_of_network(case: Case) -> None:
-    experts = [case.expert(seed, task) for seed, task in enumerate(TASKS)]
     net = case.build()
+    tasks = TASKS if hasattr(net, "head") else [Task(task.name, slice(0, 6)) for task in TASKS]
+    experts = [case.expert(seed, task) for seed, task in enumerate(tasks)]
     priors = [Uniform()(net, expert, []) for expert in experts]
     assert shared(net.state_dict()) == list(body_names(net))
     with untouched(net, experts[0].state):
         close(Mean()(experts, [], {}), Mode()(experts, priors, {}))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 65504), (torch.bfloat16, 1e38)])
+def test_sums_of_halves_neither_overflow_nor_round(dtype: torch.dtype, most: float) -> None:
+    values = [torch.tensor(theta, dtype=dtype) for theta in ([most, 1.0], [most, 1e-3], [most, 1e-3])]
+    experts = [Expert(task, {"w": theta, "head": theta}) for task, theta in zip(TASKS, values, strict=True)]
+    exact = sum(theta.double() for theta in values) / 3
+    equal(Mean()(experts, [], {})["t0"]["w"], exact.to(dtype))
+
+
+def test_experts_of_different_shapes_are_an_input_error() -> None:
+    experts = [Expert(task, {"w": torch.ones(size)}) for task, size in zip(TASKS, (2, 2, 3), strict=True)]
+    with pytest.raises(InputError, match=r"task t2 has w \(3,\), the first expert \(2,\)"):
+        Mean()(experts, [], {})
 
 
 @law

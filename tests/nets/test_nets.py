@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from dua_lightning.errors import InputError
 from dua_lightning.nets import Network, alexnet, mlp, vgg11, vgg11_bn
-from dua_lightning.params import body_names
+from dua_lightning.params import State, body_names
+from dua_lightning.store.store import Recipe, Store
+from tests.helpers.tiny import same
 
 SCENES = {"alexnet": alexnet, "vgg11": vgg11, "vgg11_bn": vgg11_bn}
 Build = Callable[..., Network]
@@ -81,11 +85,90 @@ def test_weights_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
         "text.pth": "cannot be read",
         "list.pth": "not a state dictionary",
         "other.safetensors": "does not fit",
-        "absent.pth": "cannot be read",
+        "absent.pth": "is no file",
     }.items():
         with pytest.raises(InputError, match=word) as caught:
             vgg11((3, 32, 32), 4, seed=1, weights=str(tmp_path / weights))
         assert "\n" not in str(caught.value)
+
+
+def narrow(**given: str) -> Network:
+    return vgg11_bn((3, 32, 32), 4, seed=1, width=1 / 50, pooled=1, **given)
+
+
+class Lit(LightningModule):
+    """A network in a module of Lightning's, whose checkpoint keeps settings as well."""
+
+    def __init__(self, net: nn.Module, settings: dict[str, object]) -> None:
+        super().__init__()
+        self.save_hyperparameters(settings)
+        self.model = net
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def checkpoint(module: LightningModule, path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(path, weights_only=False)
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+GIVEN = vgg11_bn((3, 32, 32), 4, seed=5, width=1 / 50, pooled=1)
+PLAIN = GIVEN.body.state_dict()
+FILES = {
+    "a state": PLAIN,
+    "a network of this package": GIVEN.state_dict(),
+    "of DataParallel": nn.DataParallel(GIVEN.body).state_dict(),
+    "compiled": torch.compile(GIVEN.body, backend="eager").state_dict(),
+    "averaged": AveragedModel(GIVEN).state_dict(),
+    "an expert module": prefixed("net.", GIVEN.state_dict()),
+    "nested": {"state_dict": PLAIN, "epoch": 3},
+    "nested under another name": {"model": prefixed("module.", PLAIN), "best": torch.ones(()), "optimizer": {"lr": 1}},
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_state_in_a_wrapper_or_a_checkpoint_loads_as_the_plain_one(file: str, tmp_path: Path) -> None:
+    torch.save(FILES[file], tmp_path / "w.pth")
+    assert same(narrow(weights=str(tmp_path / "w.pth")).body.state_dict(), PLAIN)
+
+
+def test_files_that_this_program_and_lightning_write_load(tmp_path: Path) -> None:
+    store, recipe = Store(tmp_path / "store"), Recipe("experts", {"task": "a"})
+    store.put(recipe, GIVEN.state_dict())
+    checkpoint(Lit(GIVEN, {"lr": 0.1}), tmp_path / "own.ckpt")
+    for path in (store.path(recipe), tmp_path / "own.ckpt"):
+        assert same(narrow(weights=str(path)).body.state_dict(), PLAIN)
+
+
+def test_files_whose_meaning_is_not_plain_are_one_line_that_says_what_they_hold(tmp_path: Path) -> None:
+    for name, value in {
+        "two": {"model": PLAIN, "ema": PLAIN},
+        "twice": prefixed("a.", PLAIN) | prefixed("b.", PLAIN),
+        "part": prefixed("module.", dict(list(PLAIN.items())[:3])),
+        "wide": vgg11_bn((3, 32, 32), 4, seed=1, width=1 / 16, pooled=1).state_dict(),
+        "empty": {},
+        "whole": GIVEN.body,
+    }.items():
+        torch.save(value, tmp_path / f"{name}.pth")
+    checkpoint(Lit(GIVEN, {"folder": Path("x")}), tmp_path / "folder.pth")
+    for name, told in {
+        "two": r"holds several states \(model, ema\)",
+        "twice": r"more than once, under a\., b\.",
+        "part": r"has module\.features\.0\.weight; take module\. off",
+        "wide": r"features\.0\.weight is \(4, 3, 3, 3\), and \(1, 3, 3, 3\) is needed; give width",
+        "empty": "not a state dictionary",
+        "whole": r"holds torch\.nn\.modules\.container\.Sequential\).*state_dict\(\)",
+        "folder": r"holds pathlib\S*\.PosixPath\).*state_dict\(\)",
+    }.items():
+        with pytest.raises(InputError, match=told) as caught:
+            narrow(weights=str(tmp_path / f"{name}.pth"))
+        assert not {"\n", "\x1b"} & set(str(caught.value))
 
 
 def test_imagenet_weights_without_network_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ REACHED = {
     "regularise/quadratic.py": ("QuadraticPenalty", EXPERTS[2]),
     "user.py": ("evaluate", RESULTS[0]),
     "evaluation.py": ("accuracy", RESULTS[0]),
-    "params.py": ("eval_mode", RESULTS[0]),
+    "params.py": ("fitted", RESULTS[0]),
     "merge/mode.py": ("Mode", RESULTS[1]),
     "adapt/finetune.py": ("descend", RESULTS[2]),
     "streams.py": ("derive", RESULTS[2]),

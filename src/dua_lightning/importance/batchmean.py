@@ -5,15 +5,16 @@ seventh to an eleventh of that of the data's labels (`experiments/estimator_bias
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from dua_lightning.errors import InputError
+from dua_lightning.importance.functional import differentiated
 from dua_lightning.importance.rules import Power, add_power_
 from dua_lightning.importance.scalars import Scalar
-from dua_lightning.params import Params, body_names, device_of, eval_mode, moved, task_logits
+from dua_lightning.params import Params, body_names, device_of, eval_mode, fitted, moved, task_logits
 from dua_lightning.tasks import Batch, Expert
 
 BATCH = 20
@@ -42,13 +43,14 @@ def mean_over_batches(
         side: The side values.
 
     Returns:
-        A tensor for each weight of the body.
+        A tensor for each weight of the body, in float32, or in the weights' type where that is wider.
 
     Raises:
-        InputError: There is no image.
+        InputError: There is no image, or the expert's state is not one of this network.
     """
     names = body_names(net)
-    theta = {name: expert.state[name].detach() for name in dict.fromkeys(names.values())}
+    state = fitted(net, expert.state)
+    theta = {name: state[name].detach() for name in dict.fromkeys(names.values())}
     device = device_of(theta)
     batches = [(x, torch.zeros(len(x)) if side is None else side(x, y)) for x, y in data]
     if not sum(len(x) for x, _ in batches):
@@ -56,11 +58,11 @@ def mean_over_batches(
     xs, sides = (torch.cat(column).split(BATCH) for column in zip(*batches, strict=True))
 
     def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
-        return scalar(task_logits(net, expert.state | theta, x, expert.task.classes), side).mean()
+        return scalar(task_logits(net, state | theta, x, expert.task.classes), side).mean()
 
-    total = {name: torch.zeros_like(t) for name, t in theta.items()}
+    total = {name: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) for name, t in theta.items()}
     with eval_mode(net), torch.no_grad():
         for x, s in zip(xs, sides, strict=True):
-            for name, g in grad(value)(theta, moved(x, device), moved(s, device)).items():
+            for name, g in differentiated(partial(value, x=moved(x, device), side=moved(s, device)), theta).items():
                 add_power_(total[name], g.contiguous(), power)
     return {name: total[first] / len(xs) for name, first in names.items()}

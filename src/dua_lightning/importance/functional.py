@@ -1,5 +1,12 @@
-"""Per-sample gradients by `torch.func`, for any network; they are slow, and serve where the layers' rules do not."""
+"""Per-sample gradients of any network, by `torch.func` or by plain autograd: slow, for what the layers' rules miss."""
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from textwrap import shorten
+
+import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
@@ -15,8 +22,38 @@ ACTIVATIONS = 16
 """Bytes of activations for each byte of an image. This is a guess: nothing here knows what a network holds."""
 
 
-class Vmapped:
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Silence `vmap` within a block: it warns of every operation that it carries one sample after another."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
+
+
+def differentiated(value: Callable[[Params], Tensor], theta: Params) -> Params:
+    """Differentiate a function of weights by plain autograd, which takes whatever a network does.
+
+    Args:
+        value: Maps the weights to a number `()`.
+        theta: The weights by name.
+
+    Returns:
+        The gradient for each weight; 0 where the number does not depend on it.
+    """
+    leaves = {name: t.detach().requires_grad_() for name, t in theta.items()}
+    with torch.enable_grad():
+        found = value(leaves)
+    if not found.requires_grad:
+        return {name: torch.zeros_like(t) for name, t in theta.items()}
+    gradients = torch.autograd.grad(found, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, gradients, strict=True))
+
+
+class Functional:
     """Adds sums over samples of |gradient of scale * scalar|^power to totals, and holds the gradients of a few samples.
+
+    `torch.func.vmap` carries several samples at once. Where it cannot, as for recurrent layers and for a forward pass
+    that branches on values, plain autograd carries one at a time.
 
     Args:
         net: The network that computes with the expert's state.
@@ -25,21 +62,24 @@ class Vmapped:
         power: 1 for the absolute gradient of each sample, 2 for its square.
         totals: The sums, by the weights' names; they are changed.
         scale: A factor of the scalar.
+
+    Attributes:
+        obstacle: The reason why samples go one at a time, as torch has told it; empty while they do not.
     """
 
     def __init__(
         self, net: nn.Module, expert: Expert, scalar: Scalar, power: Power, totals: Params, scale: float = 1.0
     ) -> None:
-        theta = {name: expert.state[name].detach() for name in totals}
-
         def value(theta: Params, x: Tensor, side: Tensor) -> Tensor:
             return scalar(task_logits(net, expert.state | theta, x[None], expert.task.classes)[0], side) * scale
 
-        self.theta = theta
-        self.gradients = vmap(grad(value), in_dims=(None, 0, 0))
+        self.theta = {name: expert.state[name].detach() for name in totals}
+        self.value = value
+        self.together = vmap(grad(value), in_dims=(None, 0, 0))
         self.power = power
         self.totals = totals
-        self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in theta.values()))
+        self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in self.theta.values()))
+        self.obstacle = ""
 
     def add(self, x: Tensor, sides: Tensor) -> None:
         """Add some samples.
@@ -50,5 +90,22 @@ class Vmapped:
         """
         chunk = max(1, min(self.chunk, CHUNK_BYTES // (ACTIVATIONS * max(1, x[0].nbytes))))
         for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
-            for name, g in self.gradients(self.theta, xs, s).items():
-                self.totals[name] += g.to(self.totals[name].dtype).abs().pow(self.power).sum(0)
+            for gradients in self._gradients(xs, s):
+                for name, g in gradients.items():
+                    self.totals[name] += g.to(self.totals[name].dtype).abs().pow(self.power).sum(0)
+
+    def _gradients(self, x: Tensor, sides: Tensor) -> Iterator[Params]:
+        """The gradients of the samples, `(n, *shape of the weight)` for some of them at a time."""
+        if not self.obstacle:
+            try:
+                with unwarned():
+                    gradients = self.together(self.theta, x, sides)
+            except Exception as error:
+                # There is no common class. An error that is not of batching comes again below.
+                self.obstacle = shorten(str(error) or type(error).__name__, 100, placeholder=" ..")
+            else:
+                yield gradients
+                return
+        for one, side in zip(x, sides, strict=True):
+            gradients = differentiated(partial(self.value, x=one, side=side), self.theta)
+            yield {name: g[None] for name, g in gradients.items()}

@@ -19,14 +19,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance.functional import Vmapped
+from dua_lightning.importance.functional import Functional, unwarned
 from dua_lightning.importance.measurement import Measurement, Precision
 from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
 from dua_lightning.importance.scalars import Scalar
-from dua_lightning.params import Params, State, body_names, device_of, eval_mode, moved, task_logits
+from dua_lightning.params import Params, State, body_names, device_of, eval_mode, fitted, moved, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ def mean_over_samples(
     """Compute the mean over samples of `|d scalar / d theta|^power` for each parameter theta of the shared body.
 
     On the first use of a network with inputs of one shape the engine is compared with plain autograd on two images.
-    Where they differ, or a layer has no rule, `torch.func` serves the whole network, and a line of the log says so.
+    Where they differ, or a layer has no rule, `torch.func` serves the whole network, or plain autograd one sample at a
+    time where that cannot. A line of the log says so, and why.
 
     Args:
         net: The network, a workspace that is left as it was.
@@ -68,13 +70,13 @@ def mean_over_samples(
         A tensor for each weight of the body, in float32, or in the weights' type where that is wider.
 
     Raises:
-        InputError: There is no sample or no weight; batch normalisation has no running statistics; or a layer's input
-            is changed in place afterwards.
+        InputError: There is no sample or no weight; the expert's state is not one of the network; batch normalisation
+            has no running statistics; or a layer's input is changed in place afterwards.
     """
     names = body_names(net)
     if not names:
         raise InputError(f"this {type(net).__name__} has no weights outside its head, so none can be important")
-    state = {name: tensor.detach() for name, tensor in expert.state.items()}
+    state = {name: tensor.detach() for name, tensor in fitted(net, expert.state).items()}
     totals = {
         name: torch.zeros_like(state[name], dtype=torch.promote_types(state[name].dtype, torch.float32))
         for name in dict.fromkeys(names.values())
@@ -94,7 +96,8 @@ def mean_over_samples(
                 # In half precision the scale would round.
                 unit = len(x) if all(state[name].dtype == total.dtype for name, total in totals.items()) else 1
                 scale, frozen = unit ** (-1 / power), Expert(expert.task, state)
-                engine = _choose(Measurement(net, names, frozen, scalar, scale, power, totals, precision, memory), x)
+                asked = Measurement(net, names, frozen, scalar, scale, power, totals, precision, memory)
+                engine = _choose(asked, x, sides)
             engine.add(x, sides)
             count += len(x)
     if not count:
@@ -107,18 +110,23 @@ def mean_over_samples(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The findings of the first use of a network: whether the rules fit it, and what a pass holds for each sample."""
+    """The findings of the first use of a network.
+
+    They are whether the rules fit it, what keeps `torch.func` from it, and what a pass holds for each sample.
+    """
 
     key: tuple[Any, ...]
     fits: bool
+    obstacle: str
     sample_bytes: int
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _choose(asked: Measurement, x: Tensor) -> "_Engine | Vmapped":
+def _choose(asked: Measurement, x: Tensor, sides: Tensor) -> "_Engine | Functional":
     """Choose the engine for a network, which is compared with plain autograd first if it has not been yet."""
+    functional = Functional(asked.net, asked.expert, asked.scalar, asked.power, asked.totals, asked.scale)
     layers = [(name, type(module)) for name, module in asked.net.named_modules()]
     key = layers, dict(asked.names), x.shape[1:], x.dtype, next(iter(asked.totals.values())).dtype
     plan = _plans.get(asked.net)
@@ -129,13 +137,19 @@ def _choose(asked: Measurement, x: Tensor) -> "_Engine | Vmapped":
             reason = "the layers' rules and plain autograd differ on it"
         except _UnfitError as unfit:
             fits, size, reason = False, 0, str(unfit)
+        if not fits:
+            # A pair: of a single sample torch may carry what it cannot carry of several.
+            functional.add(x[:1].repeat(2, *[1] * (x.dim() - 1)), sides[:1].repeat(2))
+            way = "by torch.func, which is slower"
+            if functional.obstacle:
+                way = f"one image at a time, which is slow, since torch.func cannot batch it ({functional.obstacle})"
+            log.warning("%s: importances %s; %s", type(asked.net).__name__, way, reason)
         for total in asked.totals.values():
             total.zero_()
-        if not fits:
-            log.warning("%s: importances by torch.func, which is slower; %s", type(asked.net).__name__, reason)
-        plan = _plans[asked.net] = _Plan(key, fits, size)
+        plan = _plans[asked.net] = _Plan(key, fits, functional.obstacle, size)
     if not plan.fits:
-        return Vmapped(asked.net, asked.expert, asked.scalar, asked.power, asked.totals, asked.scale)
+        functional.obstacle = plan.obstacle
+        return functional
     return _Engine(asked, plan.sample_bytes / max(1, x[0].numel()))
 
 
@@ -166,6 +180,7 @@ def _compare(asked: Measurement, x: Tensor) -> tuple[bool, int]:
     def mixture(logits: Tensor, _: Tensor) -> Tensor:
         return (logits * torch.arange(1, logits.shape[-1] + 1, device=logits.device).to(dtype).cos()).sum(-1)
 
+    _refuse_branches(asked.net, state, images.clone())
     everything = Expert(Task("all", slice(None)), state)
     probe = replace(asked, expert=everything, scalar=mixture, scale=1.0, power=1, precision="full")
     try:
@@ -194,6 +209,17 @@ def _compare(asked: Measurement, x: Tensor) -> tuple[bool, int]:
     rounding = ROUNDING * max(sizes[name] / max(1, total.numel()) for name, total in asked.totals.items())
     fits = all(_size(t) <= TOLERANCE * sizes[name] + rounding * t.numel() for name, t in asked.totals.items())
     return fits, held // len(images)
+
+
+def _refuse_branches(net: nn.Module, state: State, images: Tensor) -> None:
+    """Refuse a pass that branches on numbers: those of a batch may send it another way than those of one image."""
+    try:
+        with unwarned():
+            vmap(lambda image: task_logits(net, state, image[None], slice(None)))(images)
+    except Exception as error:
+        # vmap has one class of errors for this and for all else that it cannot do, which the rules may.
+        if any(words in str(error) for words in ("data-dependent", ".item()", "data pointer")):
+            raise _UnfitError("its forward pass branches on numbers") from error
 
 
 def _autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from dua_lightning.params import Params, body_names
+from dua_lightning.params import Params, body_names, fitted
 from dua_lightning.tasks import Batch, Expert
 
 
@@ -20,4 +20,5 @@ class Uniform:
     needs_labels: ClassVar[bool] = False
 
     def __call__(self, net: nn.Module, expert: Expert, data: Iterable[Batch]) -> Params:
-        return {name: expert.state[name].new_ones(()).expand_as(expert.state[name]) for name in body_names(net)}
+        theta = fitted(net, expert.state)
+        return {name: theta[first].new_ones(()).expand_as(theta[first]) for name, first in body_names(net).items()}

@@ -37,23 +37,26 @@ def merge(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> tup
 
     Returns:
         The merged tensor, with the same bits for any number of threads, and whether all importances are certainly
-        non-negative numbers that can be added up. `False` is a suspicion: -0, and a number within a factor of 2 of too
-        large, raise it as well.
+        non-negative numbers that can be added up, and all merged weights finite. `False` is a suspicion: -0, and a
+        number within a factor of 2 of too large, raise it as well.
     """
     weight, importance = thetas[0].dtype, omegas[0].dtype
-    # The weights' type as numpy names it, and one for the bits of importances: numpy has no bfloat16.
-    real, raw = np.dtype(f"f{weight.itemsize}"), np.dtype(f"u{importance.itemsize}")
+    # The weights' type as numpy names it, and those of the bits of weights and importances: numpy has no bfloat16.
+    real, bits = np.dtype(f"f{weight.itemsize}"), np.dtype(f"u{weight.itemsize}")
+    raw = np.dtype(f"u{importance.itemsize}")
     size = thetas[0].numel()
     # numpy asks for huge pages where there are some: the system clears them in far fewer steps.
     out = np.empty(size, real)
     addresses = [np.array([tensor.data_ptr() for tensor in tensors], np.int64) for tensors in (thetas, omegas)]
 
-    def chunk(start: int) -> int:
-        return int(_merge(*addresses, out, start, min(start + CHUNK, size), zero, raw))
+    def chunk(start: int) -> tuple[int, int]:
+        largest, farthest = _merge(*addresses, out, start, min(start + CHUNK, size), zero, raw, bits)
+        return int(largest), int(farthest)
 
-    largest = max(in_threads(chunk, range(0, size, CHUNK)), default=0)
+    found = in_threads(chunk, range(0, size, CHUNK))
     limit = torch.tensor([torch.finfo(weight).max / (2 * len(thetas))], dtype=importance)
-    sound = largest <= int(limit.view(torch.uint8).numpy().view(raw)[0])
+    most, infinite = int(limit.view(torch.uint8).numpy().view(raw)[0]), int(np.array([np.inf], real).view(bits)[0])
+    sound = all(largest <= most and farthest < infinite for largest, farthest in found)
     return torch.from_numpy(out).view(thetas[0].shape), sound
 
 
@@ -87,9 +90,29 @@ def _largest(bits: NDArray[Any]) -> int:
 
 
 @compiled
-def _merge(thetas: Addresses, omegas: Addresses, out: NDArray[Any], start: int, stop: int, zero: bool, raw: Any) -> int:
-    """The entries `start` to `stop`; returns the bits of the largest importance."""
+def _farthest(values: NDArray[Any]) -> int:
+    """The bits of the number that is farthest from 0, without its sign."""
+    farthest: int = values.dtype.type(0)
+    unsigned = ~values.dtype.type(0) >> values.dtype.type(1)
+    for i in range(len(values)):
+        farthest = max(farthest, values[i] & unsigned)
+    return farthest
+
+
+@compiled
+def _merge(
+    thetas: Addresses,
+    omegas: Addresses,
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+    zero: bool,
+    raw: Any,
+    bits: Any,
+) -> tuple[int, int]:
+    """The entries `start` to `stop`; returns the bits of the largest importance and of the farthest weight."""
     largest: int = raw.type(0)
+    farthest: int = bits.type(0)
     total = np.empty(BLOCK, out.dtype)
     widened = np.empty(BLOCK * out.itemsize // 4, np.uint32)
     for at in range(start, stop, BLOCK):
@@ -97,23 +120,24 @@ def _merge(thetas: Addresses, omegas: Addresses, out: NDArray[Any], start: int, 
         mean = out[at : at + size]
         for expert in range(len(thetas)):
             theta = _at(thetas[expert], at, size, out.dtype)
-            bits = _at(omegas[expert], at, size, raw)
-            largest = max(largest, _largest(bits))
-            if bits.itemsize == 2:
+            given = _at(omegas[expert], at, size, raw)
+            largest = max(largest, _largest(given))
+            if given.itemsize == 2:
                 # bfloat16 is the upper half of float32.
                 for i in range(size):
-                    widened[i] = np.uint32(bits[i]) << np.uint32(16)
+                    widened[i] = np.uint32(given[i]) << np.uint32(16)
                 omega = widened.view(out.dtype)
             else:
-                omega = bits.view(out.dtype)
+                omega = given.view(out.dtype)
             if expert == 0:
                 for i in range(size):
                     mean[i] = theta[i]
                     total[i] = omega[i]
             else:
                 _next(mean, total, theta, omega, expert + 1)
+        farthest = max(farthest, _farthest(mean.view(bits)))
         if zero:
             for i in range(size):
                 if total[i] == 0:
                     mean[i] = 0
-    return largest
+    return largest, farthest

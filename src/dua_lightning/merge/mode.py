@@ -4,15 +4,18 @@
 matching. NeurIPS 2017.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State
+from dua_lightning.merge.base import check_finite, check_head
+from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
 COMPILED_TYPES = [
@@ -33,9 +36,10 @@ class Mode:
     This is mode-IMM of [Lee2017] where the server measured the priors, and RACL where a user did. Weights that the
     priors do not name (the head) and buffers come from each task's own expert.
 
-    Priors may be of another type than the weights, in whose type they are added up. bfloat16 halves what a user sends,
-    and moves the merged weights by less than a thousandth of the experts' spread. float16 is not for priors: it makes 0
-    of anything below 3e-8, as entries of the FIM often are.
+    Weights and priors may be of different types. They are weighed in the widest of them, at least in float32, and the
+    result is rounded to the weights' type. Priors in bfloat16 halve what a user sends, and move the merged weights by
+    less than a thousandth of the experts' spread. float16 is not for priors: it makes 0 of anything below 3e-8, as
+    entries of the FIM often are.
 
     Args:
         zero_importance: The value of a weight that no expert finds important (sum Omega = 0): the experts' `"mean"`, or
@@ -58,15 +62,20 @@ class Mode:
             A state for each task. All tasks share the merged weights; the rest shares the experts' tensors.
 
         Raises:
-            InputError: A prior does not fit its expert, or is not a non-negative number everywhere.
+            InputError: A prior does not fit its expert, or is not a non-negative number everywhere; a merged weight is
+                not finite; or weights would be merged whose columns belong to single tasks.
         """
         _check_names(experts, priors)
+        check_head([expert.task for expert in experts], experts[0].state, priors[0])
         merged: State = {}
         for name in priors[0]:
             thetas, omegas = [expert.state[name] for expert in experts], [prior[name] for prior in priors]
-            merged[name], sound = _merge(thetas, omegas, self.zero_importance == "zero")
-            if not sound:
+            found = _compiled(thetas, omegas, self.zero_importance == "zero")
+            if found is None:
                 _check_values(experts, priors, name)
+                found = weighted_mean(thetas, omegas, self.zero_importance == "zero")
+                check_finite(found, experts, name)
+            merged[name] = found
         return {expert.task.name: expert.state | merged for expert in experts}
 
 
@@ -78,23 +87,35 @@ def weighted_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool
 
     Args:
         thetas: The tensor of each expert.
-        omegas: Their importances, of the same shape.
+        omegas: Their importances, of the same shape, finite and not negative.
         zero: Whether an entry without any importance becomes 0; otherwise it becomes the experts' mean.
 
     Returns:
         The merged tensor, of the experts' shape and type.
     """
-    mean = thetas[0].clone()
-    total = omegas[0].to(mean.dtype, copy=True)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in (*thetas, *omegas)), torch.float32)
+    omegas = [omega.to(dtype) for omega in omegas]
+    mean, total = _running_mean(thetas, omegas)
+    if total.numel() and total.max() == math.inf:
+        # Only ratios matter. Where the sum is too large, an entry that a factor would make 0 has no weight anyway.
+        large = torch.stack(omegas).amax(0) > torch.finfo(dtype).max / len(omegas)
+        mean, total = _running_mean(thetas, [torch.where(large, omega / (2 * len(omegas)), omega) for omega in omegas])
+    mean = mean.masked_fill_(total == 0, 0) if zero else mean
+    return mean.to(thetas[0].dtype)
+
+
+def _running_mean(thetas: Sequence[Tensor], omegas: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The weighted mean, in the type of the importances, and their sum."""
+    mean, total = thetas[0].to(omegas[0].dtype, copy=True), omegas[0].clone()
     for k, (theta, omega) in enumerate(zip(thetas[1:], omegas[1:], strict=True), start=2):
         total += omega
         # While no expert was important the step is 0 / 0, and has to be that of the plain mean.
-        mean.lerp_(theta, (omega.to(mean.dtype) / total).nan_to_num_(1 / k))
-    return mean.masked_fill_(total == 0, 0) if zero else mean
+        mean.lerp_(theta.to(mean.dtype), (omega / total).nan_to_num_(1 / k))
+    return mean, total
 
 
-def _merge(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> tuple[Tensor, bool]:
-    """The merged tensor, and whether its importances are known to be good."""
+def _compiled(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> Tensor | None:
+    """The tensor merged by the compiled loop; nothing where that does not serve, or finds something suspicious."""
     types = {theta.dtype for theta in thetas}, {omega.dtype for omega in omegas}
     if (
         thetas[0].numel() >= COMPILED_FROM
@@ -104,8 +125,9 @@ def _merge(thetas: Sequence[Tensor], omegas: Sequence[Tensor], zero: bool) -> tu
         # numba takes long to load, so small networks do without it.
         from dua_lightning.kernels.weighted_mean import merge
 
-        return merge(thetas, omegas, zero)
-    return weighted_mean(thetas, omegas, zero), False
+        merged, sound = merge(thetas, omegas, zero)
+        return merged if sound else None
+    return None
 
 
 def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
@@ -120,8 +142,10 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
             odd = sorted(prior.keys() ^ first.keys())[0]
             raise InputError(f"{whose} and the first prior name different weights ({odd}); measure both on one network")
         for name, omega in prior.items():
-            if name not in expert.state or omega.shape != expert.state[name].shape:
-                shape = tuple(expert.state[name].shape) if name in expert.state else "absent"
+            if name not in expert.state:
+                raise InputError(f"{whose} names {name}, and its expert {lacks(expert.state, name)}")
+            if omega.shape != expert.state[name].shape:
+                shape = tuple(expert.state[name].shape)
                 raise InputError(
                     f"{whose} has {name} {tuple(omega.shape)}, its expert {shape}; this merge takes a number for each "
                     "weight, measured on that expert"
@@ -137,9 +161,11 @@ def _check_names(experts: Sequence[Expert], priors: Sequence[Prior]) -> None:
 
 def _check_values(experts: Sequence[Expert], priors: Sequence[Prior], name: str) -> None:
     for expert, prior in zip(experts, priors, strict=True):
+        if not prior[name].numel():
+            continue
         low, high = (float(extreme) for extreme in torch.aminmax(prior[name]))
-        if not (low >= 0 and high * len(priors) <= torch.finfo(expert.state[name].dtype).max):
+        if not (low >= 0 and high < math.inf):
             raise InputError(
                 f"the prior of task {expert.task.name} cannot weigh {name}: its entries span {low:g} to {high:g}, "
-                f"and must be non-negative numbers whose sum over {len(priors)} tasks is finite"
+                "and must be finite numbers that are not negative"
             )

@@ -9,9 +9,12 @@ networks. NeurIPS 2012.
 arXiv:1409.1556, 2014.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Literal
 from urllib.error import URLError
 
@@ -21,7 +24,7 @@ from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.nets.network import Network
-from dua_lightning.params import State
+from dua_lightning.params import State, lacks
 from dua_lightning.streams import derive
 
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -91,7 +94,8 @@ def vgg11(
         width: A factor for the numbers of channels and hidden units.
         pooled: The side of the feature map that the classifier sees; the published 7 by default, 1 for small inputs.
         weights: `none` draws them as torchvision does; `imagenet` takes torchvision's, downloaded once and checked by
-            digest; a path is that of such a state dictionary (`.pth` or `.safetensors`).
+            digest; a path is that of such a state dictionary (`.pth` or `.safetensors`), or of a checkpoint that holds
+            one. One prefix before all its names is taken off, as that of this package's own files.
 
     Returns:
         The network.
@@ -201,16 +205,35 @@ def _draw_as_torchvision(body: nn.Sequential) -> None:
 
 
 def _load(body: nn.Module, name: str, weights: str) -> None:
-    found = _imagenet(name) if weights == "imagenet" else _from_file(Path(weights))
     wanted = body.state_dict()
+    found = _without_prefix(_imagenet(name) if weights == "imagenet" else _from_file(Path(weights)), wanted, weights)
     for key, tensor in wanted.items():
-        if key not in found or found[key].shape != tensor.shape:
-            shape = tuple(found[key].shape) if key in found else "absent"
+        if key not in found:
+            raise InputError(f"weights={weights} does not fit this {name}: it {lacks(found, key)}")
+        if found[key].shape != tensor.shape:
             raise InputError(
-                f"weights={weights} does not fit this {name}: {key} is {shape}, and {tuple(tensor.shape)} is "
-                "needed; published weights need width=1 and the published pooled size"
+                f"weights={weights} does not fit this {name}: {key} is {tuple(found[key].shape)}, and "
+                f"{tuple(tensor.shape)} is needed; give width and pooled of the file's network, 1 and the published "
+                "size for published weights"
             )
     body.load_state_dict({key: found[key] for key in wanted})
+
+
+def _without_prefix(found: State, wanted: State, weights: str) -> State:
+    """The tensors by the names that are wanted, where all of these stand behind one prefix.
+
+    `DataParallel`, `torch.compile`, Lightning's modules and this package's own `Network` put one before all names.
+    """
+    first = next(iter(wanted))
+    ends = [key.removesuffix(first) for key in found if f".{key}".endswith(f".{first}")]
+    prefixes = [prefix for prefix in ends if all(f"{prefix}{key}" in found for key in wanted)]
+    if "" in prefixes or not prefixes:
+        return found
+    if len(prefixes) > 1:
+        raise InputError(
+            f"weights={weights} has these weights more than once, under {', '.join(prefixes)}; save one network alone"
+        )
+    return {key: found[prefixes[0] + key] for key in wanted}
 
 
 def _imagenet(name: str) -> State:
@@ -233,15 +256,34 @@ def _from_file(path: Path) -> State:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise InputError(f"weights={path} is no file; give imagenet, none, or a file of tensors") from error
     except Exception as error:
         # torch.load raises half a dozen kinds for what is not a state dictionary.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ..")
+        if isinstance(error, UnpicklingError):
+            # Torch's own text advises to load the file all the same.
+            other = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it holds {other[1] if other else 'other things'}"
         raise InputError(
-            f"weights={path} cannot be read ({reason}); give imagenet, none, or a file of tensors"
+            f"weights={path} cannot be read as tensors alone ({reason}); give a file that torch.save has made of the "
+            "network's state_dict()"
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    # A checkpoint keeps the state beside counters and the like.
+    entries = loaded if isinstance(loaded, dict) else {}
+    nested = {key: _only_tensors(value) for key, value in entries.items() if _only_tensors(value)}
+    if nested and "state_dict" not in nested and len(nested) > 1:
+        raise InputError(f"weights={path} holds several states ({', '.join(map(str, nested))}); save one of them alone")
+    state = nested.get("state_dict") or next(iter(nested.values()), None) or _only_tensors(entries)
+    if not state:
         raise InputError(f"weights={path} is not a state dictionary; give imagenet, none, or a file of tensors")
-    return loaded
+    return state
+
+
+def _only_tensors(value: object) -> State:
+    """The tensors of a dictionary by their names; none of anything else."""
+    entries = value.items() if isinstance(value, dict) else ()
+    return {str(key): entry for key, entry in entries if isinstance(entry, torch.Tensor)}
 
 
 def _scaled(channels: int, width: float) -> int:

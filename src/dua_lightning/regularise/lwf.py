@@ -3,7 +3,6 @@
 [Li2017] Z. Li, D. Hoiem. Learning without forgetting. IEEE TPAMI 40(12), 2017.
 """
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, clone
+from dua_lightning.params import State, clone, device_of, loaded
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.tasks import Batch, Task
 
@@ -58,8 +57,8 @@ class LwF(Regulariser):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._network, self._asked = None, False
         if self.tasks:
-            self._network = copy.deepcopy(pl_module).eval().requires_grad_(False)
-            self._network.load_state_dict(self.teacher)
+            device = device_of(pl_module.state_dict())
+            self._network = loaded(pl_module, self.teacher).to(device).eval().requires_grad_(False)
 
     def loss(self, module: nn.Module, x: Tensor, logits: Tensor) -> Tensor | None:
         self._asked = True

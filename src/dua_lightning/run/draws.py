@@ -21,7 +21,8 @@ from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
 from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.merge import ServerStatistics
-from dua_lightning.params import State, clone
+from dua_lightning.merge.base import check_head
+from dua_lightning.params import State, body_names, clone
 from dua_lightning.run import training
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
@@ -221,6 +222,12 @@ class Draws:
             row.phi.check(self.net)
         except InputError as error:
             raise InputError(f"adapt={row.adapt} cannot be used: {error}") from error
+        body = body_names(self.net)
+        if not row.chi.keeps_statistics:
+            try:
+                check_head(self.benchmark.tasks, self.net.state_dict(), body)
+            except InputError as error:
+                raise InputError(f"{row.label} cannot merge this model: {error}") from error
         # All users' data are labelled, or none's.
         labelled = self.benchmark.users[0].labelled
         if row.prior == "user" and row.psi is not None and row.psi.needs_labels and not labelled:

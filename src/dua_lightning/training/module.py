@@ -66,10 +66,10 @@ class ExpertModule(LightningModule):
         self.start = ""
 
     @property
-    def head(self) -> nn.Module | None:
+    def head(self) -> nn.Module | nn.Parameter | None:
         """The part of the network whose columns belong to tasks; regularisers leave it alone."""
         head = getattr(self.net, "head", None)
-        return head if isinstance(head, nn.Module) else None
+        return head if isinstance(head, nn.Module | nn.Parameter) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, classes)` logits of all classes of the benchmark for inputs `(n, ...)`."""

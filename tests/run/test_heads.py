@@ -1,0 +1,65 @@
+"""A network of one's own whose last layer cannot be told from the rest is refused before anything is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import TINY, Done, refused, run
+
+MODULE = """
+import math
+from torch import nn
+from dua_lightning.nets import Network
+
+def parts(shape, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.ReLU()), width
+
+class Named(nn.Module):
+    def __init__(self, body, last):
+        super().__init__()
+        self.body, self.fc = body, last
+
+    def forward(self, x):
+        return self.fc(self.body(x))
+
+def fc(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
+    body, width = parts(shape, width)
+    return Named(body, nn.Linear(width, classes))
+
+def parallel(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
+    body, width = parts(shape, width)
+    return nn.DataParallel(Network(body, nn.Linear(width, classes)))
+"""
+
+
+@pytest.fixture
+def dua(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    (tmp_path / "owned.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def call(name: str, *arguments: str) -> Done:
+        places = (f"model._target_=owned.{name}", f"paths.output_dir={tmp_path / 'out'}")
+        return run(*TINY, *places, "logger=none", "threads=1", *arguments, capfd=capfd, monkeypatch=monkeypatch)
+
+    return call
+
+
+@pytest.mark.parametrize("method", ["racl", "imm"])
+def test_a_last_layer_of_another_name_is_not_merged(method: str, dua: Callable[..., Done]) -> None:
+    done = dua("fc", f"method={method}")
+    assert refused(done), done.err
+    assert "have columns of their own" in done.err
+    assert "fc.bias" in done.err or "fc.weight" in done.err
+    assert "trained" not in done.out
+
+
+def test_a_network_that_nobody_merges_needs_no_head(dua: Callable[..., Done]) -> None:
+    done = dua("fc", "method=lwf")
+    assert done.status == 0, done.err
+
+
+def test_a_wrapper_is_refused_for_every_method(dua: Callable[..., Done]) -> None:
+    done = dua("parallel", "method=lwf")
+    assert refused(done), done.err
+    assert "DataParallel hides the head" in done.err
