@@ -13,6 +13,7 @@ import yaml
 
 from dua_lightning.metrics import average_accuracy, forgetting
 from dua_lightning.report.records import COLUMNS, matrices, read, trainings
+from dua_lightning.run.folders import LOCK
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
@@ -179,7 +180,8 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
         assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert not [p for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"], "temporary files are left"
+    hidden = [p.name for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"]
+    assert hidden == [LOCK], "temporary files are left"
 
 
 def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_job_that_has_died_is_told_with_the_command_that_continues(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dua", "-m", "seed=1,2"])
-    continue_in("out")
+    continue_in("paths.output_dir=out")
     assert one_line(type(name, (RuntimeError,), {})("it was killed\nlong report")) == (
         "a job of the sweep has died (it was killed); to continue: "
         "python -m dua_lightning -m seed=1,2 paths.output_dir=out"

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dua_lightning.errors import InputError
+from dua_lightning.run.folders import claim, hold, quoted
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
 
@@ -110,6 +111,8 @@ def run_job(cfg: DictConfig) -> None:
     """
     folder = _folder()
     try:
+        # The process that has started the sweep may be gone while its jobs are not.
+        hold(folder)
         if _finished(cfg, folder):
             sys.stdout.write("\t   finished before, skipped\n")
             # Rewritten, it belongs to this sweep.
@@ -138,10 +141,10 @@ class Collect(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        continue_in(config.paths.output_dir)
+        _claim(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        continue_in(config.paths.output_dir)
+        _claim(config, "hydra.sweep.dir")
         self.before = {path: path.stat().st_mtime_ns for path in _notes(config)}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -155,6 +158,13 @@ class Collect(Callback):
             sys.stderr.write(f"error: job {name} failed: {failure['reason']}; alone: {failure['command']}\n")
         if failures:
             sys.exit(2 if all(failure["bad_input"] for failure in failures.values()) else 1)
+
+
+def _claim(config: DictConfig, setting: str) -> None:
+    try:
+        continue_in(claim(config, setting))
+    except BAD_INPUT as error:
+        _end(error)
 
 
 def _end(error: Exception) -> NoReturn:
@@ -217,4 +227,4 @@ def _alone(cfg: DictConfig) -> list[str]:
     where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
     given = [*where, *(text for text in hydra.overrides.task if not text.startswith("paths.output_dir="))]
     folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
-    return [*given, f"paths.output_dir={cfg.paths.output_dir}", f"hydra.run.dir={folder}"]
+    return [*given, f"paths.output_dir={quoted(cfg.paths.output_dir)}", f"hydra.run.dir={quoted(str(folder))}"]
