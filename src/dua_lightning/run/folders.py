@@ -1,4 +1,4 @@
-"""The folder of a run or a sweep: a new one belongs to the process that made it, and no two live processes share one."""
+"""The folder of a run or a sweep: a new one is its process's own, and no two live processes share one."""
 
 import itertools
 import os
@@ -7,11 +7,12 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.errors import InputError
+from dua_lightning.run.stopping import at_end
 
 LOCK = ".run.lock"
 """The name of the file by which a live process holds its folder."""
@@ -19,9 +20,6 @@ LOCK = ".run.lock"
 _PLAIN = re.compile(r"[A-Za-z/][\w/.-]*", re.ASCII)
 _CONSTANTS = ("null", "true", "false", "nan", "inf")
 """Words that Hydra does not read as texts."""
-
-_held: list[BaseFileLock] = []
-"""Locks are held until the process ends, however it ends."""
 
 
 def claim(config: DictConfig, setting: str) -> str | None:
@@ -60,7 +58,7 @@ def claim(config: DictConfig, setting: str) -> str | None:
 
 
 def hold(folder: Path) -> None:
-    """Hold a folder against other processes until this one ends; the folder is made where there is none.
+    """Hold a folder against other processes until the run ends, however it does; a folder that is missing is made.
 
     Args:
         folder: The folder.
@@ -83,7 +81,7 @@ def hold(folder: Path) -> None:
             f"{folder} is used by another run{holder and f' ({holder})'}; wait until that one has ended, or choose "
             "another folder by paths.output_dir=DIR"
         ) from None
-    _held.append(lock)
+    at_end(lock.release)
     file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
@@ -98,7 +96,7 @@ def quoted(text: str) -> str:
     """
     if _PLAIN.fullmatch(text) and text.lower() not in _CONSTANTS:
         return text
-    return QuotedString(literal(text), Quote.single).with_quotes()
+    return QuotedString(literal(text), Quote.double).with_quotes()
 
 
 def literal(text: str) -> str:

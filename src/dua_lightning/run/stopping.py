@@ -8,8 +8,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 PATIENCE = 10.0
@@ -37,6 +37,7 @@ class _Handler:
 
     def __init__(self) -> None:
         self.folder: str | None = None
+        self.ending = ExitStack()
         self.stopping = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -79,6 +80,15 @@ def continue_in(folder: str | None) -> None:
     _handler.folder = folder
 
 
+def at_end(action: Callable[[], object]) -> None:
+    """Have something done when the block of `stoppable` ends.
+
+    Args:
+        action: A function without arguments.
+    """
+    _handler.ending.callback(action)
+
+
 def continuation() -> str:
     """Give the command that continues the run in this process.
 
@@ -117,5 +127,6 @@ def stoppable() -> Iterator[None]:
         _handler.say()
         sys.exit(stop.status)
     finally:
+        _handler.ending.close()
         # Nothing is left to be closed: a signal while the interpreter shuts down has nothing to raise in.
         _handler.stopping = True
