@@ -35,16 +35,16 @@ _TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", 
 )
 
 
-def _app(cfg: "DictConfig") -> None:
+def _app(cfg: "DictConfig") -> float:
+    """Give a sweeper of Hydra's the run's objective."""
     _load()
     from dua_lightning.run import sweep
 
     if cfg.get("debug") or _TRACEBACK:
-        sweep.run_alone(cfg)
-        return
+        return sweep.run_alone(cfg)
     # SystemExit passes through Hydra, which would print lines of its own around any other exception.
     try:
-        (sweep.run_job if sweep.running() else sweep.run_alone)(cfg)
+        return (sweep.run_job if sweep.running() else sweep.run_alone)(cfg)
     except BrokenPipeError:
         _end_without_reader()
     except Exception as error:
@@ -62,6 +62,9 @@ def main() -> None:
     # small operations of an importance take three times as long; with the default's milliseconds, a small network
     # trains ten times slower where another program wants the cores too. The variable is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    # The command `dua` finds modules in the working folder too, as `python -m` does.
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
     os.environ |= {"HYDRA_FULL_ERROR": "1", "DUA_TRACEBACK": str(int(_TRACEBACK))}
     with stoppable():
@@ -82,6 +85,7 @@ def _run() -> None:
             _refuse(error)
 
     import hydra
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -90,7 +94,10 @@ def _run() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if _TRACEBACK:
             raise
-        _refuse(error)
+        # The setting that was meant is looked for in the configuration.
+        GlobalHydra.instance().clear()
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            _refuse(error)
     except Exception as error:
         if _TRACEBACK or _ours(error) or isinstance(error, BrokenPipeError):
             raise

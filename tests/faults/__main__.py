@@ -29,6 +29,11 @@ def failures(every: int, folder: Path) -> Iterator[tuple[object, str]]:
             yield (kind, place), driver.failed_at(kind, place, one, folder / f"{kind}{place}")
 
 
+def folders(count: int, folder: Path) -> Iterator[tuple[object, str]]:
+    yield from ((("one second", i), wrong) for i, wrong in enumerate(driver.same_second(count, folder / "second")))
+    yield from ((("one folder", i), wrong) for i, wrong in enumerate(driver.same_folder(folder / "folder")))
+
+
 def files(count: int, folder: Path) -> Iterator[tuple[object, str]]:
     # Damaged pictures make Pillow warn.
     warnings.simplefilter("ignore")
@@ -47,6 +52,7 @@ def main(quick: bool) -> int:
         parts: dict[str, Verdicts] = {
             "kills survived {} with identical results": kills(3 if quick else 50, folder / "kills"),
             "write faults {}": failures(20 if quick else 1, folder / "writes"),
+            "folders of their own {}": folders(3 if quick else 20, folder / "folders"),
             "fuzzed configs {}": configs.verdicts(configs.drawn(test_configs.QUICK if quick else test_configs.ALL)),
             "fuzzed files {}": files(test_readers.QUICK if quick else test_readers.ALL, folder / "files"),
             "names of folders {}": pictures.named(names, folder / "names"),

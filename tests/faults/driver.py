@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from dua_lightning.report.records import read
 from tests.faults import alone
 from tests.helpers.cli import TINY, Done, refused
 from tests.helpers.process import ROOT
@@ -105,6 +106,49 @@ def failed_at(kind: str, boundary: int, whole: Undisturbed, folder: Path) -> str
 
 TOLERATED = ("sync",)
 """The program goes on after these: a file system has nothing to wait for."""
+
+
+def same_second(count: int, folder: Path) -> list[str]:
+    """Start runs and a sweep at once, without a folder; say for each what is wrong, empty where nothing is."""
+    cwd = _cwd(folder)
+    small = (*TINY, "threads=1", "logger=none")
+    # Seeds that no other run has, by which a folder is known.
+    asked = [(f"seed={10 * i}",) for i in range(1, count)] + [("-m", f"seed={10 * count},{10 * count + 1}")]
+    running = [alone.start(*options, *small, cwd=cwd) for options in asked]
+    done = [run.wait() for run in running]
+    tables = [read(path) for path in cwd.glob("outputs/*/*/records.csv")]
+    found = sorted(tuple(sorted({*table["seed"]})) for table in tables)
+    wrong = []
+    for i, end in enumerate(done, 1):
+        seeds = (10 * i,) if i < count else (10 * i, 10 * i + 1)
+        wrong.append("" if end.status == 0 and seeds in found else f"status {end.status}, {found}: {end.err[-500:]}")
+    return wrong
+
+
+def same_folder(folder: Path) -> list[str]:
+    """Say what is wrong with a second run in the folder of a live one, and with one after that was killed."""
+    cwd = _cwd(folder)
+    small = (*TINY, "threads=1", "logger=none", "paths.output_dir=out")
+    first = alone.start(*small, "trainer.max_epochs=1000000", "callbacks=none", cwd=cwd)
+    while not any(cwd.glob("store/experts/.*.partial/last.ckpt")):
+        if first.ended:
+            return [f"the first run ended: {first.wait()}"]
+        time.sleep(0.05)
+    before = _files(cwd / "out")
+    wrong = []
+    for options in ((), ("-m",)):
+        second = alone.run(*options, *small, "seed=2", cwd=cwd)
+        fine = refused(second) and f"out is used by another run (process {first.pid} on " in second.err
+        fine = fine and _files(cwd / "out") == before
+        wrong.append("" if fine else f"{second}, {_files(cwd / 'out').keys() ^ before.keys()}")
+    first.process.kill()
+    first.wait()
+    after = alone.run(*small, "seed=2", cwd=cwd)
+    return [*wrong, "" if after.status == 0 else f"after a kill: {after}"]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def points(whole: Undisturbed, count: int, seed: int = 0) -> Iterator[tuple[str, float]]:

@@ -56,3 +56,11 @@ def test_a_fork_behaves_as_a_fresh_process(one: Undisturbed, tmp_path: Path) -> 
     done = driver.spawned("count:0", one.arguments, tmp_path)
     assert done.status == 0, done.err
     assert driver.outcome(tmp_path) == one.outcome
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    assert driver.same_second(3, tmp_path) == ["", "", ""]
+
+
+def test_a_second_live_run_in_one_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    assert driver.same_folder(tmp_path) == ["", "", ""]

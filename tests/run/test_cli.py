@@ -13,6 +13,7 @@ import yaml
 
 from dua_lightning.metrics import average_accuracy, forgetting
 from dua_lightning.report.records import COLUMNS, matrices, read, trainings
+from dua_lightning.run.folders import LOCK
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
@@ -179,7 +180,8 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
         assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert not [p for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"], "temporary files are left"
+    hidden = [p.name for p in out.rglob(".*") if p.is_file() and p.parent.name != ".hydra"]
+    assert hidden == [LOCK], "temporary files are left"
 
 
 def test_nothing_is_written_outside_the_runs_folder(tmp_path: Path) -> None:
@@ -237,7 +239,28 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
 BAD = {
     "an unknown choice": (("method=foo",), ("method=foo", "racl")),
     "an unknown experiment": (("+experiment=foo",), ("experiment=foo", "numbers")),
-    "a misspelt key": (("trainer.max_epoch=3",), ("trainer.max_epoch",)),
+    "a misspelt key": (("trainer.max_epoch=3",), ("trainer.max_epoch ", "did you mean trainer.max_epochs?")),
+    "a misspelt key that is added": (("+trainer.max_epoch=3",), ("trainer.max_epoch ", "trainer.max_epochs?")),
+    "a misspelt group": (("modle=mlp",), ("modle is not a setting; did you mean model?",)),
+    "a misspelt group that is added": (("+modle=mlp",), ("modle is not a setting; did you mean model?",)),
+    "a misspelt setting by force": (("++sed=3",), ("sed is not a setting; did you mean seed?",)),
+    "a misspelt group of a group": (("+data/image=photos",), ("data/image is not a setting",)),
+    "a setting of another group": (("+max_epochs=3",), ("did you mean trainer.max_epochs?",)),
+    "a setting of a choice that has none": (("+adapt.lrr=1",), ("adapt.lrr is not a setting", "Unchanged")),
+    "a setting of a misspelt name": (("adapt=finetune", "+adapt.epoch=1"), ("did you mean adapt.epochs?",)),
+    "a setting of nothing": (("+scheduler.gamma=0.5",), ("scheduler.gamma has no effect",)),
+    "a setting of an importance that is not measured": (("method=mean_imm", "+importance.x=1"), ("importance.x",)),
+    "a folder of nothing": (("+paths.cache_dir=x",), ("paths.cache_dir is not a setting",)),
+    "a suggestion to nobody": (("+suggested.widht=2",), ("suggested.widht is not a setting",)),
+    "a callback that is a number": (("+callbacks.stop_after=3",), ("callbacks.stop_after=3", "_target_")),
+    "a callback that is nothing": (("+callbacks.x={}",), ("callbacks.x={}", "_target_")),
+    "a measure that does not exist": (("objective=accuracy",), ("objective=accuracy", "average_accuracy")),
+    "an argument that conf does not name": (("trainer.barebones=false",), ("give +trainer.barebones=VALUE",)),
+    "an experiment that is not added": (("experiment=digits",), ("+experiment=",)),
+    "a group that the data do not have": (("data/images=photos",), ("data/images is no choice here",)),
+    "a word": (("digits",), ("digits cannot be read", "NAME=VALUE")),
+    "a ~ without quotes": (("paths.store_dir=~/out",), ("""'paths.store_dir="~/out"'""",)),
+    "an = without quotes": (("name=a=b",), ("""'name="a=b"'""",)),
     "a wrong type": (("trainer.max_epochs=abc",), ("trainer.max_epochs=abc", "integer")),
     "a fraction of an epoch": (("trainer.max_epochs=1.5",), ("trainer.max_epochs=1.5",)),
     "a negative number": (("trainer.max_epochs=-3",), ("trainer.*", "max_epochs", "-3")),

@@ -114,9 +114,25 @@ def test_a_prior_that_a_merge_cannot_use_is_one_line(dua: Callable[..., Done]) -
 
 
 def test_a_change_of_somebody_elses_code_makes_results_anew(dua: Callable[..., Done], mine: Path) -> None:
+    """A change of a module that a class imports, too."""
+    path, rates = mine / "mine" / "balance.py", mine / "mine" / "rates.py"
+    rates.write_text("RATE = 0.5\n")
+    text = path.read_text().replace("self.strength * logits", "RATE * logits")
+    path.write_text(text.replace("import torch\n", "import torch\nfrom mine.rates import RATE\n", 1))
     assert dua("adapt=balance", *TINY).status == 0
     assert "reused 2 experts and 3 of 3 results" in dua("adapt=balance", *TINY).out
-    path = mine / "mine" / "balance.py"
-    path.write_text(path.read_text().replace("self.strength * logits", "0.1 * logits"))
+    rates.write_text("RATE = 0.1\n")
     # Within a process code does not change.
     assert "reused 2 experts and 0 of 3 results" in spawned(mine, "adapt=balance", *TINY).out
+
+
+def test_modules_are_found_in_the_working_folder_as_by_python(tmp_path: Path) -> None:
+    """The command `dua` searches the folder that it lies in, and not the one where it was started."""
+    (tmp_path / "mynet.py").write_text("from dua_lightning.nets import mlp\n\ndef net(**given): return mlp(**given)\n")
+    arguments = (*TINY, *SMALL, "model._target_=mynet.net", "paths.output_dir=out")
+    done = spawn(*arguments, cwd=tmp_path)
+    assert done.status == 0, done.err
+    (tmp_path / "mynet.py").write_text("import torhc\n")
+    done = spawn(*arguments, cwd=tmp_path)
+    assert refused(done), done.err
+    assert "model._target_=mynet.net cannot be used: No module named 'torhc'" in done.err

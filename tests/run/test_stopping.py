@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dua_lightning.report.records import read
+from dua_lightning.run.folders import LOCK
 from dua_lightning.store.store import Store
 from tests.helpers.cli import TINY, Done
 from tests.helpers.process import Running, start
@@ -53,11 +54,11 @@ def test_a_signal_ends_the_block_with_one_line_and_its_status(number: signal.Sig
         (["-m", "seed=2,3"], "-m seed=2,3 paths.output_dir=out"),
         (["seed=2,3", "-m"], "seed=2,3 paths.output_dir=out -m"),
         ([], "paths.output_dir=out"),
-        (["paths.output_dir=mine", "seed=2"], "paths.output_dir=mine seed=2"),
+        (["paths.output_dir=${now:%S}", "seed=2"], "seed=2 paths.output_dir=out"),
     ],
 )
 def test_the_same_command_continues_in_the_folder_of_the_run(given: list[str], said: str, tmp_path: Path) -> None:
-    process = child(BUSY.replace("print", "continue_in('out'); print"), tmp_path, *given)
+    process = child(BUSY.replace("print", "continue_in('paths.output_dir=out'); print"), tmp_path, *given)
     process.terminate()
     _, err = process.communicate(timeout=20)
     assert err.strip().endswith(f"python -m dua_lightning {said}")
@@ -154,7 +155,7 @@ def test_a_run_stops_between_its_users(tmp_path: Path) -> None:
     stopped(running, signal.SIGINT, out)
     assert [problem for _, problem in Store(results.parent).verify() if problem] == []
     assert len(read(out / "records.csv")) > 2
-    assert not [path for path in out.iterdir() if path.name.startswith(".") and path.is_file()]
+    assert [path.name for path in out.iterdir() if path.name.startswith(".") and path.is_file()] == [LOCK]
 
 
 @pytest.mark.slow

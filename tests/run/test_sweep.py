@@ -1,15 +1,20 @@
 """Sweeps: one failing job, jobs that were finished before, a stop, and the table of all."""
 
 import json
+import math
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+import yaml
+from hydra.core.utils import JobReturn
 from hydra.errors import MissingConfigException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from dua_lightning.errors import InputError
@@ -18,6 +23,7 @@ from dua_lightning.report.records import Record, read, write
 from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
 from dua_lightning.run import pipeline, provenance
+from dua_lightning.run.folders import quoted
 from dua_lightning.run.stopping import Stopped, continue_in
 from dua_lightning.run.sweep import one_line
 from dua_lightning.store import versions as code
@@ -95,6 +101,56 @@ def test_a_failing_job_does_not_stop_the_others_and_is_named_with_its_command(
     assert table(tmp_path) == ALL
 
 
+def test_a_printed_command_runs_as_it_is_printed(
+    work: Work, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, name = tmp_path / "lr=0.1,try (1) $HOME 'x'", "a, b=1 [c]"
+    work.fails[("racl", 2)] = InputError("no")
+    given = ("-m", "seed=1,2", f"paths.output_dir={quoted(folder.name)}", f"name={quoted(name)}")
+    done = run(*given, capfd=capfd, monkeypatch=monkeypatch)
+    printed = shlex.split(done.err.strip().partition("alone: python -m dua_lightning ")[2])
+    work.fails.clear()
+    assert run(*printed, capfd=capfd, monkeypatch=monkeypatch).status == 0
+    assert work.ran == [("racl", 1), ("racl", 2), ("racl", 2)]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "1" / "done.json").exists()
+    assert yaml.safe_load((folder / "1" / "config.yaml").read_text())["name"] == name
+    work.fails[("racl", 3)] = Stopped(signal.SIGTERM)
+    done = run("seed=3", "paths.output_dir='a=b ${now:%Y}'", capfd=capfd, monkeypatch=monkeypatch)
+    printed = shlex.split(done.err.strip().partition("to continue: python -m dua_lightning ")[2])
+    work.fails.clear()
+    assert run(*printed, capfd=capfd, monkeypatch=monkeypatch).status == 0
+    (made,) = tmp_path.glob("a=b *")
+    assert (made / "done.json").exists()
+
+
+class Seen(Callback):
+    """Notes what Hydra gives to a sweeper for each job."""
+
+    values: ClassVar[list[Any]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        self.values.append(job_return.return_value)
+
+
+def test_a_sweeper_gets_the_average_accuracy_of_each_job_or_what_is_asked_for(
+    work: Work, dua: Callable[..., Done]
+) -> None:
+    work.fails[("imm", 1)] = InputError("no")
+    seen = (*SWEEP, f"+hydra.callbacks.seen._target_={__name__}.Seen")
+    Seen.values.clear()
+    assert dua(*seen).status == 2
+    assert Seen.values == pytest.approx([61.0, 62.0, math.nan, 62.0], nan_ok=True)
+    # Jobs that had finished before count too; the forgetting of one task is not defined.
+    work.fails.clear()
+    Seen.values.clear()
+    assert dua(*seen, "objective=forgetting").status == 0
+    assert work.ran == [*ALL, ALL[2]]
+    assert len(Seen.values) == 4
+    assert all(math.isnan(value) for value in Seen.values)
+
+
 def test_an_unforeseen_failure_is_reported_too_and_gives_status_1(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -134,7 +190,7 @@ def test_finished_jobs_run_once_and_say_so(work: Work, dua: Callable[..., Done],
     first = dua(*SWEEP)
     before = pd.read_csv(tmp_path / "out" / "records.csv")
     (tmp_path / "out" / "records.csv").unlink()
-    second = dua(*SWEEP, "trainer.log_every_n_steps=1", "+paths.elsewhere=x")
+    second = dua(*SWEEP, "trainer.log_every_n_steps=1", "paths.store_dir=x", "objective=forgetting")
     assert (first.status, second.status) == (0, 0)
     assert work.ran == ALL
     assert "finished before, skipped" not in first.out
@@ -266,7 +322,7 @@ def test_a_job_that_has_died_is_told_with_the_command_that_continues(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dua", "-m", "seed=1,2"])
-    continue_in("out")
+    continue_in("paths.output_dir=out")
     assert one_line(type(name, (RuntimeError,), {})("it was killed\nlong report")) == (
         "a job of the sweep has died (it was killed); to continue: "
         "python -m dua_lightning -m seed=1,2 paths.output_dir=out"

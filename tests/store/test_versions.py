@@ -178,6 +178,11 @@ WAYS = {
     "from mine.deep.helpers import helped\n\nTABLE = {1: [helped]}": "TABLE[1][0]()",
     "from mine.deep import helpers\n\nother = helpers": "other.helped()",
     "from functools import partial\nfrom .deep.helpers import helped\n\nready = partial(helped)": "ready()",
+    "import importlib": "importlib.import_module('mine.deep.helpers').helped()",
+    "from importlib import import_module": "import_module('.deep.helpers', __package__).helped()",
+    "from importlib import import_module\n\nother = import_module('mine.deep.helpers')": "other.helped()",
+    "from hydra.utils import instantiate": "instantiate({'_target_': 'mine.deep.helpers.helped'})",
+    "": "__import__('mine.deep.helpers', fromlist=['helped']).helped()",
 }
 """Ways in which a module may get at `helped`, and how its class then uses it."""
 
@@ -218,6 +223,21 @@ def test_a_helper_counts_however_it_is_imported(write: Write, imports: str, insi
     assert write(mine__deep__constants="RATE = 2") != before
     write(**same)
     assert write(mine__deep__helpers=helpers.format(1).replace("return RATE", "return -RATE")) != before
+
+
+@pytest.mark.parametrize("name", ["statistics", "json", "this"])
+def test_a_module_counts_though_one_of_pythons_has_its_name(write: Write, name: str) -> None:
+    before = write(**{"mine__methods": method(f"import {name} as other", "other.f()"), name: "def f():\n    return 1"})
+    assert write(**{name: "def f():\n    return 2"}) != before
+    assert write(**{name: "def f():\n    return (1)  # a comment"}) == before
+
+
+def test_a_text_that_only_looks_like_a_name_does_not_count(write: Write) -> None:
+    before = write(
+        mine__methods=method("", "'mean', 'other.mean', '..', '.', 'json.decoder', 'torch.nn', 'a b', 'é.x'")
+    )
+    assert before["libraries"] == {}
+    assert write(other="mean = 1") != before
 
 
 REGISTRIES = {

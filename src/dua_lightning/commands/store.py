@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
         ("--data", folders.data_dir, "downloads and decoded pictures (%(default)s)"),
     ):
         for command in of.values():
-            command.add_argument(name, type=Path, default=Path(folder), help=text)
+            command.add_argument(name, type=Path, default=Path(os.path.expanduser(folder)), help=text)
     return parser
 
 

@@ -3,10 +3,13 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
+from functools import partial, reduce
+from importlib import import_module
+from inspect import Parameter
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ImportString, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from dua_lightning.errors import InputError
 
@@ -16,7 +19,7 @@ DISPLAY = ("name", "label")
 RESERVED = ("_target_", "_partial_")
 """Keys of a node that say what is made and how, as in Hydra."""
 
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 """Kinds of parameters that take any number of arguments."""
 
 
@@ -88,16 +91,12 @@ def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
         raise InputError(f"{place}={node} cannot be used: it is a group of settings with a _target_")
     name = node["_target_"]
-    made, parameters = target(name, f"{place}._target_")
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    settings: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in RESERVED or (key in DISPLAY and key not in parameters):
-            continue
-        if key not in parameters and not anything:
-            raise InputError(f"{place}.{key} is not a setting of {name}; it has {', '.join(parameters)}")
-        annotation = parameters[key].annotation if key in parameters else Any
-        settings[key] = _setting(value, annotation, f"{place}.{key}")
+    made, parameters = known_settings(node, place)
+    settings = {
+        key: _setting(value, parameters[key].annotation if key in parameters else Any, f"{place}.{key}")
+        for key, value in node.items()
+        if key not in RESERVED and (key not in DISPLAY or key in parameters)
+    }
     if node.get("_partial_"):
         if isinstance(made, type) and not issubclass(made, kind):
             raise InputError(f"{place}._target_={name} cannot be used there: it is no {kind.__name__}")
@@ -106,12 +105,17 @@ def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
         needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
         if needed and key not in settings | given:
             raise InputError(f"{place}.{key} is missing, and {name} needs it; give {place}.{key}=VALUE")
-    if (unknown := given.keys() - parameters.keys()) and not anything:
+    if (unknown := given.keys() - parameters.keys()) and not takes_anything(parameters):
         raise InputError(f"{place}._target_={name} cannot be used there: it takes no {sorted(unknown)[0]}")
     try:
         built = made(**settings, **given)
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
+    except (ImportError, TypeError) as error:
+        # Such an error of somebody else's code is most often one in its settings or its imports.
+        if name.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise InputError(f"{place}._target_={name} cannot be used there: {_reason(error)}") from error
     if not isinstance(built, kind):
         wanted = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}{_lacking(built, kind)}"
         raise InputError(f"{place}._target_={name} cannot be used there: it does not make {wanted}")
@@ -122,12 +126,47 @@ def _setting(value: Any, annotation: Any, place: str) -> Any:
     if isinstance(value, list) and any(isinstance(item, Mapping) and "_target_" in item for item in value):
         return [_setting(item, Any, f"{place}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping) and "_target_" in value:
-        known = isinstance(annotation, type) and annotation not in (inspect.Parameter.empty, Any)
+        known = isinstance(annotation, type) and annotation not in (Parameter.empty, Any)
         return build(value, place, annotation if known else object)
     return check(value, annotation, place)
 
 
-def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+def known_settings(node: Mapping[str, Any], place: str) -> tuple[Callable[..., Any], Mapping[str, Parameter]]:
+    """Find what a node's `_target_` names, and check that it has a parameter for every setting of the node.
+
+    Args:
+        node: A group of settings with a `_target_`, in plain values.
+        place: The node's place in the configuration, for messages.
+
+    Returns:
+        The class or function, and its parameters by name.
+
+    Raises:
+        InputError: There is nothing of that name that can be called, or it has no such parameter.
+    """
+    name = node["_target_"]
+    made, parameters = target(name, f"{place}._target_")
+    for key in node:
+        if key not in (*RESERVED, *DISPLAY, *parameters) and not takes_anything(parameters):
+            similar = get_close_matches(key, parameters, 1)
+            meant = f"; did you mean {place}.{similar[0]}?" if similar else ""
+            raise InputError(f"{place}.{key} is not a setting of {name}{meant}; it has {', '.join(parameters)}")
+    return made, parameters
+
+
+def takes_anything(parameters: Mapping[str, Parameter]) -> bool:
+    """Tell whether a function takes arguments of any name.
+
+    Args:
+        parameters: Its parameters by name.
+
+    Returns:
+        Whether it does.
+    """
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapping[str, Parameter]]:
     """Find the class or function that a `_target_` names, and its parameters.
 
     Args:
@@ -138,13 +177,41 @@ def target(name: str, place: str = "_target_") -> tuple[Callable[..., Any], Mapp
         The class or function, and its parameters by name.
 
     Raises:
-        InputError: There is nothing of that name that can be called.
+        InputError: There is nothing of that name that can be called, or its module cannot be imported.
     """
     try:
-        found = TypeAdapter(ImportString[Callable[..., Any]]).validate_python(name)
-        return found, _signature(found).parameters
-    except (ValidationError, ValueError, TypeError) as error:
-        raise InputError(f"{place}={name} is nothing that can be made; take it from a file of conf") from error
+        found = _named(name)
+        if callable(found):
+            return found, _signature(found).parameters
+        reason = f"it is a {type(found).__name__}, which cannot be called"
+    # A module may raise anything while it is imported.
+    except Exception as error:
+        where = "; modules are looked for in this folder and in those of PYTHONPATH"
+        reason = f"{_reason(error)}{where if isinstance(error, ModuleNotFoundError) else ''}"
+        raise InputError(f"{place}={name} cannot be used: {reason}") from error
+    raise InputError(f"{place}={name} cannot be used: {reason}")
+
+
+def _named(name: str) -> Any:
+    """Import the longest part of the name that is a module, and take the rest from it."""
+    parts = name.split(".")
+    for count in range(max(len(parts) - 1, 1), 0, -1):
+        module = ".".join(parts[:count])
+        try:
+            found: Any = import_module(module)
+        except ModuleNotFoundError as error:
+            # A module that is there may lack another one, which is the reason then.
+            if count > 1 and error.name is not None and f"{module}.".startswith(f"{error.name}."):
+                continue
+            raise
+        return reduce(getattr, parts[count:], found)
+    raise AssertionError
+
+
+def _reason(error: Exception) -> str:
+    """The message of an error of somebody else's code in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ImportError | AttributeError) and text else f"{type(error).__name__}: {text}"
 
 
 def _signature(made: Callable[..., Any]) -> inspect.Signature:
@@ -186,7 +253,7 @@ def check(value: Any, annotation: Any, place: str) -> Any:
     Raises:
         InputError: It is of another type; the message has its place, its value and what is wrong.
     """
-    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+    if annotation is Parameter.empty or isinstance(annotation, str):
         return value
     try:
         return _adapter(annotation).validate_python(value)

@@ -23,6 +23,7 @@ from dua_lightning.report.stream import Stream
 from dua_lightning.run import provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
+from dua_lightning.run.known import refuse_unknown
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings, read
@@ -48,6 +49,7 @@ def run(cfg: DictConfig) -> str:
         InputError: A setting or a file cannot be used.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    refuse_unknown(cfg, [Path(one.path) for one in HydraConfig.get().runtime.config_sources if one.schema == "file"])
     settings = read(cfg)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

@@ -1,5 +1,6 @@
 """The configuration as plain typed values: read once, where a run begins, and from there on nobody sees omegaconf."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ Measurer = Literal["user", "server", "none"]
 """The one who measures the prior."""
 TaskOrder = Literal["sequential", "joint"]
 """Whether tasks are learnt one after another, or jointly as one."""
+
+Objective = Literal["average_accuracy", "forgetting"]
+"""The figure of merit that a sweeper optimises."""
 
 VERBS = ("regularise", "importance", "merge", "statistics", "adapt")
 """The groups of choices that a row is made of."""
@@ -191,6 +195,8 @@ def read(cfg: DictConfig) -> Settings:
         InputError: For a value that cannot be used, with its place, and where no row is left.
     """
     everything = _plain(cfg)
+    # Nothing reads it before the end of the run.
+    check(everything.get("objective"), Objective, "objective")
     configs = expand(cfg)
     return Settings(
         name=str(everything.get("name")),
@@ -284,7 +290,17 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    plain: dict[str, Any] = _at_home(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    return plain
+
+
+def _at_home(value: Any) -> Any:
+    """Put the home folder for the ~ at the start of a path, which no shell does within a setting."""
+    if isinstance(value, dict):
+        return {key: _at_home(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _group(values: Mapping[str, Any], group: str) -> Mapping[str, Any]:

@@ -8,8 +8,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 PATIENCE = 10.0
@@ -37,6 +37,7 @@ class _Handler:
 
     def __init__(self) -> None:
         self.folder: str | None = None
+        self.ending = ExitStack()
         self.stopping = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -58,23 +59,34 @@ class _Handler:
 
     def continuation(self) -> str:
         arguments = sys.argv[1:]
-        if self.folder is not None and not any(text.startswith("paths.output_dir=") for text in arguments):
+        if self.folder is not None:
+            name = self.folder.partition("=")[0]
+            arguments = [text for text in arguments if not text.startswith(f"{name}=")]
             # The command line wants all settings in a row.
             place = max((i for i, text in enumerate(arguments, 1) if "=" in text), default=len(arguments))
-            arguments.insert(place, f"paths.output_dir={self.folder}")
+            arguments.insert(place, self.folder)
         return command(arguments)
 
 
 _handler = _Handler()
 
 
-def continue_in(folder: str) -> None:
-    """Set the folder in which the run continues: from now on the command has `paths.output_dir` set to it.
+def continue_in(folder: str | None) -> None:
+    """Set the override that names the folder in which the run continues: from now on it is in the command.
 
     Args:
-        folder: The folder.
+        folder: The override, such as `paths.output_dir=DIR`; `None` where the command as it was given has the folder.
     """
     _handler.folder = folder
+
+
+def at_end(action: Callable[[], object]) -> None:
+    """Have something done when the block of `stoppable` ends.
+
+    Args:
+        action: A function without arguments.
+    """
+    _handler.ending.callback(action)
 
 
 def continuation() -> str:
@@ -115,5 +127,6 @@ def stoppable() -> Iterator[None]:
         _handler.say()
         sys.exit(stop.status)
     finally:
+        _handler.ending.close()
         # Nothing is left to be closed: a signal while the interpreter shuts down has nothing to raise in.
         _handler.stopping = True

@@ -10,18 +10,25 @@ A job tells how it went by a file in its folder, since a launcher may run it in 
 import hashlib
 import json
 import logging
+import math
+import re
+import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dua_lightning.errors import InputError
+from dua_lightning.run.folders import claim, hold, quoted
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
 
@@ -76,7 +83,49 @@ def one_line(error: Exception) -> str:
         return f"a job of the sweep has died ({text.partition('; ')[0]}); to continue: {continuation()}"
     if isinstance(error, MemoryError) or NO_MEMORY in text:
         return f"there is not enough memory ({text}); lower the sizes asked for, such as model.width"
-    return f"{text}; --cfg job shows every setting" if text.startswith("Could not override") else text
+    if found := re.match(r"Could not override '([^']+)'", text):
+        return _no_setting(found[1])
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    return text
+
+
+def _no_setting(name: str) -> str:
+    """Say what was meant by the name of a setting or of a group that the configuration has not."""
+    if name == "experiment":
+        return "an experiment is added to the configuration by a + in front: +experiment=NAME"
+    if "/" in name:
+        return f"{name} is no choice here; another {name.partition('/')[0]} may have it, and --help lists all groups"
+    from dua_lightning.run.build import takes_anything, target
+    from dua_lightning.run.known import names, nearest, unknown
+
+    values: Any = OmegaConf.to_container(_composed_without(name), resolve=False)
+    others = [*names(values)]
+    group, _, key = name.rpartition(".")
+    node = OmegaConf.select(OmegaConf.create(values), group) if group else None
+    if isinstance(node, DictConfig) and isinstance(node.get("_target_"), str) and nearest(name, others) is None:
+        _, parameters = target(node["_target_"], f"{group}._target_")
+        if key in parameters or takes_anything(parameters):
+            return f"{name} is an argument of {node['_target_']} that conf does not name; give +{name}=VALUE"
+    return str(unknown(name, others))
+
+
+def _composed_without(name: str) -> DictConfig:
+    """The configuration of the command line without one setting, or that of no command line if this fails too."""
+    given = [text for text in sys.argv[1:] if "=" in text and text.partition("=")[0] != name]
+    for overrides in (given, []):
+        with suppress(HydraException, OmegaConfBaseException):
+            return hydra.compose("config", overrides)
+    raise AssertionError
+
+
+def _unreadable(override: str) -> str:
+    """Say how to write an override that Hydra's grammar refuses."""
+    name, sign, value = override.partition("=")
+    if not sign:
+        return f"{override} cannot be read; a setting has the form NAME=VALUE"
+    text = shlex.quote(f"{name}={QuotedString(value, Quote.double).with_quotes()}")
+    return f"Hydra cannot read {override}; a text with such signs is quoted for Hydra and for the shell: {text}"
 
 
 def running() -> bool:
@@ -88,11 +137,14 @@ def running() -> bool:
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
-def run_alone(cfg: DictConfig) -> None:
+def run_alone(cfg: DictConfig) -> float:
     """Run a configuration and note that it finished, so that a sweep into its folder need not repeat it.
 
     Args:
         cfg: The configuration that Hydra composed.
+
+    Returns:
+        The run's objective, for a sweeper that optimises.
     """
     from dua_lightning.run.pipeline import run
 
@@ -102,22 +154,28 @@ def run_alone(cfg: DictConfig) -> None:
     content = run(cfg)
     write_text(folder / DONE, json.dumps(_note(cfg, folder, content)) + "\n")
     (folder / FAILED).unlink(missing_ok=True)
+    return _objective(cfg, folder)
 
 
-def run_job(cfg: DictConfig) -> None:
+def run_job(cfg: DictConfig) -> float:
     """Run a job unless its folder has the results already; a failure is noted there for the end of the sweep.
 
     Args:
         cfg: The configuration that Hydra composed.
+
+    Returns:
+        The run's objective, for a sweeper that optimises; NaN where the job failed.
     """
     folder = _folder()
     try:
+        # The process that has started the sweep may be gone while its jobs are not.
+        hold(folder)
         if _finished(cfg, folder):
             sys.stdout.write("\t   finished before, skipped\n")
             # Rewritten, it belongs to this sweep.
             write_text(folder / DONE, (folder / DONE).read_text(encoding="utf-8"))
-            return
-        run_alone(cfg)
+            return _objective(cfg, folder)
+        return run_alone(cfg)
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -130,6 +188,7 @@ def run_job(cfg: DictConfig) -> None:
             write_text(folder / FAILED, json.dumps(failure) + "\n")
         except BAD_INPUT as full:
             _end(full)
+        return math.nan
 
 
 class Collect(Callback):
@@ -140,10 +199,10 @@ class Collect(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        continue_in(config.paths.output_dir)
+        _claim(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        continue_in(config.paths.output_dir)
+        _claim(config, "hydra.sweep.dir")
         self.before = {path: path.stat().st_mtime_ns for path in _notes(config)}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -157,6 +216,13 @@ class Collect(Callback):
             sys.stderr.write(f"error: job {name} failed: {failure['reason']}; alone: {failure['command']}\n")
         if failures:
             sys.exit(2 if all(failure["bad_input"] for failure in failures.values()) else 1)
+
+
+def _claim(config: DictConfig, setting: str) -> None:
+    try:
+        continue_in(claim(config, setting))
+    except BAD_INPUT as error:
+        _end(error)
 
 
 def _end(error: Exception) -> NoReturn:
@@ -177,6 +243,13 @@ def _table(folder: Path, jobs: list[Path]) -> None:
     report(folder, f"sweep of {len(jobs)} jobs", [], None, Console(soft_wrap=True))
 
 
+def _objective(cfg: DictConfig, folder: Path) -> float:
+    from dua_lightning.report.records import chunks
+    from dua_lightning.report.reduce import over_seeds, reduce
+
+    return float(over_seeds(reduce(chunks(folder / "records.csv")).draws)[str(cfg.objective)].mean())
+
+
 def _folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
@@ -190,17 +263,21 @@ def _notes(config: DictConfig) -> list[Path]:
 def _digest(cfg: DictConfig) -> str:
     """Compute the digest of the code and of every setting that the results of a job depend on."""
     # Not for help, which does without them.
-    from dua_lightning.run.build import targets
+    from dua_lightning.run.build import target, targets
     from dua_lightning.run.training import HARMLESS
     from dua_lightning.store.versions import version
 
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    # Results do not depend on their folder, on the display of a training, or on tracebacks.
+    # Results do not depend on their folder, on the display of a training, on tracebacks, or on which is optimised.
     settings["paths"] = settings["paths"]["data_dir"]
     for name in HARMLESS:
         settings["trainer"].pop(name, None)
-    settings.pop("debug")
-    text = json.dumps([version("dua_lightning.run.pipeline.run", *sorted(targets(settings))), settings], sort_keys=True)
+    for name in ("debug", "objective"):
+        settings.pop(name)
+    # A module of the user's may find others only once it is imported.
+    for name in (used := sorted(targets(settings))):
+        target(name)
+    text = json.dumps([version("dua_lightning.run.pipeline.run", *used), settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -223,8 +300,8 @@ def _note(cfg: DictConfig, folder: Path, content: str) -> dict[str, str]:
 
 def _alone(cfg: DictConfig) -> list[str]:
     """Arguments that run the present job alone, in its folder and with what the sweep shares."""
-    hydra = HydraConfig.get()
-    where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
-    given = [*where, *(text for text in hydra.overrides.task if not text.startswith("paths.output_dir="))]
-    folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
-    return [*given, f"paths.output_dir={cfg.paths.output_dir}", f"hydra.run.dir={folder}"]
+    job = HydraConfig.get()
+    where = [text for text in job.overrides.hydra if text.startswith("hydra.searchpath=")]
+    given = [*where, *(text for text in job.overrides.task if not text.startswith("paths.output_dir="))]
+    folder = Path(job.sweep.dir) / job.sweep.subdir
+    return [*given, f"paths.output_dir={quoted(cfg.paths.output_dir)}", f"hydra.run.dir={quoted(str(folder))}"]

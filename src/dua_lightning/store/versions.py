@@ -15,9 +15,11 @@ import ast
 import builtins
 import importlib.util
 import pkgutil
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from functools import cache, cached_property
 from hashlib import sha256
 from importlib import invalidate_caches, metadata
@@ -34,8 +36,13 @@ PACKAGE = "dua_lightning"
 HARMLESS = (f"{PACKAGE}.store.",)
 """Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
 
+STANDARD = Path(ast.__file__).parent
+"""The folder of Python's own modules."""
+
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core", "skimage": "scikit-image"}
 """Distributions whose names differ from their module's; others are found too, but the search takes half a second."""
+
+_FULL_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 Used = str | Callable[..., Any]
 """A class or a function, or its full dotted name."""
@@ -52,6 +59,7 @@ class Code:
         self._path = path
         self._modules: dict[str, _Module | None] = {}
         self._libraries: dict[str, str | None] = {}
+        self._standard: dict[str, bool] = {}
         self._found: dict[str, tuple[list[str], set[str]]] = {}
         if path is not None:
             # Python remembers what a folder held.
@@ -81,7 +89,7 @@ class Code:
             name = todo.pop()
             seen.add(name)
             top = name.partition(".")[0]
-            if top in sys.stdlib_module_names or f"{name}.".startswith(HARMLESS):
+            if self.standard(top) or f"{name}.".startswith(HARMLESS):
                 continue
             if (library := self.library(top)) is not None:
                 libraries[top] = library
@@ -93,6 +101,34 @@ class Code:
             todo |= mentioned - seen
         code = sha256(repr(sorted(trees)).encode()).hexdigest()
         return {"code": code, "libraries": dict(sorted(libraries.items()))}
+
+    def standard(self, top: str) -> bool:
+        """Tell whether a module is one of Python's own; one of the same name may lie before it.
+
+        Args:
+            top: The name of a module without packages above it.
+
+        Returns:
+            Whether it is.
+        """
+        if top not in sys.stdlib_module_names:
+            return False
+        if top not in self._standard:
+            spec = self._spec(top)
+            origin = None if spec is None else spec.origin
+            self._standard[top] = origin in (None, "built-in", "frozen") or Path(origin).is_relative_to(STANDARD)
+        return self._standard[top]
+
+    def source(self, top: str) -> bool:
+        """Tell whether a module is there and is read as source.
+
+        Args:
+            top: The name of a module without packages above it.
+
+        Returns:
+            Whether it is.
+        """
+        return not self.standard(top) and self.library(top) is None and self._module(top) is not None
 
     def library(self, top: str) -> str | None:
         """Tell the version of an installed library.
@@ -244,13 +280,14 @@ class _Module:
         tops = {target.partition(".")[0] for target in self._imports.get(name, ())}
         if not tops:
             return not hasattr(builtins, name)
-        return any(top not in sys.stdlib_module_names and self._code.library(top) is None for top in tops)
+        return any(not self._code.standard(top) and self._code.library(top) is None for top in tops)
 
     def _read(self, statements: list[ast.stmt]) -> tuple[str, set[str]]:
         words: list[str] = []
         names: set[str] = set()
         imports: list[ast.Import | ast.ImportFrom] = []
-        _take(statements, words, names, imports)
+        texts: set[str] = set()
+        _take(statements, words, names, imports, texts)
         # Imports within functions.
         inner: dict[str, set[str]] = defaultdict(set)
         heads = {name.partition(".")[0] for name in names}
@@ -266,9 +303,21 @@ class _Module:
             mentioned |= {f"{target}{dot}{rest}" for target in inner.get(head, set()) | targets}
             if head in self._statements:
                 mentioned.add(f"{self.name}.{head}")
+        mentioned |= {*self._named(texts)}
         # Two names that change places leave the rest of the tree as it is.
         words += [f"{head}={sorted(self._imports[head])}" for head in sorted(heads & self._imports.keys())]
         return " ".join(words), mentioned
+
+    def _named(self, texts: Iterable[str]) -> Iterator[str]:
+        """Those texts that are full names of modules that are read as source, or of something in one."""
+        if self.name.partition(".")[0] == PACKAGE:
+            return
+        for name in texts:
+            if name.startswith("."):
+                with suppress(ImportError):
+                    name = importlib.util.resolve_name(name, self._package)
+            if _FULL_NAME.fullmatch(name) and self._code.source(name.partition(".")[0]):
+                yield name
 
     def _targets(self, node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
         """Each name that an import binds, the full name of what it is bound to, and of what the import executes."""
@@ -328,8 +377,10 @@ def _callers(statement: ast.stmt) -> Iterator[str]:
     return (node.id for expression in called for node in ast.walk(expression) if isinstance(node, ast.Name))
 
 
-def _take(node: Any, words: list[str], names: set[str], imports: list[ast.Import | ast.ImportFrom]) -> None:
-    """Append the tree without docstrings, `pass` and empty fields to `words`; collect its dotted names and imports.
+def _take(
+    node: Any, words: list[str], names: set[str], imports: list[ast.Import | ast.ImportFrom], texts: set[str]
+) -> None:
+    """Append the tree without docstrings, `pass` and empty fields to `words`; collect dotted names, imports and texts.
 
     `ast.dump` does not serve: its text changes between versions of Python.
     """
@@ -337,7 +388,7 @@ def _take(node: Any, words: list[str], names: set[str], imports: list[ast.Import
     if kind is list:
         for item in node:
             if type(item) is not ast.Pass and not (type(item) is ast.Expr and type(item.value) is ast.Constant):
-                _take(item, words, names, imports)
+                _take(item, words, names, imports, texts)
         words.append(";")
     elif (kind is ast.Name or kind is ast.Attribute) and (dotted := _dotted(node)) is not None:
         names.add(dotted)
@@ -347,6 +398,8 @@ def _take(node: Any, words: list[str], names: set[str], imports: list[ast.Import
     else:
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports.append(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
         words.append(kind.__name__)
         values = vars(node)
         for field in kind._fields:
@@ -354,7 +407,7 @@ def _take(node: Any, words: list[str], names: set[str], imports: list[ast.Import
             # Whether a name is read or written follows from where it stands.
             if value is not None and value != [] and field != "ctx":
                 words.append(field)
-                _take(value, words, names, imports)
+                _take(value, words, names, imports, texts)
         words.append(";")
 
 
