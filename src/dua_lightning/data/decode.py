@@ -2,20 +2,18 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dua_lightning.data.cache import Rows, cached
 from dua_lightning.errors import InputError
+from dua_lightning.progress import stage
 from dua_lightning.store.versions import version
 
 log = logging.getLogger(__name__)
@@ -73,7 +71,10 @@ def decoded(
     def write(rows: Rows) -> None:
         readable = rows[count:].reshape(-1)
         found = 0
-        with _bar(f"reading the pictures in {root.name}", count) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with (
+            stage(f"reading the pictures in {root.name}", count) as advance,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
             for start in range(0, count, CHUNK):
                 chunk = slice(start, start + CHUNK)
                 squares = pool.map(
@@ -174,13 +175,3 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
 def _centre(picture: Image.Image, size: int) -> Image.Image:
     left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
     return picture.crop((left, top, left + size, top + size))
-
-
-@contextmanager
-def _bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs, on a terminal only; the function that it yields moves the bar on by one."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=total)
-        yield lambda: progress.advance(task)

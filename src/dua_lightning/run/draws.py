@@ -14,7 +14,6 @@ from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
-from dua_lightning.errors import InputError
 from dua_lightning.params import State, clone
 from dua_lightning.run import training
 from dua_lightning.run.recipes import Recipes
@@ -106,7 +105,7 @@ class Draws:
         shape, classes = self.benchmark.shape, self.benchmark.classes
         self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
         for row in self.rows:
-            self._check(row)
+            row.check(self.net, self.benchmark.users[0].labelled)
         self.start: State = clone(self.net.state_dict())
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
@@ -149,23 +148,6 @@ class Draws:
         own_priors: dict[str, list[Prior]] = {}
         found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
         return found, time.perf_counter() - began
-
-    def _check(self, row: Row) -> None:
-        try:
-            row.phi.check(self.net)
-        except InputError as error:
-            raise InputError(f"adapt={row.adapt} cannot be used: {error}") from error
-        # All users' data are labelled, or none's.
-        labelled = self.benchmark.users[0].labelled
-        if row.prior == "user" and row.psi is not None and row.psi.needs_labels and not labelled:
-            raise InputError(
-                f"{row.label} measures importance={row.importance} on users' labels, and data.users_labelled=false; "
-                "use importance=mas, or importance=fim importance.labels=sampled"
-            )
-        if row.phi.needs_labels and not labelled:
-            raise InputError(
-                f"adapt={row.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
-            )
 
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
         states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]

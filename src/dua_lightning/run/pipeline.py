@@ -14,6 +14,7 @@ from rich.console import Console
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
+from dua_lightning.progress import stage
 from dua_lightning.report import figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
@@ -52,28 +53,28 @@ def run(cfg: DictConfig) -> None:
     logger = _logger(settings.logger, folder, settings.everything, labels[0] if len(labels) == 1 else loggers.SEVERAL)
     try:
         pictures: list[Path] = []
-        display = Display(console)
         engine: Engine = settings.engine.build(Engine)
         with (
+            Display(console) as display,
             engine,
             Stream(folder / "records.csv") as accuracies,
             Stream(folder / "costs.csv") as costs,
             Stream(folder / "trainings.csv") as trainings,
         ):
             computed, seconds = 0, 0.0
-            with display.progress:
-                for of_seed in settings.seeds:
-                    results = Results(of_seed, display, logger, engine, trainings)
-                    if not pictures:
-                        shown = _first_users(results.benchmark)
-                        pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
-                    for user, iteration, of_rows in results.by_draw():
-                        for row, result in zip(results.rows, of_rows, strict=True):
-                            accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
-                            costs.write(_costs(of_seed, row, user, iteration, result.costs))
-                    computed, seconds = computed + results.computed, seconds + results.seconds
+            for of_seed in settings.seeds:
+                results = Results(of_seed, display, logger, engine, trainings)
+                if not pictures:
+                    shown = _first_users(results.benchmark)
+                    pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
+                for user, iteration, of_rows in results.by_draw():
+                    for row, result in zip(results.rows, of_rows, strict=True):
+                        accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
+                        costs.write(_costs(of_seed, row, user, iteration, result.costs))
+                computed, seconds = computed + results.computed, seconds + results.seconds
         cost = tables.UserCost(computed, seconds / computed) if computed else None
-        report(folder, settings.name, pictures, logger, console, cost)
+        with Display(console), stage("drawing the figures"):
+            report(folder, settings.name, pictures, logger, console, cost)
     finally:
         loggers.close(logger)
 

@@ -31,8 +31,8 @@ from dua_lightning.errors import InputError
 PACKAGE = "dua_lightning"
 """The name of this package."""
 
-HARMLESS = (f"{PACKAGE}.store.",)
-"""Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
+HARMLESS = (f"{PACKAGE}.store.", f"{PACKAGE}.progress.")
+"""Rooms that change no bit of the values they are given: they keep and digest them, or say how far it is."""
 
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "hydra": "hydra-core", "skimage": "scikit-image"}
 """Distributions whose names differ from their module's; others are found too, but the search takes half a second."""
