@@ -131,3 +131,16 @@ def test_a_stage_ends_with_its_block_though_it_fails() -> None:
     with pytest.raises(ValueError, match="x"), stage("loading"):
         raise ValueError("x")
     assert not progress._open
+
+
+def test_the_time_of_an_inner_stage_is_not_that_of_the_steps_around_it(clock: Clock) -> None:
+    said: list[str] = []
+    lines = Lines(said.append, clock)
+    with stage("users", 10) as advance:
+        with stage("training"):
+            clock.now += 600
+        for _ in range(2):
+            clock.now += 8
+            advance()
+        lines.look()
+    assert said == ["users: 2 of 10, 8.0 s each, 1 min left"]

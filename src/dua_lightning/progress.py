@@ -161,6 +161,9 @@ def stage(text: str, total: float | None = None, unit: str = "", first: float = 
             if console.is_terminal:
                 own.enter_context(shown(console))
         yield opened.advance
+    # Steps of a stage around this one took no time meanwhile.
+    for around in _open:
+        around.began += time.monotonic() - opened.began
 
 
 def duration(seconds: float) -> str:

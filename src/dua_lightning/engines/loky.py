@@ -10,8 +10,7 @@ from typing import Any, Self
 import torch
 
 from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, once, workers_or_all
-from dua_lightning.store.store import read
-from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors, load
 
 IDLE_SECONDS = 300
 """After so many seconds without an item a worker ends; it is started again when it is needed."""
@@ -90,7 +89,8 @@ def _begin(threads: int) -> None:
 
 @cache
 def _mapped(path: Path) -> Tensors:
-    return read(path)[0]
+    # The parent has compared its name with its recipe.
+    return load(path)[0]
 
 
 def _compute(key: str, make: Callable[[], Worker], item: Any, paths: dict[str, Path]) -> Any:

@@ -118,7 +118,10 @@ class Draws:
         Returns:
             The work.
         """
-        return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
+        items = len(self.benchmark.users) * self.benchmark.iterations
+        return Work(
+            digest(repr(self.settings)), partial(_made_of, self.settings), self.compute, items, self.device.type
+        )
 
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.

@@ -1,6 +1,5 @@
 """The results of a seed, one for each row and draw of a user: each is computed once, and kept in the store."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -169,10 +168,6 @@ class Results:
         return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
 
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
-        # At each of a run's many fits Lightning would repeat the hardware and a tip.
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        # A profiler that was asked for tells what it found.
-        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         text = f"seed {self.seed}: {row.training_label} experts"
         progress = TrainingProgress(self._display, text)
         made: list[Fitted] = []

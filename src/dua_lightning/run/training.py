@@ -1,5 +1,6 @@
 """The training of experts, and the device of everything, from the settings."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -61,6 +62,10 @@ def make(settings: TrainingSettings) -> "Training":
         return [choice.build(Callback) for choice in settings.callbacks.values()]
 
     trainer = settings.trainer.build(Trainer)
+    # At each of a run's many fits Lightning would repeat the hardware and a tip.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # A profiler that was asked for tells what it found.
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     with _refusing("trainer", MisconfigurationException):
         processes = trainer(logger=False, callbacks=callbacks()).world_size
     if strategy == "auto" and processes > 1:
