@@ -20,7 +20,7 @@ HERE = os.getpid()
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with two cores and no end of memory, on which processes always pay."""
-    monkeypatch.setattr("loky.cpu_count", lambda: 2)
+    monkeypatch.setattr(auto, "cores", lambda: 2)
     monkeypatch.setattr(auto, "_available", lambda: 10**15)
     monkeypatch.setattr(auto, "PAYS", 0.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -63,7 +63,7 @@ def test_everything_stays_in_this_process_where(why: str, tmp_path: Path, monkey
     elif why == "no memory":
         monkeypatch.setattr(auto, "_available", lambda: 10**6)
     elif why == "a container":
-        monkeypatch.setattr("loky.cpu_count", lambda: 1)
+        monkeypatch.setattr(auto, "cores", lambda: 1)
     assert set(where(Auto(workers), tmp_path, items, device)) == {HERE}
 
 
@@ -76,7 +76,7 @@ def test_there_are_no_more_workers_than_items_left(tmp_path: Path, monkeypatch: 
             super().__init__(1)
 
     monkeypatch.setattr(auto, "Loky", Counted)
-    monkeypatch.setattr("loky.cpu_count", lambda: 64)
+    monkeypatch.setattr(auto, "cores", lambda: 64)
     (tmp_path / "made").mkdir()
     where(Auto(workers=50), tmp_path / "made", 4)
     assert started == [3]

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from dua_lightning.engines.base import Work, workers_or_all
-from dua_lightning.engines.loky import Loky
+from dua_lightning.engines.loky import Loky, cores
 from dua_lightning.engines.serial import Serial
 from dua_lightning.store.tensorfile import Tensors, save
 
@@ -101,10 +101,7 @@ class Auto:
 
     def _started(self, left: int) -> Loky | None:
         """Start as many workers as are of use; none where the memory holds no second one."""
-        # It knows what a container may use.
-        from loky import cpu_count
-
-        self.workers = min(self.workers, left, cpu_count(), max(1, _available() // _taken()))
+        self.workers = min(self.workers, left, cores(), max(1, _available() // _taken()))
         if self.workers == 1:
             return None
         self._folder = Path(self._ending.enter_context(TemporaryDirectory(prefix="dua_lightning-")))

@@ -81,6 +81,18 @@ class Loky(Pending):
             raise killed("loky", error) from error
 
 
+def cores() -> int:
+    """Count the cores that this process may use, in a container too.
+
+    Returns:
+        The number of cores.
+    """
+    from loky import cpu_count
+
+    count: int = cpu_count()
+    return count
+
+
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C reaches every process of a terminal; the parent ends its workers.
