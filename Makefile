@@ -15,8 +15,9 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml
+	@echo "making $(VENV): PyTorch and what else is needed, 1 to 10 minutes by the network; next time it is there"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 run: digits photos  ## the main jobs on embedded data, one after the other: tables and figures

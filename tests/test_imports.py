@@ -15,7 +15,7 @@ ROOT = Path(dua_lightning.__file__).parent
 
 # From the ground up, as docs/architecture.md draws them; a room imports only from rooms before it in this list.
 STAIRS = (
-    *("errors", "streams", "params", "tasks", "metrics"),
+    *("errors", "progress", "streams", "params", "tasks", "metrics"),
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
     *("evaluation", "server", "user", "engines"),
@@ -30,7 +30,7 @@ TENANTS = {
     "matplotlib": {"report.figures", "report.loggers"},
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
-    "rich": {"data.decode", "data.download", "report", "run.pipeline", "run.sweep", "commands"},
+    "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 
 
@@ -116,7 +116,34 @@ def test_a_device_and_a_library_user_load_torch_alone() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_help_does_not_load_torch() -> None:
-    code = "import sys, dua_lightning.__main__; print('torch' in sys.modules, 'pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False False"
+SLOW = {"torch", "lightning", "torchmetrics", "torchvision", "pandas", "scipy", "matplotlib", "sklearn", "numba"}
+
+ARGUMENTS = {
+    "help": (("--help",), ()),
+    "an unknown choice": (("adapt=x",), ()),
+    "a number of threads": (("threads=0",), ()),
+    "a seed": (("seed=x",), ()),
+    "a setting of a verb": (("adapt=finetune", "adapt.lr=-1"), ("torch",)),
+    "verbs that do not go together": (("method=ewc", "merge=mode"), ("torch",)),
+    "an adaptation that the network cannot have": (("adapt=adabn", "data=transprior"), ("torch",)),
+    "a network": (("model.width=0",), ("torch",)),
+    "an engine": (("engine=loky", "engine.workers=0"), ("torch",)),
+    "a device": (("trainer.accelerator=nothing",), ("torch",)),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_help_and_a_wrong_setting_load_no_more_than_they_need(case: str, tmp_path: Path) -> None:
+    """The packages that are loaded when it ends; each of them takes longer than all that help does."""
+    arguments, allowed = ARGUMENTS[case]
+    code = (
+        "import sys\nfrom dua_lightning.__main__ import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print(sorted(set(sys.modules) & {SLOW}), file=sys.stderr)"
+    )
+    place = () if "--help" in arguments else (f"paths.output_dir={tmp_path}",)
+    command = [sys.executable, "-c", code, *arguments, *place]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    *said, loaded = done.stderr.splitlines()
+    assert loaded == str(list(allowed))
+    assert (done.returncode, len(said)) == ((0, 0) if "--help" in arguments else (2, 1)), said

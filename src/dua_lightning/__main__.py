@@ -4,7 +4,6 @@ Nothing heavy is imported here, so that help and configuration errors answer bef
 minded before Hydra is.
 """
 
-import gc
 import os
 import select
 import signal
@@ -37,7 +36,6 @@ _TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", 
 
 def _app(cfg: "DictConfig") -> float:
     """Give a sweeper of Hydra's the run's objective."""
-    _load()
     from dua_lightning.run import sweep
 
     if cfg.get("debug") or _TRACEBACK:
@@ -84,6 +82,12 @@ def _run() -> None:
         except InputError as error:
             _refuse(error)
 
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        from dua_lightning.commands.help import text
+
+        print(text(CONF, sys.argv[1:]))
+        return
+
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -122,16 +126,6 @@ def _ours(error: Exception) -> bool:
     """Whether it was raised within the program; otherwise Hydra could not read the command line or make the folder."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames[1:])
-
-
-def _load() -> None:
-    """Import what a run needs. It stays: looking through it for garbage, now and later, would take a second."""
-    if "torch" not in sys.modules:
-        gc.disable()
-        import dua_lightning.run.pipeline  # noqa: F401
-
-        gc.freeze()
-        gc.enable()
 
 
 def _end_without_reader() -> NoReturn:

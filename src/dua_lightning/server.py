@@ -11,6 +11,7 @@ from dua_lightning.data.server import ServerTask
 from dua_lightning.importance.base import Importance
 from dua_lightning.merge.base import Merge
 from dua_lightning.params import State
+from dua_lightning.progress import stage
 from dua_lightning.regularise.base import Regulariser
 from dua_lightning.store.store import Recipe, Store
 from dua_lightning.tasks import Expert, Prior, UserModel
@@ -57,7 +58,8 @@ def train_experts(
         for place in range(consolidated, len(experts)):
             net.load_state_dict(experts[place].state)
             module = training.module(net, data[place]).to(training.device)
-            regulariser.consolidate(module, data[place].task, data[place].predict_dataloader())
+            with stage(f"remembering task {data[place].task.name}"):
+                regulariser.consolidate(module, data[place].task, data[place].predict_dataloader())
         consolidated = len(experts)
         fitted = fit(net, data[len(experts)], regulariser, training, store.partial(recipe))
         trained(fitted)

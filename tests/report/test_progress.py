@@ -63,15 +63,15 @@ class Bars(Display):
         super().__init__(Console(file=StringIO()))
         self.said: list[str] = []
         self.notes: dict[str, list[str]] = {}
-        self.totals: list[int] = []
+        self.totals: list[tuple[int, int]] = []
         self.open = 0
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     @contextmanager
-    def bar(self, text: str, total: int) -> Iterator[Callable[[str], None]]:
-        self.totals.append(total)
+    def bar(self, text: str, total: int, first: int = 0) -> Iterator[Callable[[str], None]]:
+        self.totals.append((first, total))
         self.open += 1
         yield self.notes.setdefault(text, []).append
         self.open -= 1
@@ -86,7 +86,7 @@ def test_each_task_has_a_bar_with_the_accuracy_of_each_epoch() -> None:
         "seed 1, task a": ["validation 50.0 %"],
         "seed 1, task b": [f"validation {accuracy} %" for accuracy in ACCURACIES],
     }
-    assert (bars.totals, bars.open, bars.said) == ([1, 4], 0, [])
+    assert (bars.totals, bars.open, bars.said) == ([(0, 1), (0, 4)], 0, [])
 
 
 def test_a_fit_that_continues_says_where_and_its_bar_begins_there(tmp_path: Path) -> None:
@@ -95,7 +95,8 @@ def test_a_fit_that_continues_says_where_and_its_bar_begins_there(tmp_path: Path
     bars = Bars()
     fit("a", TrainingProgress(bars, "seed 1"), 4, path)
     assert bars.said == ["seed 1, task a continues at epoch 3"]
-    assert bars.notes == {"seed 1, task a": ["", "", "validation 70.0 %", "validation 75.0 %"]}
+    assert bars.notes == {"seed 1, task a": ["validation 70.0 %", "validation 75.0 %"]}
+    assert bars.totals == [(2, 4)]
 
 
 def test_without_validation_there_is_no_accuracy() -> None:
@@ -106,7 +107,7 @@ def test_without_validation_there_is_no_accuracy() -> None:
 
 def test_a_copy_for_another_process_is_silent() -> None:
     display = Display(Console(file=StringIO()))
-    with display.progress:
+    with display:
         copied = copy.deepcopy(TrainingProgress(display, "seed 1"))
     assert copied.display is None
     fit("a", copied, 2)

@@ -3,9 +3,9 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from hashlib import file_digest
 from pathlib import Path
@@ -15,13 +15,12 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dua_lightning.data.cache import Rows, cached
 from dua_lightning.data.listing import shown, trouble
 from dua_lightning.errors import InputError
+from dua_lightning.progress import stage
 from dua_lightning.store.versions import version
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def decoded(
         found = 0
         with (
             warnings.catch_warnings(),
-            _bar(f"reading the pictures in {shown(root.name)}", count) as advance,
+            stage(f"reading the pictures in {shown(root.name)}", count) as advance,
             ThreadPoolExecutor(os.cpu_count()) as pool,
         ):
             # Pillow warns of damage beside the pixels, such as in the EXIF block, once more for each place in its code.
@@ -263,13 +262,3 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
 def _centre(picture: Image.Image, size: int) -> Image.Image:
     left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
     return picture.crop((left, top, left + size, top + size))
-
-
-@contextmanager
-def _bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar while the block runs, on a terminal only; the function that it yields moves the bar on by one."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=total)
-        yield lambda: progress.advance(task)

@@ -9,18 +9,16 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from dua_lightning.errors import InputError
+from dua_lightning.progress import stage
 
 CHUNK = 1 << 18
 """Bytes read at a time."""
+MB = 1e6
+"""Bytes of a megabyte, in which people are told how far it is."""
 
 
 class _BrokenError(Exception):
@@ -99,12 +97,15 @@ def extract(archive: Path, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar, _bar(f"unpacking {archive.name}", archive.stat().st_size) as at:
+        size = archive.stat().st_size / MB
+        with tarfile.open(archive) as tar, stage(f"unpacking {archive.name}", size, " MB") as advance:
             temporary.mkdir(parents=True)
+            at = 0
             for member in tar:
                 _check(member)
                 tar.extract(member, temporary, filter="data")
-                at(tar.offset)
+                advance(steps=(tar.offset - at) / MB)
+                at = tar.offset
             if not tar.getmembers():
                 raise tarfile.ReadError("it is empty")
             # `tarfile` takes a header that it cannot read, or none, for the end; a real end is a block of zeros.
@@ -170,7 +171,11 @@ def _fetch(url: str, part: Path, tag: Path, timeout: float) -> None:
             length = response.headers.get("Content-Length", "")
             have, total = 0, int(length) if length.isdigit() else None
         _check_room(url, part, have, total)
-        with part.open("ab" if have else "wb") as file, _bar(f"downloading {part.stem}", total) as at:
+        whole = None if total is None else total / MB
+        with (
+            part.open("ab" if have else "wb") as file,
+            stage(f"downloading {part.stem}", whole, " MB", have / MB) as advance,
+        ):
             if not have:
                 tag.write_text(f"{url}\n{_version(response)}", encoding="utf-8")
             while total is None or have < total:
@@ -179,7 +184,7 @@ def _fetch(url: str, part: Path, tag: Path, timeout: float) -> None:
                     break
                 file.write(chunk)
                 have += len(chunk)
-                at(have)
+                advance(steps=len(chunk) / MB)
     if total is not None and have < total:
         raise _BrokenError(f"the connection broke after {have} of {total} bytes")
 
@@ -213,16 +218,3 @@ def _check_room(url: str, part: Path, have: int, total: int | None) -> None:
             f"{url} has {total / 1e9:.2f} GB, and {part.parent} has room for {free / 1e9:.2f} GB; make room there or "
             "choose another folder"
         )
-
-
-@contextmanager
-def _bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs, on a terminal only; it yields a function that moves the bar."""
-    console = Console(stderr=True)
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn()),
-        *(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=total)
-        yield lambda done: progress.update(task, completed=done)

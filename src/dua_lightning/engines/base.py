@@ -30,11 +30,15 @@ class Work:
         key: A name for the worker; equal names stand for equal workers.
         make: A function that makes the worker, called once in each process.
         own: The worker of the present process.
+        items: The number of its items; their places count from 0.
+        device: The type of the device on which the worker computes.
     """
 
     key: str
     make: Callable[[], Worker]
     own: Worker
+    items: int = 1
+    device: str = "cpu"
 
 
 @runtime_checkable
@@ -168,7 +172,9 @@ def workers_or_all(workers: int | None, threads: int) -> int:
             f"workers={workers} with threads={threads} cannot be used: at least 1 thread, and 1 to "
             f"{MOST_WORKERS} workers, or None for one on each core"
         )
-    return workers or max(1, len(os.sched_getaffinity(0)) // threads)
+    # Not every system tells which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return workers or max(1, cores // threads)
 
 
 def killed(engine: str, error: Exception) -> InputError:

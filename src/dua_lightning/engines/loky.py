@@ -10,8 +10,7 @@ from typing import Any, Self
 import torch
 
 from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, once, workers_or_all
-from dua_lightning.store.store import read
-from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors, load
 
 IDLE_SECONDS = 300
 """After so many seconds without an item a worker ends; it is started again when it is needed."""
@@ -82,6 +81,18 @@ class Loky(Pending):
             raise killed("loky", error) from error
 
 
+def cores() -> int:
+    """Count the cores that this process may use, in a container too.
+
+    Returns:
+        The number of cores.
+    """
+    from loky import cpu_count
+
+    count: int = cpu_count()
+    return count
+
+
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     # Ctrl-C reaches every process of a terminal; the parent ends its workers.
@@ -90,7 +101,8 @@ def _begin(threads: int) -> None:
 
 @cache
 def _mapped(path: Path) -> Tensors:
-    return read(path)[0]
+    # The parent has compared its name with its recipe.
+    return load(path)[0]
 
 
 def _compute(key: str, make: Callable[[], Worker], item: Any, paths: dict[str, Path]) -> Any:

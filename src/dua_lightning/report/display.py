@@ -1,36 +1,19 @@
-"""The terminal of a run: bars where it is one, a line for each finished stage everywhere."""
+"""The terminal of a run: the stages that are under way, and a line for each finished one."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+
+from dua_lightning.progress import Lines, shown, stage
 
 log = logging.getLogger(__name__)
 
 
-class Rate(ProgressColumn):
-    """A column of a bar: steps in a second, or seconds for a step where that is longer."""
-
-    def render(self, task: Task) -> Text:
-        """Write the rate.
-
-        Args:
-            task: The task of the bar.
-
-        Returns:
-            The rate; nothing while it is not known.
-        """
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text()
-        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
-
-
 class Display:
-    """The bars of a run and the lines above them.
+    """The stages of a run and the lines above them; a context manager that shows the stages.
 
     Args:
         console: The console that is printed to.
@@ -38,17 +21,15 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._lines: Lines | None = None
+        self._shown = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._lines = self._shown.enter_context(shown(self.console))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._shown.close()
 
     def say(self, text: str) -> None:
         """Print a line for people, and write it to the run's log.
@@ -58,20 +39,18 @@ class Display:
         """
         self.console.print(text, highlight=False)
         log.info(text)
+        if self._lines is not None:
+            self._lines.spoke()
 
-    @contextmanager
-    def bar(self, text: str, total: int) -> Iterator[Callable[[str], None]]:
+    def bar(self, text: str, total: int, first: int = 0) -> AbstractContextManager[Callable[[str], None]]:
         """Show a bar while the block runs.
 
         Args:
             text: The text before the bar.
             total: The number of steps.
+            first: The number of steps that were made before.
 
-        Yields:
-            A function that moves the bar on by one step and sets the note behind it.
+        Returns:
+            A context manager; its function moves the bar on by one step and sets the note behind it.
         """
-        task = self.progress.add_task(text, total=total, note="")
-        try:
-            yield lambda note: self.progress.update(task, advance=1, note=note)
-        finally:
-            self.progress.remove_task(task)
+        return stage(text, total, first=first)

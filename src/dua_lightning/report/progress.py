@@ -1,4 +1,4 @@
-"""The progress of training in the terminal."""
+"""The progress of training, as a stage of the run."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -33,12 +33,10 @@ class TrainingProgress(Callback):
         text = f"{self.text}, task {pl_module.task.name}"  # type: ignore[union-attr]
         self._bar: AbstractContextManager[Callable[[str], None]] = nullcontext(lambda note: None)
         if self.display is not None:
-            self._bar = self.display.bar(text, trainer.max_epochs or 0)
+            self._bar = self.display.bar(text, trainer.max_epochs or 0, trainer.current_epoch)
             if trainer.current_epoch:
                 self.display.say(f"{text} continues at epoch {trainer.current_epoch + 1}")
         self._advance = self._bar.__enter__()
-        for _ in range(trainer.current_epoch):
-            self._advance("")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move the bar on."""

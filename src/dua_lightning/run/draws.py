@@ -118,7 +118,8 @@ class Draws:
         shape, classes = self.benchmark.shape, self.benchmark.classes
         self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
         for row in self.rows:
-            self._check(row)
+            row.check(self.net, self.benchmark.users[0].labelled)
+            self._check_head(row)
         self.start: State = clone(self.net.state_dict())
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
@@ -167,7 +168,10 @@ class Draws:
         Returns:
             The work.
         """
-        return Work(digest(repr(self.settings)), partial(_made_of, self.settings), self.compute)
+        items = len(self.benchmark.users) * self.benchmark.iterations
+        return Work(
+            digest(repr(self.settings)), partial(_made_of, self.settings), self.compute, items, self.device.type
+        )
 
     def content(self) -> str:
         """Compute the digest of everything that all results are made of, without making any.
@@ -217,28 +221,12 @@ class Draws:
         found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
         return found, time.perf_counter() - began
 
-    def _check(self, row: Row) -> None:
-        try:
-            row.phi.check(self.net)
-        except InputError as error:
-            raise InputError(f"adapt={row.adapt} cannot be used: {error}") from error
-        body = body_names(self.net)
+    def _check_head(self, row: Row) -> None:
         if not row.chi.keeps_statistics:
             try:
-                check_head(self.benchmark.tasks, self.net.state_dict(), body)
+                check_head(self.benchmark.tasks, self.net.state_dict(), body_names(self.net))
             except InputError as error:
                 raise InputError(f"{row.label} cannot merge this model: {error}") from error
-        # All users' data are labelled, or none's.
-        labelled = self.benchmark.users[0].labelled
-        if row.prior == "user" and row.psi is not None and row.psi.needs_labels and not labelled:
-            raise InputError(
-                f"{row.label} measures importance={row.importance} on users' labels, and data.users_labelled=false; "
-                "use importance=mas, or importance=fim importance.labels=sampled"
-            )
-        if row.phi.needs_labels and not labelled:
-            raise InputError(
-                f"adapt={row.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
-            )
 
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
         states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]

@@ -14,6 +14,7 @@ from rich.console import Console
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
+from dua_lightning.progress import stage
 from dua_lightning.report import figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
@@ -23,7 +24,6 @@ from dua_lightning.report.stream import Stream
 from dua_lightning.run import provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
-from dua_lightning.run.known import refuse_unknown
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings, read
@@ -49,7 +49,6 @@ def run(cfg: DictConfig) -> str:
         InputError: A setting or a file cannot be used.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    refuse_unknown(cfg, [Path(one.path) for one in HydraConfig.get().runtime.config_sources if one.schema == "file"])
     settings = read(cfg)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -59,9 +58,9 @@ def run(cfg: DictConfig) -> str:
     logger = _logger(settings.logger, folder, settings.everything, labels[0] if len(labels) == 1 else loggers.SEVERAL)
     try:
         pictures: list[Path] = []
-        display = Display(console)
         engine: Engine = settings.engine.build(Engine)
         with (
+            Display(console) as display,
             engine,
             Stream(folder / "records.csv") as accuracies,
             Stream(folder / "costs.csv") as costs,
@@ -69,23 +68,23 @@ def run(cfg: DictConfig) -> str:
         ):
             computed, seconds = 0, 0.0
             contents: list[str] = []
-            with display.progress:
-                for of_seed in settings.seeds:
-                    results = Results(of_seed, display, logger, engine, trainings)
-                    if not pictures:
-                        shown = _first_users(results.benchmark)
-                        pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
-                    for user, iteration, of_rows in results.by_draw():
-                        for row, result in zip(results.rows, of_rows, strict=True):
-                            accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
-                            costs.write(_costs(of_seed, row, user, iteration, result.costs))
-                    computed, seconds = computed + results.computed, seconds + results.seconds
-                    contents.append(results.content)
+            for of_seed in settings.seeds:
+                results = Results(of_seed, display, logger, engine, trainings)
+                if not pictures:
+                    shown = _first_users(results.benchmark)
+                    pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
+                for user, iteration, of_rows in results.by_draw():
+                    for row, result in zip(results.rows, of_rows, strict=True):
+                        accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
+                        costs.write(_costs(of_seed, row, user, iteration, result.costs))
+                computed, seconds = computed + results.computed, seconds + results.seconds
+                contents.append(results.content)
         if not costs.begun:
             # Those of an earlier run in this folder are not this one's.
             costs.path.unlink(missing_ok=True)
         cost = tables.UserCost(computed, seconds / computed) if computed else None
-        report(folder, settings.name, pictures, logger, console, cost)
+        with Display(console), stage("drawing the figures"):
+            report(folder, settings.name, pictures, logger, console, cost)
     finally:
         loggers.close(logger)
     return digest(*contents)

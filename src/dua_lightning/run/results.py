@@ -1,6 +1,5 @@
 """The results of a seed, one for each row and draw of a user: each is computed once, and kept in the store."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -9,6 +8,7 @@ from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.server import union
 from dua_lightning.engines import Engine
+from dua_lightning.progress import stage
 from dua_lightning.report import loggers
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
@@ -58,7 +58,8 @@ class Results:
     def __init__(
         self, settings: SeedSettings, display: Display, logger: RunLogger | None, engine: Engine, trainings: Stream
     ) -> None:
-        self._draws = Draws(settings, display.say)
+        with stage(f"seed {settings.seed}: loading the data"):
+            self._draws = Draws(settings, display.say)
         self._draws.check_sizes()
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
@@ -177,10 +178,6 @@ class Results:
         return joined(self.benchmark.tasks, states) if len(states) == len(recipes) else ()
 
     def _train(self, row: Row, recipes: list[Recipe]) -> tuple[Expert, ...]:
-        # At each of a run's many fits Lightning would repeat the hardware and a tip.
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        # A profiler that was asked for tells what it found.
-        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         text = f"seed {self.seed}: {row.training_label} experts"
         progress = TrainingProgress(self._display, text)
         made: list[Fitted] = []
@@ -219,9 +216,10 @@ class Results:
             assert row.psi is not None
             device = self._draws.device
             here = [Expert(e.task, {name: t.to(device) for name, t in e.state.items()}) for e in experts]
-            return server.measure(
-                row.psi, self._draws.net.to(device), here, self.benchmark.server, row.training_data_too
-            )
+            with stage(f"seed {self.seed}: the server measures {row.importance}"):
+                return server.measure(
+                    row.psi, self._draws.net.to(device), here, self.benchmark.server, row.training_data_too
+                )
 
         if self._draws.settings.keep_priors or self._engine.by_path:
             return self._store.once(recipe, lambda: named(measured()))

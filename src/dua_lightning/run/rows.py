@@ -1,14 +1,20 @@
 """The rows of the table: each is a combination of the verbs, as objects, and has a name in tables."""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from dua_lightning.adapt import Adapt
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge, Statistics
-from dua_lightning.regularise import Regulariser
+from dua_lightning.run.build import Choice
 from dua_lightning.run.settings import Measurer, RowSettings, SeedSettings, TaskOrder
+
+if TYPE_CHECKING:
+    from dua_lightning.regularise import Regulariser
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Row:
         label: The row's name in tables.
         training_label: The name of the training of its experts, which several rows may share.
         training: Whether experts are trained one after another or jointly.
-        regulariser: The regulariser before the first task.
+        regularise: The choice of its regulariser.
         prior: Who measures the prior.
         psi: The importance; `None` where the merge needs no prior.
         training_data_too: Whether a server measures on its training data as well.
@@ -38,7 +44,7 @@ class Row:
     label: str
     training_label: str
     training: TaskOrder
-    regulariser: Regulariser
+    regularise: Choice
     prior: Measurer
     psi: Importance | None
     training_data_too: bool
@@ -46,6 +52,39 @@ class Row:
     statistics: Statistics | None
     phi: Adapt
     settings: dict[str, Any]
+
+    @cached_property
+    def regulariser(self) -> "Regulariser":
+        """The regulariser before the first task; Lightning, which takes seconds to load, is loaded for it."""
+        from dua_lightning.regularise import Regulariser
+
+        made: Regulariser = self.regularise.build(Regulariser)
+        return made
+
+    def check(self, net: nn.Module | None, labelled: bool) -> None:
+        """Check that the row can be computed.
+
+        Args:
+            net: The network; `None` where it is not known yet.
+            labelled: Whether the users' data have labels: all users' have, or none's.
+
+        Raises:
+            InputError: The network cannot be adapted so, or labels are needed that are not there.
+        """
+        try:
+            if net is not None:
+                self.phi.check(net)
+        except InputError as error:
+            raise InputError(f"adapt={self.adapt} cannot be used: {error}") from error
+        if self.prior == "user" and self.psi is not None and self.psi.needs_labels and not labelled:
+            raise InputError(
+                f"{self.label} measures importance={self.importance} on users' labels, and data.users_labelled=false; "
+                "use importance=mas, or importance=fim importance.labels=sampled"
+            )
+        if self.phi.needs_labels and not labelled:
+            raise InputError(
+                f"adapt={self.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
+            )
 
 
 def rows(settings: SeedSettings) -> list[Row]:
@@ -101,7 +140,7 @@ def make(settings: RowSettings, training_data_too: bool = False) -> Row:
         label=_label(settings, chi),
         training_label="Joint" if settings.training == "joint" else settings.regularise.label,
         training=settings.training,
-        regulariser=settings.regularise.build(Regulariser),
+        regularise=settings.regularise,
         prior=prior,
         psi=psi,
         training_data_too=training_data_too,

@@ -7,6 +7,7 @@ A job tells how it went by a file in its folder, since a launcher may run it in 
 - `failed.json`: it failed; the reason, and the command that repeats it alone.
 """
 
+import gc
 import hashlib
 import json
 import logging
@@ -26,9 +27,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from dua_lightning.errors import InputError
+from dua_lightning.progress import shown, stage
 from dua_lightning.run.folders import claim, hold, quoted
+from dua_lightning.run.known import refuse_unknown
+from dua_lightning.run.settings import read
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
 
@@ -146,6 +151,9 @@ def run_alone(cfg: DictConfig) -> float:
     Returns:
         The run's objective, for a sweeper that optimises.
     """
+    # A wrong setting is refused before all that a run needs is loaded.
+    with shown(Console(soft_wrap=True)), stage("loading the program"):
+        _check(cfg)
     from dua_lightning.run.pipeline import run
 
     folder = _folder()
@@ -155,6 +163,24 @@ def run_alone(cfg: DictConfig) -> float:
     write_text(folder / DONE, json.dumps(_note(cfg, folder, content)) + "\n")
     (folder / FAILED).unlink(missing_ok=True)
     return _objective(cfg, folder)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what can be, and import what a run needs.
+
+    What is imported stays: to look through it for garbage, now and later, would take a second.
+    """
+    refuse_unknown(cfg, [Path(one.path) for one in HydraConfig.get().runtime.config_sources if one.schema == "file"])
+    settings = read(cfg)
+    gc.disable()
+    try:
+        from dua_lightning.run.checks import refuse
+
+        refuse(settings)
+        import dua_lightning.run.pipeline  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def run_job(cfg: DictConfig) -> float:
@@ -234,8 +260,6 @@ def _end(error: Exception) -> NoReturn:
 def _table(folder: Path, jobs: list[Path]) -> None:
     if not jobs:
         return
-    from rich.console import Console
-
     from dua_lightning.report.runs import join
     from dua_lightning.run.pipeline import report
 

@@ -1,16 +1,19 @@
 """The training of experts, and the device of everything, from the settings."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from lightning import Callback, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dua_lightning.errors import InputError
 from dua_lightning.run.build import check
 from dua_lightning.run.settings import TrainingSettings
-from dua_lightning.training import Training
+
+# Lightning takes seconds to load, and the device is known without it.
+if TYPE_CHECKING:
+    from dua_lightning.training import Training
 
 HARMLESS = (
     *("default_root_dir", "enable_model_summary", "enable_progress_bar", "log_every_n_steps", "profiler"),
@@ -25,7 +28,7 @@ DEVICES = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 """PyTorch's name of each accelerator of Lightning's."""
 
 
-def make(settings: TrainingSettings) -> Training:
+def make(settings: TrainingSettings) -> "Training":
     """Build the training.
 
     Args:
@@ -37,26 +40,36 @@ def make(settings: TrainingSettings) -> Training:
     Raises:
         InputError: For settings that cannot be used.
     """
+    there = device(settings)
     strategy = settings.trainer.node.get("strategy")
     if strategy in WHOLE_PROGRAM:
         raise _whole_program(strategy)
-
-    def callbacks() -> list[Callback]:
-        return [choice.build(Callback) for choice in settings.callbacks.values()]
-
-    trainer = settings.trainer.build(Trainer)
     optimizer = settings.optimizer.build(torch.optim.Optimizer)
     scheduler = settings.scheduler.build() if settings.scheduler.node.get("_target_") else None
     # Refused before anything is trained.
-    with _refusing("trainer"):
-        processes = trainer(logger=False, callbacks=callbacks()).world_size
-    if strategy == "auto" and processes > 1:
-        raise _whole_program(f"auto with trainer.devices={settings.trainer.node.get('devices')}")
     with _refusing("optimizer"):
         made = optimizer([torch.nn.Parameter(torch.zeros(1))])
     if scheduler is not None:
         with _refusing("scheduler"):
             scheduler(made)
+
+    from lightning import Callback, Trainer
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from dua_lightning.training import Training
+
+    def callbacks() -> list[Callback]:
+        return [choice.build(Callback) for choice in settings.callbacks.values()]
+
+    trainer = settings.trainer.build(Trainer)
+    # At each of a run's many fits Lightning would repeat the hardware and a tip.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # A profiler that was asked for tells what it found.
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+    with _refusing("trainer", MisconfigurationException):
+        processes = trainer(logger=False, callbacks=callbacks()).world_size
+    if strategy == "auto" and processes > 1:
+        raise _whole_program(f"auto with trainer.devices={settings.trainer.node.get('devices')}")
     checkpoints = settings.trainer.node.get("enable_checkpointing")
     return Training(
         trainer=trainer,
@@ -65,7 +78,7 @@ def make(settings: TrainingSettings) -> Training:
         callbacks=callbacks,
         reset_batch_norm=settings.reset_batch_norm,
         keep_best=check(checkpoints, bool | None, "trainer.enable_checkpointing") is not False,
-        device=device(settings),
+        device=there,
     )
 
 
@@ -77,13 +90,14 @@ def _whole_program(strategy: str) -> InputError:
 
 
 @contextmanager
-def _refusing(group: str) -> Iterator[None]:
-    """Turns what Lightning or PyTorch says of the group's settings into an `InputError`."""
+def _refusing(group: str, *own: type[Exception]) -> Iterator[None]:
+    """Turns what Lightning, by errors of its own, or PyTorch says of the group's settings into an `InputError`."""
+    kinds: tuple[type[Exception], ...] = (*own, AssertionError, LookupError, TypeError, ValueError)
     try:
         yield
     except InputError:
         raise
-    except (MisconfigurationException, AssertionError, LookupError, TypeError, ValueError) as error:
+    except kinds as error:
         raise InputError(f"the settings {group}.* cannot be used: {' '.join(str(error).split())}") from error
 
 

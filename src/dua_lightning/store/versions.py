@@ -33,8 +33,8 @@ from dua_lightning.errors import InputError
 PACKAGE = "dua_lightning"
 """The name of this package."""
 
-HARMLESS = (f"{PACKAGE}.store.",)
-"""Rooms that change no bit of the values they are given: they keep them, digest them and give them back."""
+HARMLESS = (f"{PACKAGE}.store.", f"{PACKAGE}.progress.")
+"""Rooms that change no bit of the values they are given: they keep and digest them, or say how far it is."""
 
 STANDARD = Path(ast.__file__).parent
 """The folder of Python's own modules."""
