@@ -4,9 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from dua_lightning.report.characters import writable
+from dua_lightning.report.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +38,15 @@ class Display:
         console: The console that is printed to.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             Rate(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -56,7 +58,7 @@ class Display:
         Args:
             text: The line.
         """
-        self.console.print(text, highlight=False)
+        self.console.print(text)
         log.info(text)
 
     @contextmanager
@@ -70,8 +72,12 @@ class Display:
         Yields:
             A function that moves the bar on by one step and sets the note behind it.
         """
-        task = self.progress.add_task(text, total=total, note="")
+        task = self.progress.add_task(self._line(text), total=total, note="")
         try:
-            yield lambda note: self.progress.update(task, advance=1, note=note)
+            yield lambda note: self.progress.update(task, advance=1, note=self._line(note))
         finally:
             self.progress.remove_task(task)
+
+    def _line(self, text: str) -> str:
+        """The text beside a bar, which moves lines of a terminal and so has one itself."""
+        return writable(text, self.console.encoding).replace("\n", " ")

@@ -11,6 +11,7 @@ from dua_lightning.report.document import Commands, Document, Picture, Section, 
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
 from dua_lightning.report.runs import ROWS, Study, flat
+from dua_lightning.report.tables import COST_FORMATS
 
 FOLDED = 20
 """Longer tables of pairs are folded."""
@@ -106,7 +107,7 @@ class _Drawn:
 def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:
     axes = [reduce.AXES[axis] for axis in reduce.repeated(reduced.draws)]
     note = "Average accuracy in percent, forgetting in points (lower is better; empty where it is not defined). " + (
-        f"± is half the 95 % t interval over {_and(axes)}, of the means over the rest."
+        f"CI: half the 95 % t interval over {_and(axes)}, of the means over the rest."
         if axes
         else "One seed, user and draw: no interval."
     )
@@ -149,10 +150,10 @@ def _differences(reduced: Reduced, drawn: _Drawn) -> Section | None:
         pairs = reduce.differences(part.draws)
         if pairs.empty:
             continue
-        axis = next(name for name in map(str, pairs) if name.startswith("± "))
+        axis = next(name for name in map(str, pairs) if name.startswith("CI "))
         note = (
-            "First minus second, average accuracy in points, paired by seed, user and draw; ± is half the 95 % t "
-            f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected by Holm for all pairs "
+            "First minus second, average accuracy in points, paired by seed, user and draw; CI: half the 95 % t "
+            f"interval over {axis[4:-1]}, p of the t test over them, corrected by Holm for all pairs "
             f"({len(pairs)}). No p where all differences are alike, nor of fewer than three values."
         )
         name = drawn.name("differences", data)
@@ -169,7 +170,7 @@ def _users(reduced: Reduced, drawn: _Drawn) -> Section:
     draws = reduced.draws
     pictures = drawn.each("users", reduced, figures.user_map, lambda part: headlines.users(part.draws))
     extremes = "Average accuracy in percent, the mean over seeds and draws."
-    each = "Average accuracy of each row for each user, in percent."
+    each = "Average accuracy of each row for each user, in percent; CI as above."
     return Section(
         "Users",
         "",
@@ -209,8 +210,7 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
             "One task on a user's device, medians over rows, users and tasks; peak memory above what the process had "
             "before."
         )
-        formats = {"trained parameters": ",.0f", "kept (KiB)": ",.1f", "seconds": ".3f", "peak memory (MiB)": ",.1f"}
-        parts.append(Table("adaptation", reduce.cost_medians(study.costs), note, formats))
+        parts.append(Table("adaptation", reduce.cost_medians(study.costs), note, COST_FORMATS))
     text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
     return Section("Cost", text, tuple(parts)) if parts else None
 

@@ -166,13 +166,12 @@ def _end(error: Exception) -> NoReturn:
 def _table(folder: Path, jobs: list[Path]) -> None:
     if not jobs:
         return
-    from rich.console import Console
-
     from dua_lightning.report.runs import join
+    from dua_lightning.report.terminal import Terminal
     from dua_lightning.run.pipeline import report
 
     join(jobs, folder / "records.csv")
-    report(folder, f"sweep of {len(jobs)} jobs", [], None, Console(soft_wrap=True))
+    report(folder, f"sweep of {len(jobs)} jobs", [], None, Terminal())
 
 
 def _folder() -> Path:
