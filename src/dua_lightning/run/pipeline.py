@@ -116,13 +116,14 @@ def report(
     reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
     tables.write_summary(reduced, costs, cost, folder / "summary.json")
     pictures = [*pictures, *figures.draw_all(reduced, folder / "figures")]
-    loggers.results(logger, reduced, path, pictures)
     console.print(tables.table(reduced, name, costs, cost))
     if len(costs) and not reduced.many:
         console.print(tables.costs(costs))
     files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else []), *pictures]
     for written in files:
         console.print(f"  {written}")
+    # A service may be slow, or gone: the table is there before.
+    loggers.results(logger, reduced, path, pictures)
 
 
 def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R: np.ndarray) -> list[Record]:
