@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from dua_lightning.__main__ import CONF
@@ -265,7 +268,17 @@ def test_mlflow_is_a_database_in_the_runs_folder_unless_a_server_is_named(tmp_pa
 
 
 def test_names_for_folders_have_only_characters_that_folders_can_have() -> None:
-    assert loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*") == ("seed_1", "L2-transfer, lr=0.1", "a_b_c_")
+    seed, training, task = loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*")
+    assert (seed, training) == ("seed_1", "L2-transfer, lr=0.1")
+    assert re.fullmatch(r"a_b_c_-\w{8}", task)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(), min_size=2, max_size=6, unique=True))
+def test_curves_of_two_trainings_never_share_a_folder(names: list[str]) -> None:
+    places = [loggers.place(1, name, name)[2] for name in names]
+    assert len(set(places)) == len(names)
+    assert all(len(place.encode()) <= 255 and not set("/\\:*?[]\n\0") & set(place) for place in places)
 
 
 @pytest.mark.parametrize("kind", ["wandb", "tensorboard", "mlflow"])

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -55,6 +55,7 @@ def printed(thing: object, encoding: str = "utf-8", width: int = 80) -> str:
     return written(file).decode(encoding, "surrogateescape")
 
 
+@settings(deadline=None)
 @given(NAMES, st.sampled_from(ENCODINGS))
 def test_a_line_is_printed_as_it_is(name: str, encoding: str) -> None:
     file = stream(encoding)
@@ -62,6 +63,7 @@ def test_a_line_is_printed_as_it_is(name: str, encoding: str) -> None:
     assert written(file).decode(encoding, "surrogateescape") == f"user {writable(name, encoding)} is done\n"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_an_encoding_has_is_written_as_it_is(text: str) -> None:
     plain = "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cs"))
@@ -77,6 +79,7 @@ def test_the_bytes_of_a_folders_name_are_written_as_they_are() -> None:
     assert written(file) == b"caf\xe9/records.csv\n"
 
 
+@settings(deadline=None)
 @given(st.lists(NAMES.map(lambda name: name.replace("\n", "")), min_size=1, max_size=4), st.sampled_from(ENCODINGS))
 def test_a_table_holds_every_name_and_number(names: list[str], encoding: str) -> None:
     numbers = [f"{n}1.25 ± {n}.50" for n in range(len(names))]
@@ -91,6 +94,7 @@ def test_a_table_holds_every_name_and_number(names: list[str], encoding: str) ->
         assert any(whole in " ".join(line.split()) and writable(number, encoding) in line for line in lines)
 
 
+@settings(deadline=None)
 @given(
     labels=st.lists(st.text("ab ,=小", min_size=1, max_size=90), min_size=1, max_size=10),
     headings=st.lists(st.text("ab 小", min_size=1, max_size=60), max_size=10),

@@ -1,10 +1,12 @@
 """Characters that a stream cannot write, or a terminal must not act on.
 
 Text of people's own, such as names of users and folders, is printed as it is. It never ends the program, and what a
-terminal would act on is spelt out. Only the standard library is imported, so that the command line can do it first.
+terminal would act on is spelt out. Files that are named by it have names that every system takes. Only the standard
+library is imported, so that the command line can do it first.
 """
 
 import codecs
+import hashlib
 import io
 import re
 import sys
@@ -13,8 +15,11 @@ INSTEAD = {"±": "+-", "…": "..."}
 """Characters of the program's own, and how they are written where an encoding lacks them."""
 SPELT = "dua_lightning.spelt"
 """The name of the way in which Python encodes what an encoding lacks."""
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
-"""Characters that move a terminal's cursor or change its state, but for the end of a line."""
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that move a terminal's cursor, change its state, or turn the direction of what follows, numbers too."""
+
+LONGEST = 60
+"""The most characters of a text in a file's name; systems take 255 bytes, and a character has up to four."""
 
 
 def _spelt(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -31,7 +36,7 @@ codecs.register_error(SPELT, _spelt)
 
 
 def writable(text: str, encoding: str) -> str:
-    r"""Give a text as it can be written in an encoding, without control characters but for line ends.
+    r"""Give a text as it can be written in an encoding, without control characters but for newlines.
 
     Args:
         text: The text.
@@ -45,6 +50,24 @@ def writable(text: str, encoding: str) -> str:
     """
     plain = CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return plain.encode(encoding, SPELT).decode(encoding, "surrogateescape")
+
+
+def filename(text: str) -> str:
+    """Give the name of a file or folder for a text, another one for each text.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text where every system can have it as a name; otherwise without the rest, and with a digest behind it.
+
+    >>> filename("L2-transfer, lr=0.1"), filename("a/b:c")
+    ('L2-transfer, lr=0.1', 'a_b_c-3b07f80c')
+    """
+    plain = re.sub(r"[^-.,=\w ]", "_", text)[:LONGEST]
+    if plain == text:
+        return text
+    return f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
 def forgive() -> None:

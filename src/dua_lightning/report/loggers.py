@@ -21,6 +21,7 @@ from matplotlib.image import imread
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
+from dua_lightning.report.characters import filename
 from dua_lightning.report.reduce import Reduced, entries, over_seeds
 
 EXTRAS = ("wandb", "tensorboard", "mlflow")
@@ -287,7 +288,7 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
 
 
 def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
-    """Name the folders of a training's curves, without characters that folders cannot have.
+    """Name the folders of a training's curves.
 
     Args:
         seed: The run's seed.
@@ -297,8 +298,7 @@ def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
     Returns:
         Three folders, one in the other.
     """
-    training, task = (re.sub(r"[^-.,=\w ]", "_", text) for text in (training, task))
-    return f"seed_{seed}", training, task
+    return f"seed_{seed}", filename(training), filename(task)
 
 
 def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:

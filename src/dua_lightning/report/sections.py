@@ -1,12 +1,12 @@
 """The sections of a report: their tables, figures and sentences."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from dua_lightning.report import figures, headlines, reduce
+from dua_lightning.report.characters import filename
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
@@ -101,7 +101,7 @@ class _Drawn:
 
     def name(self, name: str, data: object) -> str:
         """Name the file for one benchmark, whatever characters that has in its name."""
-        return name + "-" + re.sub(r"[^-.\w]", "_", str(data)) if self.several else name
+        return f"{name}-{filename(str(data))}" if self.several else name
 
 
 def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:

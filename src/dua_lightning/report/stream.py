@@ -68,7 +68,9 @@ class Stream:
             with refusing(self.path):
                 if self._file is None:
                     temporary = self._opened.enter_context(replacing(self.path))
-                    self._file = self._opened.enter_context(temporary.open("w", encoding="utf-8"))
+                    # Whoever reads the table need not know of the bytes of names that are no text.
+                    file = temporary.open("w", encoding="utf-8", errors="backslashreplace")
+                    self._file = self._opened.enter_context(file)
                 self._file.write(text.getvalue())
         except InputError:
             self._broken = True
