@@ -27,7 +27,7 @@ TENANTS = {
     "omegaconf": {"run", "commands.store", "__main__"},
     "lightning": {"data.server", "data.user", "regularise", "training", "report", "run"},
     "wandb": {"report.loggers"},
-    "matplotlib": {"report.figures", "report.loggers"},
+    "matplotlib": {"report.figures", "report.fonts", "report.loggers"},
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dua_lightning.errors import InputError
+from dua_lightning.report.characters import forgive
 from dua_lightning.run.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _TRACEBACK = os.environ.get("DUA_TRACEBACK", os.environ.get("HYDRA_FULL_ERROR", 
 
 def _app(cfg: "DictConfig") -> float:
     """Give a sweeper of Hydra's the run's objective."""
+    # A launcher may have begun another process.
+    forgive()
     from dua_lightning.run import sweep
 
     if cfg.get("debug") or _TRACEBACK:
@@ -65,6 +68,7 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())
     # Hydra then raises what it cannot compose, instead of printing it in its own way and exiting with 1.
     os.environ |= {"HYDRA_FULL_ERROR": "1", "DUA_TRACEBACK": str(int(_TRACEBACK))}
+    forgive()
     with stoppable():
         try:
             try:

@@ -157,7 +157,7 @@ def stage(text: str, total: float | None = None, unit: str = "", first: float = 
             # Programs that have no use for it need not load it.
             from rich.console import Console
 
-            console = Console(stderr=True)
+            console = Console(stderr=True, markup=False, emoji=False, highlight=False)
             if console.is_terminal:
                 own.enter_context(shown(console))
         yield opened.advance
@@ -197,7 +197,7 @@ def shown(console: "Console", write: Callable[[str], None] | None = None) -> Ite
     Yields:
         The lines, which must know when something else is written.
     """
-    lines = Lines(write or (lambda text: console.print(text, markup=False, highlight=False)))
+    lines = Lines(write or console.print)
     with ExitStack() as ending:
         _showing.append(lines)
         ending.callback(_showing.remove, lines)
@@ -236,7 +236,6 @@ def _bars() -> "RenderableType":
     """The open stages, a line each, in the width that the terminal has; a long text gives way to the numbers."""
     from rich.progress_bar import ProgressBar
     from rich.table import Column, Table
-    from rich.text import Text
 
     now = time.monotonic()
     columns = [Column(ratio=1, no_wrap=True, overflow="ellipsis"), *[Column(no_wrap=True) for _ in range(4)]]
@@ -244,6 +243,7 @@ def _bars() -> "RenderableType":
     for one in _open.copy():
         bar = ProgressBar(total=one.total, completed=one.done, width=10, pulse=one.total is None)
         rest = one.left(now) or duration(now - one.began)
-        text = Text(f"{one.text} {one.note}".strip())
-        table.add_row(text, bar, Text(one.count()), Text(one.rate(now)), Text(rest))
+        # The console writes strings in its own way; one with several lines would move the terminal's.
+        text = " ".join(f"{one.text} {one.note}".split())
+        table.add_row(text, bar, one.count(), one.rate(now), rest)
     return table

@@ -46,7 +46,7 @@ def test_results_are_paired_where_they_agree(a: Path, b: Path) -> None:
     found = results(a, b).set_index(["row", "figure"])
     line = found.loc[("MAS-IMM", "accuracy")]
     assert (line["B - A"], line["pairs"]) == (pytest.approx(statistics.mean([0.1, 0.4, 0.9])), 12)
-    assert line["± seeds"] == pytest.approx(statistics_loops.half([0.1, 0.4, 0.9]), rel=1e-4)
+    assert line["CI (seeds)"] == pytest.approx(statistics_loops.half([0.1, 0.4, 0.9]), rel=1e-4)
     assert line["B - A"] == pytest.approx(line["B"] - line["A"])
     assert found.loc[("MAS-RACL", "accuracy"), "pairs"] == 8
     assert found.loc[("MAS-RACL", "accuracy"), "B - A"] == pytest.approx(0.25)

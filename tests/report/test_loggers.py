@@ -1,7 +1,10 @@
 """Lightning's loggers, each read back: the curves of trainings, the results of the run, and how it ended."""
 
 import json
+import os
+import re
 import shlex
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from dua_lightning.__main__ import CONF
@@ -20,6 +25,8 @@ from dua_lightning.report import figures, loggers, records
 from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.reduce import Reduced, reduce
 from dua_lightning.run.stopping import Stopped
+from tests.helpers.cli import TINY, Done, refused, run
+from tests.helpers.process import spawn
 from tests.helpers.wandb_file import records as wandb_records
 from tests.report.test_progress import ACCURACIES, fit_with
 from tests.report.test_tables import made
@@ -44,7 +51,7 @@ def _file_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
-def start(kind: str, folder: Path, row: str = "LwF", **settings: Any) -> RunLogger:
+def start(kind: str, folder: Path, row: str = "LwF", **settings: Any) -> RunLogger | None:
     """The logger as `conf/logger` has it, started."""
     node = yaml.safe_load((CONF / "logger" / f"{kind}.yaml").read_text())
     assert getattr(lightning_loggers, node.pop("_target_").rpartition(".")[2]) is KINDS[kind]
@@ -261,7 +268,17 @@ def test_mlflow_is_a_database_in_the_runs_folder_unless_a_server_is_named(tmp_pa
 
 
 def test_names_for_folders_have_only_characters_that_folders_can_have() -> None:
-    assert loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*") == ("seed_1", "L2-transfer, lr=0.1", "a_b_c_")
+    seed, training, task = loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*")
+    assert (seed, training) == ("seed_1", "L2-transfer, lr=0.1")
+    assert re.fullmatch(r"a_b_c_-\w{8}", task)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(), min_size=2, max_size=6, unique=True))
+def test_curves_of_two_trainings_never_share_a_folder(names: list[str]) -> None:
+    places = [loggers.place(1, name, name)[2] for name in names]
+    assert len(set(places)) == len(names)
+    assert all(len(place.encode()) <= 255 and not set("/\\:*?[]\n\0") & set(place) for place in places)
 
 
 @pytest.mark.parametrize("kind", ["wandb", "tensorboard", "mlflow"])
@@ -276,16 +293,150 @@ def test_a_package_that_is_missing_is_one_line_with_what_installs_it(
         loggers.start(missing, {}, tmp_path, CONFIG, "LwF")
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "words"), [("csv", {"flush": 3}, "flush"), ("wandb", {"mode": "x"}, "offline")]
-)
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "an argument that does not exist": ("csv", {"flush": 3}, "flush"),
+    "a name that no folder can have": ("csv", {"name": "x" * 300}, "too long"),
+    "a null character": ("tensorboard", {"name": "a\0b"}, "null"),
+    "a mode that does not exist": ("wandb", {"mode": "x"}, "mode=x .*offline"),
+    "a project that W&B does not take": ("wandb", {"project": "a/b:c", "mode": "offline"}, "project"),
+    "a setting of W&B's that does not exist": ("wandb", {"settings": {"x": 1}, "mode": "offline"}, "settings|Settings"),
+    "an empty tag": ("wandb", {"tags": [""]}, "1 to 64"),
+    "a long tag": ("wandb", {"tags": ["a", "x" * 65]}, "xxx.*1 to 64|1 to 64.*xxx"),
+    "tags without values": ("mlflow", {"tags": ["a"]}, "mapping"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
 def test_settings_that_a_logger_cannot_use_are_one_line(
-    kind: str, settings: dict[str, Any], words: str, tmp_path: Path
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    kind, settings, words = REFUSED[case]
     with pytest.raises(InputError, match=words) as refused:
         start(kind, tmp_path, **settings)
     assert "\n" not in str(refused.value)
-    assert "the logger csv" in str(refused.value)
+
+
+@pytest.mark.parametrize("row", ["", "r" * 200])
+def test_a_label_of_any_length_is_a_tag_that_wandb_takes(row: str, tmp_path: Path) -> None:
+    run = start("wandb", tmp_path, row, tags="mine")
+    loggers.close(run)
+    assert run is not None
+    assert (run.settings["job_type"], len(run.settings["name"])) == (row[:64], min(128, len(f"{row}, seed 2")))
+    assert run.settings["tags"] == [*filter(None, [row[:64]]), "digits", "mlp", "paper", "none", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode", "expected"),
+    [
+        (None, "offline", "offline"),
+        (None, "disabled", None),
+        ("", "offline", "offline"),
+        ("disabled", "online", None),
+        ("dryrun", "online", "dryrun"),
+        ("offline", "disabled", "offline"),
+    ],
+)
+def test_wandb_mode_of_the_environment_wins(
+    variable: str | None, mode: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    run = start("wandb", tmp_path, mode=mode)
+    loggers.close(run)
+    assert (None if run is None else run.settings["mode"]) == expected
+    assert bool(list(tmp_path.glob("wandb/offline-run-*"))) == (expected is not None)
+
+
+def test_a_variable_that_is_no_mode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(InputError, match="WANDB_MODE=nonsense"):
+        start("wandb", tmp_path)
+    loggers.close(start("csv", tmp_path))
+
+
+SERVICES: dict[str, tuple[tuple[str, ...], dict[str, str], str]] = {
+    "nobody has logged in": (("logger=wandb", "logger.mode=online"), {}, "No API key"),
+    "the variable asks for a login": (("logger=wandb",), {"WANDB_MODE": "online"}, "logger.mode=offline"),
+    "no server of W&B's": (
+        ("logger=wandb", "logger.mode=online", "logger.settings.init_timeout=1"),
+        {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        "127.0.0.1:9",
+    ),
+    "no server of MLflow's": (("logger=mlflow", "logger.tracking_uri=http://127.0.0.1:9"), {}, "127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("case", SERVICES)
+def test_a_service_that_cannot_be_used_is_one_line_within_seconds(case: str, tmp_path: Path) -> None:
+    words, variables, named = SERVICES[case]
+    began = time.monotonic()
+    more = {"WANDB_MODE": "", "HOME": str(tmp_path), **variables}
+    done = spawn(*TINY, *words, f"paths.output_dir={tmp_path / 'out'}", cwd=tmp_path, more=more)
+    assert refused(done), done.err
+    assert named in done.err
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "out" / "figures").exists(), "something was computed"
+
+
+def test_a_home_that_cannot_be_written_to_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+    for name in variables:
+        # The test leaves them as they were.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    loggers.close(start("wandb", tmp_path))
+    assert {os.environ[name] for name in variables} == {str(tmp_path / "wandb")}
+    assert not (tmp_path / "nowhere").exists()
+
+
+class Gone(Logger):
+    """A service that is there at the start, and gone from the first metric of a training on."""
+
+    def __init__(self, save_dir: str, error: str) -> None:
+        super().__init__()
+        self.save_dir_ = save_dir
+        self.error = error
+        self.calls = 0
+
+    name, version, experiment = "gone", 0, None
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.calls += 1
+        raise ConnectionError(self.error)
+
+
+def test_a_service_that_goes_away_takes_nothing_with_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    logger = (f"logger._target_={__name__}.Gone", "~logger.name", "+logger.error=nobody there")
+    done = run(*TINY, *logger, f"paths.output_dir={out}", capfd=capfd, monkeypatch=monkeypatch)
+    assert refused(Done(done.status, done.out, done.err.splitlines()[-1])), done.err
+    assert len(done.err.splitlines()) == 2, done.err
+    assert done.err.count("nobody there") == 2
+    assert "MAS-RACL" in done.out
+    written = ("records.csv", "summary.json", "trainings.csv", "figures/matrices.png")
+    assert all((out / name).exists() for name in written)
+
+
+def test_a_service_that_has_failed_is_not_asked_again(
+    results: tuple[Reduced, Path, list[Path]], tmp_path: Path
+) -> None:
+    started = loggers.start(Gone, {"error": "nobody there"}, tmp_path, CONFIG, "LwF")
+    logger = loggers.curves(started, 1, "LwF", "a")
+    assert isinstance(logger, Logger)
+    fit_with(logger, "a")
+    loggers.results(started, *results)
+    assert started is not None
+    assert isinstance(started.logger, Gone)
+    assert started.logger.calls == 1
+    with pytest.raises(InputError, match="Gone could not log everything"):
+        loggers.close(started)
 
 
 def test_the_sweeps_agents_start_runs_that_exist_and_log_its_metric() -> None:
@@ -301,4 +452,4 @@ def test_the_sweeps_agents_start_runs_that_exist_and_log_its_metric() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     assert (cfg.method.name, cfg.importance.name, cfg.seed) == ("imm", "fim", 3)
-    assert (cfg.logger.project, cfg.logger.offline) == (sweep["project"], False)
+    assert (cfg.logger.project, cfg.logger.mode) == (sweep["project"], "online")

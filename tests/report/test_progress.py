@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dua_lightning.report.display import Display
 from dua_lightning.report.progress import TrainingProgress
+from dua_lightning.report.terminal import Terminal
 from dua_lightning.tasks import Task
 
 ACCURACIES = (50.0, 80.0, 70.0, 75.0)
@@ -53,14 +53,14 @@ def fit(name: str, progress: TrainingProgress, epochs: int, path: Path | None = 
 
 def fit_with(logger: Logger, name: str) -> None:
     """Train a module on a task for four epochs, its metrics logged."""
-    fit(name, TrainingProgress(Display(Console(file=StringIO())), ""), len(ACCURACIES), logger=logger)
+    fit(name, TrainingProgress(Display(Terminal(file=StringIO())), ""), len(ACCURACIES), logger=logger)
 
 
 class Bars(Display):
     """Keeps what is said, and the notes of each bar."""
 
     def __init__(self) -> None:
-        super().__init__(Console(file=StringIO()))
+        super().__init__(Terminal(file=StringIO()))
         self.said: list[str] = []
         self.notes: dict[str, list[str]] = {}
         self.totals: list[tuple[int, int]] = []
@@ -106,7 +106,7 @@ def test_without_validation_there_is_no_accuracy() -> None:
 
 
 def test_a_copy_for_another_process_is_silent() -> None:
-    display = Display(Console(file=StringIO()))
+    display = Display(Terminal(file=StringIO()))
     with display:
         copied = copy.deepcopy(TrainingProgress(display, "seed 1"))
     assert copied.display is None

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from dua_lightning.errors import InputError
 from dua_lightning.metrics import average_accuracy, forgetting
 from dua_lightning.report import figures, records, reduce, tables
 from dua_lightning.report.records import CHUNK, CostRecord, Record
+from dua_lightning.report.terminal import Terminal
 from tests.reference import statistics_loops
 from tests.report.test_tables import made, per_seed, value
 
@@ -28,27 +28,27 @@ def test_a_row_has_its_mean_and_an_interval_over_each_that_is_repeated(found: pd
     rows = reduce.rows(found).set_index("row")
     axes = ("seeds", "users", "iterations")
     assert list(rows) == [
-        name for merit in ("accuracy", "forgetting") for name in (merit, *(f"{merit} ± {a}" for a in axes))
+        name for merit in ("accuracy", "forgetting") for name in (merit, *(f"{merit} CI ({a})" for a in axes))
     ]
     row = rows.loc["MAS-RACL"]
     seeds = [per_seed("racl", seed) for seed in (1, 2, 3)]
     assert row["accuracy"] == pytest.approx(statistics.mean(seeds))
-    assert row["accuracy ± seeds"] == pytest.approx(statistics_loops.half(seeds), rel=1e-5)
+    assert row["accuracy CI (seeds)"] == pytest.approx(statistics_loops.half(seeds), rel=1e-5)
     users = [
         statistics.mean(value("racl", user, i, s, 3, on) for i in (1, 2) for s in (1, 2, 3) for on in (1, 2, 3))
         for user in ("a", "bcd")
     ]
-    assert row["accuracy ± users"] == pytest.approx(statistics_loops.half(users), rel=1e-4)
+    assert row["accuracy CI (users)"] == pytest.approx(statistics_loops.half(users), rel=1e-4)
     assert math.isnan(rows.loc["Joint", "forgetting"])
-    assert math.isnan(rows.loc["Joint", "forgetting ± seeds"])
+    assert math.isnan(rows.loc["Joint", "forgetting CI (seeds)"])
 
 
 def test_what_there_is_one_of_has_no_column(found: pd.DataFrame) -> None:
     one = found[(found["seed"] == 1) & (found["iteration"] == 1)]
-    assert list(reduce.rows(one)) == ["row", "accuracy", "accuracy ± users", "forgetting", "forgetting ± users"]
+    assert list(reduce.rows(one)) == ["row", "accuracy", "accuracy CI (users)", "forgetting", "forgetting CI (users)"]
     alone = reduce.rows(one[one["user"] == "a"])
     assert list(alone) == ["row", "accuracy", "forgetting"]
-    assert list(reduce.differences(one)) == ["first", "second", "difference", "± users", "pairs", "p", "p (Holm)"]
+    assert list(reduce.differences(one)) == ["first", "second", "difference", "CI (users)", "pairs", "p", "p (Holm)"]
 
 
 def test_differences_are_paired_and_tested_over_seeds(found: pd.DataFrame) -> None:
@@ -66,7 +66,7 @@ def test_differences_are_paired_and_tested_over_seeds(found: pd.DataFrame) -> No
         for s in (1, 2, 3)
     ]
     assert pair["difference"] == pytest.approx(statistics.mean(apart))
-    assert pair["± seeds"] == pytest.approx(statistics_loops.half(apart), rel=1e-5)
+    assert pair["CI (seeds)"] == pytest.approx(statistics_loops.half(apart), rel=1e-5)
     assert pair["p"] == pytest.approx(statistics_loops.p_value(apart), abs=1e-6)
     assert pair["pairs"] == 12
     assert (pairs["p (Holm)"] >= pairs["p"]).all()
@@ -243,7 +243,7 @@ def test_costs_name_the_statistics_and_peak_memory_where_it_was_counted(tmp_path
     assert dict(zip(zip(found["adaptation"], found["statistics"], strict=True), found["seconds"], strict=True)) == ways
     counted = not math.isnan(peak)
     assert ("peak memory (MiB)" in found) == counted
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Terminal(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.costs(records.costs(tmp_path / "costs.csv")))
     (line,) = [line for line in console.export_text().splitlines() if "batch" in line]
     assert line.replace(" ", "") == "│adabn│batch│1,000│2.0│0.250│" + "3.0│" * counted
@@ -257,7 +257,7 @@ def test_summary_table_and_figure_of_many_users_show_percentiles_and_cost(tmp_pa
     assert summary["cost_per_user"] == {"draws": 150, "seconds": 0.0321}
     assert summary["Joint"]["forgetting"] is None
     assert "users" not in summary["Joint"]
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Terminal(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.table(found, "made", costs, cost))
     text = console.export_text()
     for name in ("MAS-RACL", "MAS-IMM", "Joint"):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import figures, records, tables
 from dua_lightning.report.records import COLUMNS, Record
 from dua_lightning.report.reduce import over_seeds, reduce
+from dua_lightning.report.terminal import Terminal
 
 
 def value(method: str, user: str, iteration: int, seed: int, after: int, on: int) -> float:
@@ -81,11 +81,11 @@ def test_the_summary_has_every_figure_and_null_where_it_is_not_defined(frame: pd
 @pytest.mark.parametrize("width", [80, 56])
 def test_the_table_cuts_no_number_where_it_is_narrow(width: int, frame: pd.DataFrame) -> None:
     reduced = reduce([frame])
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Terminal(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables.table(reduced, "made"))
     text = console.export_text()
     for name, accuracy, accuracy_std, lost, lost_std in over_seeds(reduced.draws).itertuples():
-        (line,) = [line for line in text.splitlines() if line.startswith(f"│ {name} ")]
+        line, *_ = [line for line in text.splitlines() if line.startswith(f"│ {name} ")]
         assert tables.shown(accuracy, accuracy_std) in line
         assert tables.shown(lost, lost_std) in line
     assert "MAS-RACL minus MAS-IMM, paired: 2.00 ± 0.00" in " ".join(text.split())

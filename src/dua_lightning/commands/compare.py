@@ -1,14 +1,13 @@
 """`dua compare`: the settings and results in which two runs or sweeps differ."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 from dua_lightning.commands.report import Parser
 from dua_lightning.errors import InputError
+from dua_lightning.report.terminal import Column, Sheet, Terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 OTHERWISE = ("paths.", "command", "method.rows", "suggested.", "trainer.default_root_dir")
 """Settings that change no result, or are shown in another way."""
+KEYS = ("row", "figure")
+"""The columns that name a line of the results."""
 COMMIT = 12
 """So many digits of a commit tell it apart."""
 
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(
             f"{given.A} and {given.B} have no row, user, seed and draw in common; name two runs on the same data"
         )
-    console = Console(soft_wrap=True)
-    console.print(f"A {given.A}\nB {given.B}", highlight=False)
+    console = Terminal()
+    console.print(f"A {given.A}\nB {given.B}")
     differing = settings(a, b)
     console.print(settings_table(differing) if differing else "no setting differs")
     console.print(results_table(found))
@@ -91,7 +92,7 @@ def _values(study: "Study") -> dict[str, str]:
     return {name: " | ".join(values) for name, values in found.items()}
 
 
-def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
+def settings_table(lines: Sequence[tuple[str, str, str]]) -> Sheet:
     """Make the table of settings for the terminal.
 
     Args:
@@ -100,15 +101,12 @@ def settings_table(lines: Sequence[tuple[str, str, str]]) -> Table:
     Returns:
         The table.
     """
-    table = Table(title="settings that differ", title_justify="left")
-    for name in ("setting", "A", "B"):
-        table.add_column(name, overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    return table
+    cells = zip(*lines, strict=True)
+    columns = [Column(name, of, number=False) for name, of in zip(("setting", "A", "B"), cells, strict=True)]
+    return Sheet("settings that differ", columns)
 
 
-def results_table(frame: "pd.DataFrame") -> Table:
+def results_table(frame: "pd.DataFrame") -> Sheet:
     """Make the table of results for the terminal.
 
     Args:
@@ -117,24 +115,18 @@ def results_table(frame: "pd.DataFrame") -> Table:
     Returns:
         The table.
     """
-    table = Table(
-        title="results, paired by row, user, seed and draw",
-        caption="accuracy in percent, forgetting in points; ± half the 95 % t interval of B - A; p by Holm",
-        title_justify="left",
-        caption_justify="left",
+    return Sheet(
+        "results, paired by row, user, seed and draw",
+        [
+            Column(str(name), [_cell(str(name), value) for value in values], name not in KEYS)
+            for name, values in frame.items()
+        ],
+        "accuracy in percent, forgetting in points; CI: half the 95 % t interval of B - A; p by Holm",
+        keys=len(KEYS),
     )
-    for name in frame:
-        table.add_column(str(name), justify="left" if name in ("row", "figure") else "right", no_wrap=name != "row")
-    for line in frame.to_dict("records"):
-        table.add_row(*_cells(line))
-    return table
 
 
-def _cells(line: Mapping[Hashable, object]) -> Iterator[str]:
-    for name, value in line.items():
-        if not isinstance(value, float):
-            yield str(value)
-        elif value != value:
-            yield ""
-        else:
-            yield format(value, {"B - A": "+.2f", "p": ".2g"}.get(str(name), ".2f"))
+def _cell(column: str, value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "" if math.isnan(value) else format(value, {"B - A": "+.2f", "p": ".2g"}.get(column, ".2f"))

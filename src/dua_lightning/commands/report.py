@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-
 from dua_lightning.errors import InputError
+from dua_lightning.report.terminal import Terminal
 
 if TYPE_CHECKING:
     from dua_lightning.report.runs import Study
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     out: Path = given.out or given.runs[0] / "report"
     study = runs.study(given.runs)
     for path in write(study, out):
-        Console(soft_wrap=True).print(f"  {path}", highlight=False)
+        Terminal().print(f"  {path}")
     return 0
 
 

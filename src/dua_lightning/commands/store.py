@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from dua_lightning.errors import InputError
+from dua_lightning.report.terminal import Column, Sheet, Terminal
 
 if TYPE_CHECKING:
     from dua_lightning.store.store import Entry, Store
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str], paths: Path) -> int:
     if not given.root.is_dir():
         raise InputError(f"{given.root} is not a folder; name the store's by --root, or make a run that fills it")
     store = Store(given.root, data_dir=given.data)
-    console = Console(soft_wrap=True)
+    console = Terminal()
     if given.command == "list":
         console.print(table(store.entries(), f"store {given.root}"))
     elif given.command == "show":
@@ -81,7 +80,7 @@ def _parser(paths: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def table(entries: Sequence["Entry"], title: str) -> Table:
+def table(entries: Sequence["Entry"], title: str) -> Sheet:
     """Make the table of entries for the terminal, experts with their task, with their sizes and the sum of them.
 
     Args:
@@ -91,16 +90,15 @@ def table(entries: Sequence["Entry"], title: str) -> Table:
     Returns:
         The table.
     """
-    found = Table(title=title, title_justify="left", show_footer=True)
-    found.add_column("kind", f"{len(entries)} files")
-    found.add_column("task", overflow="fold")
-    found.add_column("digest", no_wrap=True)
-    found.add_column("size", decimal(sum(entry.bytes for entry in entries)), justify="right", no_wrap=True)
-    found.add_column("last used", no_wrap=True)
-    for entry in entries:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        found.add_row(entry.kind, _task(entry), entry.key.lstrip(".")[:DIGITS], decimal(entry.bytes), used)
-    return found
+    used = [time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) for entry in entries]
+    columns = [
+        Column("kind", [entry.kind for entry in entries], number=False, footer=f"{len(entries)} files"),
+        Column("task", [_task(entry) for entry in entries], number=False),
+        Column("digest", [entry.key.lstrip(".")[:DIGITS] for entry in entries], number=False),
+        Column("size", [decimal(entry.bytes) for entry in entries], footer=decimal(sum(e.bytes for e in entries))),
+        Column("last used", used, number=False),
+    ]
+    return Sheet(title, columns)
 
 
 def _task(entry: "Entry") -> str:
@@ -116,7 +114,7 @@ def _task(entry: "Entry") -> str:
         return ""
 
 
-def show(store: "Store", prefix: str, console: Console) -> None:
+def show(store: "Store", prefix: str, console: Terminal) -> None:
     """Print provenance and tensors of one entry.
 
     Args:
@@ -139,15 +137,17 @@ def show(store: "Store", prefix: str, console: Console) -> None:
         )
     (entry,) = found
     tensors, provenance = read(entry.path)
-    console.print(f"{entry.kind} {entry.path}, {decimal(entry.bytes)}", highlight=False)
+    console.print(f"{entry.kind} {entry.path}, {decimal(entry.bytes)}")
     console.print_json(json.dumps(provenance))
-    held = Table("tensor", "type", "shape")
-    for name, tensor in tensors.items():
-        held.add_row(name, str(tensor.dtype).removeprefix("torch."), " x ".join(map(str, tensor.shape)))
-    console.print(held)
+    columns = {
+        "tensor": list(tensors),
+        "type": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()],
+        "shape": [" x ".join(map(str, tensor.shape)) for tensor in tensors.values()],
+    }
+    console.print(Sheet("", [Column(name, cells, number=False) for name, cells in columns.items()]))
 
 
-def verify(store: "Store", console: Console) -> int:
+def verify(store: "Store", console: Terminal) -> int:
     """Read every entry, and print each that is damaged.
 
     Args:
@@ -163,6 +163,6 @@ def verify(store: "Store", console: Console) -> int:
             whole += 1
         else:
             wrong += 1
-            console.print(f"{entry.kind} {entry.key[:DIGITS]}: {problem}", highlight=False)
-    console.print(f"{whole} whole, {wrong} damaged", highlight=False)
+            console.print(f"{entry.kind} {entry.key[:DIGITS]}: {problem}")
+    console.print(f"{whole} whole, {wrong} damaged")
     return 1 if wrong else 0

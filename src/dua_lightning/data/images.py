@@ -248,9 +248,23 @@ class BatchOrder(DistributedSampler[Any]):
             if self.augment:
                 chances = torch.rand(self.count, 3, generator=generator(*self.stream, "augment", self.epoch))
         for indices in self._split(order):
-            # A process that has no part of a small last batch takes its first image, so that all take as many steps.
-            own = indices[self.rank :: self.num_replicas] if len(indices) > self.rank else indices[:1]
+            own = self._own(indices)
             yield own, None if chances is None else chances[own]
+
+    def kept(self, number: int) -> Tensor:
+        """Give the indices of a batch where the order of the images is kept.
+
+        Args:
+            number: The batch's number, from 0.
+
+        Returns:
+            This process's part of it, `(n,)`.
+        """
+        return self._own(self._split(torch.arange(self.count))[number])
+
+    def _own(self, indices: Tensor) -> Tensor:
+        # A process that has no part of a small last batch takes its first image, so that all take as many steps.
+        return indices[self.rank :: self.num_replicas] if len(indices) > self.rank else indices[:1]
 
     def _split(self, order: Tensor) -> list[Tensor]:
         parts = list(order.split(self.batch_size)) if len(order) else []
@@ -262,17 +276,25 @@ class BatchOrder(DistributedSampler[Any]):
 class ImageDataset(Dataset[Batch]):
     """`Images` by batch: an item is a whole batch, since images one by one would be cut and normalised one by one.
 
+    A number names a batch in which the order of the images is kept. Lightning asks so for `overfit_batches`, with a
+    sampler of its own.
+
     Args:
         images: The images.
+        order: The batches of an epoch.
         labelled: Whether labels are given.
     """
 
-    def __init__(self, images: Images, labelled: bool) -> None:
+    def __init__(self, images: Images, order: BatchOrder, labelled: bool) -> None:
         self.images = images
+        self.order = order
         self.labelled = labelled
 
-    def __getitem__(self, chosen: tuple[Tensor, Tensor | None]) -> Batch:
-        indices, chances = chosen
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, chosen: int | tuple[Tensor, Tensor | None]) -> Batch:
+        indices, chances = (self.order.kept(chosen), None) if isinstance(chosen, int) else chosen
         images = self.images[indices]
         return images.inputs(chances), images.labels if self.labelled else None
 
@@ -291,7 +313,7 @@ def loader(images: Images, order: BatchOrder, labelled: bool = True, workers: in
         The loader.
     """
     return DataLoader(
-        ImageDataset(images, labelled),
+        ImageDataset(images, order, labelled),
         batch_size=None,
         sampler=order,
         collate_fn=_as_it_is,

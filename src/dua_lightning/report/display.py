@@ -5,9 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Self
 
-from rich.console import Console
-
 from dua_lightning.progress import Lines, shown, stage
+from dua_lightning.report.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ class Display:
         console: The console that is printed to.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
         self._lines: Lines | None = None
         self._shown = ExitStack()
@@ -37,7 +36,7 @@ class Display:
         Args:
             text: The line.
         """
-        self.console.print(text, highlight=False)
+        self.console.print(text)
         log.info(text)
         if self._lines is not None:
             self._lines.spoke()

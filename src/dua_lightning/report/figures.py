@@ -4,9 +4,12 @@ They can be read in black and white: what differs in colour differs in marker, l
 what to see.
 """
 
+import re
 import textwrap
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,19 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import Images
-from dua_lightning.report import headlines
+from dua_lightning.report import fonts, headlines
+from dua_lightning.report.characters import writable
 from dua_lightning.report.reduce import AXES, Reduced, over, over_seeds, repeated
 from dua_lightning.report.statistics import LEVEL
 from dua_lightning.store.files import replacing
@@ -59,6 +67,22 @@ USERS_NAMED = 24
 """More users than this get no names on an axis."""
 ROWS_NUMBERED = 30
 """More rows than this get no numbers in the squares of their differences."""
+TASKS_NUMBERED = 8
+"""More tasks than this get no numbers in the squares of their accuracies, and no line of their own in a legend."""
+TICKS = 8
+"""The largest number of ticks on the axis of a panel that counts tasks."""
+MOST_PANELS = 60
+"""Rows beyond this have no panel."""
+TALLEST = 40.0
+"""The largest height of a figure in inches; at more rows than fit, not every name is written."""
+PER_LEGEND = 28
+"""Curves beyond this have no line of their own: from here on colour and line are those of another one."""
+SLANTED = 22
+"""The characters of a line of a name that is written slanted under an axis."""
+LONGEST_WORD = 30
+"""The largest number of characters of a word in a title."""
+TITLE_LINES = 4
+"""The largest number of lines of a title."""
 
 
 def draw_all(reduced: Reduced, folder: Path) -> list[Path]:
@@ -95,7 +119,7 @@ def accuracies(reduced: Reduced, path: Path) -> Path:
     each = over_seeds(draws, ("row", "user"))["average_accuracy"].unstack(sort=False)[draws["user"].unique()]
     few = each.shape[1] <= USERS_MARKED
     over_what = "" if axis is None else f", 95 % interval over {AXES[axis]}"
-    with _saved(path, (8, 1.4 + 0.38 * len(means)), headlines.accuracy(draws)) as (figure, grid):
+    with _saved(path, (8, _height(1.4 + 0.38 * len(means))), headlines.accuracy(draws)) as (figure, grid):
         axes = grid.flat[0]
         for y, (mean, half, of_users) in enumerate(zip(means, halves, each.to_numpy(), strict=True)):
             axes.errorbar(mean, y, xerr=half, fmt="|", color="black", capsize=4, markersize=14)
@@ -105,10 +129,11 @@ def accuracies(reduced: Reduced, path: Path) -> Path:
             else:
                 # They are drawn as pixels: thousands of shapes would make a vector drawing of megabytes.
                 axes.scatter(of_users, np.full(len(of_users), y), s=12, color="0.65", rasterized=True)
-        for text, colour, marker in zip(each, COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]:
+        legend = zip(_names(each), COLOURS, MARKERS, strict=False) if few else [("a user", "0.65", "o")]
+        for text, colour, marker in legend:
             axes.scatter([], [], color=colour, marker=marker, label=text)
         axes.errorbar([], [], xerr=[], fmt="|", color="black", label=f"all users{over_what}")
-        axes.set_yticks(range(len(means)), _names(means.index))
+        _name(axes.yaxis, means.index, TALLEST / 0.38)
         axes.invert_yaxis()
         axes.set_xlabel("average accuracy after the last task (%)")
         axes.grid(axis="x")
@@ -129,10 +154,11 @@ def spread(reduced: Reduced, path: Path) -> Path:
     levels = np.linspace(0, 100, 201)
     with _saved(path, (8, 4.2), headlines.spread(reduced.draws)) as (figure, grid):
         axes = grid.flat[0]
-        for n, (name, of_row) in enumerate(reduced.draws.groupby("row", sort=False)["average_accuracy"]):
+        rows = reduced.draws.groupby("row", sort=False)["average_accuracy"]
+        for n, (name, of_row) in enumerate(islice(rows, PER_LEGEND)):
             axes.plot(np.percentile(of_row, levels), levels, color=_look(n)["color"], linestyle=_look(n)["linestyle"])
-            axes.lines[-1].set_label(str(name))
-        axes.set_xlabel("average accuracy after the last task (%)")
+            axes.lines[-1].set_label(*_names([name]))
+        axes.set_xlabel(_counted("average accuracy after the last task (%)", PER_LEGEND, rows.ngroups))
         axes.set_ylabel("users with at most this (%)")
         axes.grid()
         figure.legend(loc="outside lower center", ncols=4)
@@ -155,12 +181,14 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
     with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
         low = float(min(np.nanmin(R) for R in found.values()))
         for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
-            image = _squares(axes, R, "viridis", low, 100, ".0f")
-            ticks = range(len(R))
-            axes.set_xticks(ticks, [str(n + 1) for n in ticks])
-            axes.set_yticks(ticks, [str(n + 1) for n in ticks])
+            image = _squares(axes, R, "viridis", low, 100, ".0f" if len(R) <= TASKS_NUMBERED else "")
+            ticks = _ticks(len(R))
+            axes.set_xticks(ticks - 1, ticks)
+            axes.set_yticks(ticks - 1, ticks)
             axes.set_title(*_names([name], 22))
-        figure.supxlabel("accuracy (%) on task: read each column downwards", fontsize=9)
+        figure.supxlabel(
+            _counted("accuracy (%) on task: read each column downwards", MOST_PANELS, len(found)), fontsize=9
+        )
         figure.supylabel("after learning task", fontsize=9)
         figure.colorbar(image, ax=grid, shrink=0.6)
     return path
@@ -187,13 +215,12 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
             after = np.arange(1, len(R) + 1)
             for j in range(len(R)):
                 axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
-                axes.plot(after, R[:, j], **_look(j), label=f"task {j + 1}")
+                axes.plot(after, R[:, j], **_task(j, len(common)))
             axes.set_title(*_names([name], 22))
-            axes.set_xticks(after)
+            axes.set_xticks(_ticks(len(R)))
             axes.grid(axis="y")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center")
-        figure.supxlabel("after learning task", fontsize=9)
+        _legend(figure, grid, [str(j + 1) for j in range(len(common))])
+        figure.supxlabel(_counted("after learning task", MOST_PANELS, len(found)), fontsize=9)
         figure.supylabel("accuracy (%)", fontsize=9)
     return path
 
@@ -217,14 +244,15 @@ def user_map(reduced: Reduced, path: Path) -> Path:
     if not named:
         values = values[values.mean().sort_values().index]
     width = 2.4 + max(4.6, 0.55 * values.shape[1]) if named else 9
-    with _saved(path, (width, 1.5 + 0.32 * len(values)), headlines.users(found)) as (figure, grid):
+    height = _height(1.5 + 0.32 * len(values)) + (_slanted(values.columns) if named else 0)
+    with _saved(path, (width, height), headlines.users(found)) as (figure, grid):
         axes = grid.flat[0]
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         image = _squares(axes, values.to_numpy(), "viridis", low, high, ".0f" if named else "")
         axes.set_aspect("auto")
-        axes.set_yticks(range(len(values)), _names(values.index))
+        _name(axes.yaxis, values.index, TALLEST / 0.32)
         if named:
-            axes.set_xticks(range(values.shape[1]), _names(values.columns), rotation=30, ha="right")
+            _name(axes.xaxis, values.columns, USERS_NAMED, SLANTED, rotation=30, ha="right")
         axes.set_xlabel("user" if named else f"{values.shape[1]:,} users, in the order of their mean")
         figure.colorbar(image, ax=axes, shrink=0.8, label="average accuracy (%)")
     return path
@@ -249,15 +277,15 @@ def difference_map(pairs: pd.DataFrame, path: Path) -> Path:
             clear += [(i, j), (j, i)]
     # A difference that is rounded to zero then has no sign.
     values = values.round(1) + 0.0
-    side = 2.4 + 0.45 * len(names)
-    with _saved(path, (max(6.5, side + 0.8), side), headlines.differences(pairs)) as (figure, grid):
+    side = _height(2.4 + 0.45 * len(names))
+    with _saved(path, (max(6.5, side + 0.8), side + _slanted(names)), headlines.differences(pairs)) as (figure, grid):
         axes = grid.flat[0]
         most = float(np.nanmax(np.abs(values))) or 1.0
         image = _squares(axes, values, "PuOr", -most, most, "+.1f" if len(names) <= ROWS_NUMBERED else "")
         for i, j in clear:
             axes.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, linewidth=1.4))
-        axes.set_xticks(range(len(names)), _names(names), rotation=40, ha="right")
-        axes.set_yticks(range(len(names)), _names(names))
+        _name(axes.xaxis, names, TALLEST / 0.45, SLANTED, rotation=40, ha="right")
+        _name(axes.yaxis, names, TALLEST / 0.45)
         axes.set_xlabel("minus this row (framed: significant)")
         figure.colorbar(image, ax=axes, shrink=0.7, label="difference (points)")
     return path
@@ -284,13 +312,12 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
             of_kind = epochs[epochs["experts"] == kind]
             for task, of_task in of_kind.groupby("task", sort=False):
                 curve = of_task.groupby("epoch")["val_accuracy"].mean()
-                axes.plot(curve.index, curve.to_numpy(), **_look(tasks.index(task)), markevery=5)
+                axes.plot(curve.index, curve.to_numpy(), **_task(tasks.index(task), len(tasks)), markevery=5)
             axes.set_title(*_names([kind], 22))
             axes.locator_params(axis="x", integer=True)
             axes.grid(axis="y")
-        handles = [Line2D([], [], **_look(n)) for n in range(len(tasks))]
-        figure.legend(handles, tasks, title="task", loc="outside right center")
-        figure.supxlabel("epoch", fontsize=9)
+        _legend(figure, grid, tasks)
+        figure.supxlabel(_counted("epoch", MOST_PANELS, len(kinds)), fontsize=9)
         figure.supylabel("validation accuracy (%)", fontsize=9)
     return path
 
@@ -313,7 +340,7 @@ def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
         for axes, (name, images) in zip(grid.flat, sides.items(), strict=True):
             chosen = images.pixels[np.linspace(0, len(images) - 1, shown).astype(int)]
             axes.imshow(np.concatenate(chosen.permute(0, 2, 3, 1).numpy(), axis=1))
-            axes.set_ylabel(name, rotation=0, ha="right", va="center")
+            axes.set_ylabel(*_names([name]), rotation=0, ha="right", va="center")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(True)
@@ -325,15 +352,26 @@ def _saved(
     path: Path, size: tuple[float, float], title: str, lines: int = 1, columns: int = 1, **shared: Any
 ) -> Iterator[tuple[Figure, np.ndarray]]:
     """Give a figure and its `(lines, columns)` axes to draw on; empty ones are taken away when it is saved."""
+    heading = _wrapped(title, size[0])
+    # Lines of the title beyond the first take no room from the axes.
+    taller = size[1] + 0.18 * heading.count("\n")
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, **shared)
+        figure, grid = plt.subplots(
+            lines, columns, figsize=(size[0], taller), layout="constrained", squeeze=False, **shared
+        )
         try:
             yield figure, grid
             for axes in grid.flat:
                 if not axes.has_data():
                     axes.set_axis_off()
-            figure.suptitle(_wrapped(title, size[0]), x=0.01, ha="left")
-            with replacing(path) as temporary:
+            figure.suptitle(heading, x=0.01, ha="left")
+            texts: list[Any] = figure.findobj(Text)
+            family = fonts.families("".join(text.get_text() for text in texts))
+            for text in texts:
+                text.set_fontfamily(family)
+            with replacing(path) as temporary, warnings.catch_warnings():
+                # A character that no font has is a box.
+                warnings.filterwarnings("ignore", message="Glyph")
                 figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
         finally:
             plt.close(figure)
@@ -370,16 +408,65 @@ def _look(n: int) -> dict[str, Any]:
     }
 
 
+def _task(n: int, count: int) -> dict[str, Any]:
+    """The look of the n-th of several tasks' curves; many are told apart by a scale of colours."""
+    if count <= TASKS_NUMBERED:
+        return _look(n)
+    return {"color": matplotlib.colormaps["viridis"](n / (count - 1)), "linewidth": 0.8}
+
+
+def _legend(figure: Figure, grid: np.ndarray, tasks: Sequence[str]) -> None:
+    if len(tasks) <= TASKS_NUMBERED:
+        handles = [Line2D([], [], **_task(n, len(tasks))) for n in range(len(tasks))]
+        figure.legend(handles, _names(tasks, 22), title="task", loc="outside right center")
+        return
+    scale = ScalarMappable(Normalize(1, len(tasks)), "viridis")
+    figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
+
+
 def _panels(count: int) -> tuple[int, int]:
     columns = min(PANELS_PER_LINE, count)
-    return columns, -(-count // columns)
+    return columns, -(-min(count, MOST_PANELS) // columns)
+
+
+def _counted(text: str, most: int, count: int) -> str:
+    """The text of an axis, and that a figure has not all rows."""
+    return text if count <= most else f"{text}; the first {most} of {count} rows"
+
+
+def _height(inches: float) -> float:
+    return min(TALLEST, inches)
+
+
+def _ticks(count: int) -> np.ndarray:
+    """Some of the numbers from 1 to `count`, the first and evenly spaced ones."""
+    return np.arange(1, count + 1, -(-count // TICKS))
+
+
+def _slanted(names: Iterable[object]) -> float:
+    """The inches that slanted names under an axis take beyond short ones."""
+    return 0.05 * max(0, max(len(line) for name in _names(names, SLANTED) for line in name.split("\n")) - 12)
+
+
+def _name(axis: Axis, names: Iterable[object], most: float, width: int = 34, **look: Any) -> None:
+    """Write the names along an axis; of more than there is room for only some, evenly spaced."""
+    texts = _names(names, width)
+    places = range(0, len(texts), -(-len(texts) // int(most)))
+    axis.set_ticks(places, [texts[place] for place in places], **look)
 
 
 def _names(texts: Iterable[object], width: int = 34) -> list[str]:
     """Names for axes and panels, in up to two lines."""
-    return ["\n".join(textwrap.wrap(str(text), width, max_lines=2, placeholder=" ...")) for text in texts]
+    return ["\n".join(textwrap.wrap(_plain(text), width, max_lines=2, placeholder=" ...")) for text in texts]
 
 
 def _wrapped(title: str, inches: float) -> str:
-    """Broken into lines that a figure of this width has room for, at the size of titles."""
-    return "\n".join(textwrap.wrap(title, max(30, int(inches * 11.5))))
+    """Broken into lines that a figure of this width has room for, at the size of titles; long names are cut."""
+    width = max(30, int(inches * 11.5))
+    short = re.sub(rf"(\S{{{LONGEST_WORD}}})\S+", r"\1...", _plain(title))
+    return "\n".join(textwrap.wrap(short, width, max_lines=TITLE_LINES, placeholder=" ..."))
+
+
+def _plain(text: object) -> str:
+    """Without what fonts and SVG have no characters for."""
+    return writable(str(text), "utf-8").encode("utf-8", "backslashreplace").decode()

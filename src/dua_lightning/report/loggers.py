@@ -9,7 +9,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from matplotlib.image import imread
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
+from dua_lightning.report.characters import filename
 from dua_lightning.report.reduce import Reduced, entries, over_seeds
 
 EXTRAS = ("wandb", "tensorboard", "mlflow")
@@ -28,19 +30,47 @@ SEVERAL = "table"
 """The word in place of the row's label for a run of several rows."""
 METRICS = "metrics.csv"
 """The file in which Lightning's CSVLogger keeps curves."""
+MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
+"""The modes of W&B: `dryrun` is an old name of `offline`, and `run` of `online`."""
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's variables while a run is started."""
+LONGEST_TAG, LONGEST_NAME = 64, 128
+"""The characters that W&B takes for a tag or a job type, and for a name or a group."""
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunLogger:
     """The logger of a run.
+
+    A service that fails in the middle, because the network is gone or a disk is full, does not end the work: nothing
+    more is logged, and `close` says why.
 
     Args:
         logger: The logger.
         settings: The arguments that its class was called with.
+        failure: The reason of the first failure; empty while there is none.
     """
 
     logger: Logger
     settings: Mapping[str, Any]
+    failure: str = ""
+
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Log something, unless that has failed before.
+
+        Args:
+            action: A function that logs it.
+        """
+        if self.failure:
+            return
+        try:
+            action()
+        except Exception as error:
+            # Each of the packages has errors of its own.
+            self.failure = _reason(error)
+            log.warning("%s has failed, and nothing more is logged (%s)", type(self.logger).__name__, self.failure)
 
 
 class PrefixedLogger(Logger):
@@ -49,13 +79,14 @@ class PrefixedLogger(Logger):
     Trainers call `finalize` at the end of each fit, which would end the run of a service such as MLflow.
 
     Args:
-        logger: The logger of the whole run.
+        run: The logger of the whole run.
         prefix: What stands before each metric's name, with a slash between.
     """
 
-    def __init__(self, logger: Logger, prefix: str) -> None:
+    def __init__(self, run: RunLogger, prefix: str) -> None:
         super().__init__()
-        self.logger = logger
+        self.run = run
+        self.logger = run.logger
         self.prefix = prefix
 
     @property
@@ -81,7 +112,8 @@ class PrefixedLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics under the prefix."""
-        self.logger.log_metrics({f"{self.prefix}/{name}": float(value) for name, value in metrics.items()}, step)
+        named = {f"{self.prefix}/{name}": float(value) for name, value in metrics.items()}
+        self.run.attempt(lambda: self.logger.log_metrics(named, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -90,12 +122,12 @@ class PrefixedLogger(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Save what the whole run's logger has."""
-        self.logger.save()
+        self.run.attempt(self.logger.save)
 
 
 def start(
     kind: Callable[..., Logger], settings: Mapping[str, Any], folder: Path, config: Mapping[str, Any], row: str
-) -> RunLogger:
+) -> RunLogger | None:
     """Make the logger of a run and open it, so that it fails before anything is trained.
 
     Args:
@@ -106,25 +138,34 @@ def start(
         row: The label of the run's row, or `table` for a run of several.
 
     Returns:
-        The logger of the run.
+        The logger of the run; None where W&B is disabled.
 
     Raises:
         InputError: A package is missing, or the logger cannot be started with these settings.
     """
-    # They announce settings that Lightning makes, each table of a new database, and each experiment that is new in it.
+    if kind is WandbLogger and _mode(settings) == "disabled":
+        return None
+    # They announce settings that Lightning makes, each table of a new database, each experiment that is new in it, and
+    # each time that they try again to reach a server.
     os.environ |= {"WANDB_SILENT": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
-    given = {**settings, **_names(kind, settings, folder, config, row), "save_dir": str(folder)}
+    for name in ("lightning.pytorch.loggers.mlflow", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    given = dict(settings)
     try:
+        given |= {**_names(kind, settings, folder, config, row), "save_dir": str(folder)}
         if kind is WandbLogger:
             import wandb
 
+            _make_room(folder)
             # It reads that it is silent.
             wandb.setup()
-        logger = kind(**given)
-        # W&B and MLflow begin their run here, CSVLogger makes its folder.
-        _ = logger.experiment  # type: ignore[attr-defined]
-        logger.log_hyperparams(dict(config))
+        with _impatient():
+            logger = kind(**given)
+            # W&B and MLflow begin their run here, CSVLogger makes its folder.
+            _ = logger.experiment  # type: ignore[attr-defined]
+            logger.log_hyperparams(dict(config))
+    except InputError:
+        raise
     except ModuleNotFoundError as error:
         missing = next((extra for extra in EXTRAS if extra in str(error)), None)
         install = f"pip install 'dua_lightning[{missing}]'" if missing else f"install it ({error})"
@@ -133,10 +174,29 @@ def start(
         ) from error
     except Exception as error:
         # Each of the packages has errors of its own.
-        reason = " ".join(str(error).split())
-        next_step = "change its settings, or use the logger csv"
-        raise InputError(f"{kind.__name__} cannot be started ({reason}); {next_step}") from error
+        raise InputError(
+            f"{kind.__name__} cannot be started ({_reason(error)}); {_next_step(given)}, or use the logger csv"
+        ) from error
     return RunLogger(logger, given)
+
+
+def _make_room(folder: Path) -> None:
+    """Let W&B keep what it keeps in the home directory in the run's folder where the home cannot be written to."""
+    if not os.access(Path.home(), os.W_OK):
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            os.environ.setdefault(name, str(folder / "wandb"))
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let MLflow give up a server that does not answer within seconds; it would try for minutes, as it may later on."""
+    given = {name: value for name, value in IMPATIENT.items() if name not in os.environ}
+    os.environ |= given
+    try:
+        yield
+    finally:
+        for name in given:
+            del os.environ[name]
 
 
 def _names(
@@ -148,17 +208,55 @@ def _names(
     tags = {"row": row, **{axis: str(config[axis]["name"]) for axis in axes}}
     title = f"{row}, seed {config['seed']}"
     if kind is WandbLogger:
-        own = list(dict.fromkeys([*tags.values(), *settings.get("tags", ())]))
-        # Lightning says it by an environment variable, which W&B may have read already.
-        mode = settings.get("mode", "offline" if settings.get("offline") else "online")
-        return {"group": config["name"], "job_type": row, "name": title, "tags": own, "mode": mode}
+        asked = settings.get("tags") or ()
+        own = [asked] if isinstance(asked, str) else list(map(str, asked))
+        if wrong := [tag for tag in own if not 1 <= len(tag) <= LONGEST_TAG]:
+            raise InputError(f"W&B takes tags of 1 to {LONGEST_TAG} characters, got tags={wrong}; give others")
+        # Labels of rows may be longer, which is not the fault of who made them.
+        cut = (text[:LONGEST_TAG] for text in tags.values() if text)
+        return {
+            "group": config["name"][:LONGEST_NAME],
+            "job_type": row[:LONGEST_TAG],
+            "name": title[:LONGEST_NAME],
+            "tags": list(dict.fromkeys([*cut, *own])),
+            "mode": _mode(settings),
+            # Lightning says it by an environment variable, which W&B may have read already.
+            "offline": False,
+        }
     if kind is MLFlowLogger:
-        names = {"experiment_name": config["name"], "run_name": title, "tags": {**tags, **settings.get("tags", {})}}
+        names = {"experiment_name": config["name"], "run_name": title, "tags": {**tags, **(settings.get("tags") or {})}}
         if settings.get("tracking_uri"):
             return names
         place = folder.resolve()
         return {**names, "tracking_uri": f"sqlite:///{place}/mlflow.db", "artifact_location": f"{place}/mlflow"}
     return {}
+
+
+def _mode(settings: Mapping[str, Any]) -> str:
+    """The mode of W&B: that of the environment, by which clusters and test machines rule all runs, or the settings'."""
+    name, mode = "mode", settings.get("mode") or ("offline" if settings.get("offline") else "online")
+    # An empty one is none, and W&B itself would refuse it.
+    if os.environ.get("WANDB_MODE") or os.environ.pop("WANDB_MODE", ""):
+        name, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
+    if mode not in MODES:
+        raise InputError(
+            f"{name}={mode} is no mode of WandbLogger; use online, offline or disabled, or use the logger csv"
+        )
+    return str(mode)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _next_step(given: Mapping[str, Any]) -> str:
+    try:
+        Path.home()
+    except RuntimeError:
+        return "set HOME to a folder"
+    if given.get("mode") in ("online", "run", "shared"):
+        return "log in by `wandb login` where there is a network, use logger.mode=offline"
+    return "change its settings"
 
 
 def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger | Literal[False]:
@@ -184,12 +282,13 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
         return type(run.logger)(**{**run.settings, **where})
     prefix = "/".join([*parents, last])
     if isinstance(run.logger, WandbLogger):
-        run.logger.experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch")
-    return PrefixedLogger(run.logger, prefix)
+        experiment = run.logger.experiment
+        run.attempt(lambda: experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch"))
+    return PrefixedLogger(run, prefix)
 
 
 def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
-    """Name the folders of a training's curves, without characters that folders cannot have.
+    """Name the folders of a training's curves.
 
     Args:
         seed: The run's seed.
@@ -199,8 +298,7 @@ def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
     Returns:
         Three folders, one in the other.
     """
-    training, task = (re.sub(r"[^-.,=\w ]", "_", text) for text in (training, task))
-    return f"seed_{seed}", training, task
+    return f"seed_{seed}", filename(training), filename(task)
 
 
 def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:
@@ -212,9 +310,12 @@ def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequen
         path: The file of the records; every accuracy is logged from it where users are few.
         figures: The files of the figures.
     """
-    if run is None:
-        return
-    logger, metrics = run.logger, merits(reduced)
+    if run is not None:
+        run.attempt(lambda: _results(run.logger, reduced, path, figures))
+
+
+def _results(logger: Logger, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:
+    metrics = merits(reduced)
     tables = {"users": reduced.draws, "accuracy_matrix": entries(reduced)}
     if isinstance(logger, WandbLogger):
         if not reduced.many:
@@ -264,10 +365,21 @@ def close(run: RunLogger | None) -> None:
 
     Args:
         run: The run's logger, or None for no logging.
+
+    Raises:
+        InputError: Something could not be logged, and no other exception is on its way.
     """
     if run is None:
         return
     failed = sys.exc_info()[0] is not None
-    run.logger.finalize("failed" if failed else "success")
-    if isinstance(run.logger, WandbLogger):
-        run.logger.experiment.finish(exit_code=int(failed))
+    try:
+        run.logger.finalize("failed" if failed else "success")
+        if isinstance(run.logger, WandbLogger):
+            run.logger.experiment.finish(exit_code=int(failed))
+    except Exception as error:
+        run.failure = run.failure or _reason(error)
+    if run.failure and not failed:
+        raise InputError(
+            f"{type(run.logger).__name__} could not log everything ({run.failure}); the results are in the run's "
+            "folder, and the same command logs them again"
+        )

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
 from dua_lightning.report.reduce import reduce
+from dua_lightning.report.terminal import Column, Sheet, Terminal
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 PUBLISHED = sorted((_PACKAGE / "published").glob("*.csv")) or sorted(
@@ -58,7 +57,7 @@ def published() -> pd.DataFrame:
     return pd.concat(map(_published, PUBLISHED), ignore_index=True)
 
 
-def tables(compared: pd.DataFrame) -> Iterator[Table]:
+def tables(compared: pd.DataFrame) -> Iterator[Sheet]:
     """Make the comparison's tables for the terminal, accuracy with forgetting in brackets, as the paper prints them.
 
     Args:
@@ -68,16 +67,14 @@ def tables(compared: pd.DataFrame) -> Iterator[Table]:
         A table for each benchmark and network.
     """
     for (data, model), group in compared.groupby(["data", "model"], sort=False):
-        result = Table(title=f"{data}, {model}", title_justify="left")
-        result.add_column("row", no_wrap=True)
-        for column in ("published", "measured", "gap"):
-            result.add_column(column, justify="right", no_wrap=True)
-        for line in group.to_dict("records"):
-            row = line["method"] if line["adapt"] == "none" else f"{line['method']} + {line['adapt']}"
-            published = _both(line["accuracy"], line["forgetting"])
-            measured = _both(line["measured"], line["measured_forgetting"])
-            result.add_row(row, published, measured, "" if math.isnan(line["gap"]) else f"{line['gap']:+.2f}")
-        yield result
+        adapted = group["adapt"] != "none"
+        columns = {
+            "row": group["method"].where(~adapted, group["method"] + " + " + group["adapt"]),
+            "published": map(_both, group["accuracy"], group["forgetting"]),
+            "measured": map(_both, group["measured"], group["measured_forgetting"]),
+            "gap": ("" if math.isnan(gap) else f"{gap:+.2f}" for gap in group["gap"]),
+        }
+        yield Sheet(f"{data}, {model}", [Column(name, list(cells), name != "row") for name, cells in columns.items()])
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +86,7 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status: 0, or 2 for input that cannot be used.
     """
-    console = Console(soft_wrap=True)
+    console = Terminal()
     if len(arguments) < 2:
         console.print("usage: python -m dua_lightning.report.published EXPECTED.csv RUN...")
         return 2
@@ -98,7 +95,7 @@ def main(arguments: list[str]) -> int:
         files = [Path(run) / "records.csv" for run in arguments[1:]]
         found = reduce(frame for path in files for frame in records.chunks(path))
     except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        Terminal(stderr=True).print(f"error: {error}")
         return 2
     for table in tables(compare(found.draws, expected)):
         console.print(table)

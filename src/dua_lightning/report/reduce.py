@@ -176,7 +176,7 @@ def rows(draws: pd.DataFrame) -> pd.DataFrame:
     for merit, name in MERITS.items():
         found[name] = over(draws, merit, "seed").mean
         for axis in repeated(draws):
-            found[f"{name} ± {AXES[axis]}"] = over(draws, merit, axis).half
+            found[f"{name} CI ({AXES[axis]})"] = over(draws, merit, axis).half
     return found.reset_index()
 
 
@@ -216,7 +216,7 @@ def differences(draws: pd.DataFrame) -> pd.DataFrame:
         for first, second in combinations(draws["row"].unique(), 2)
         if len(apart := (wide[first] - wide[second]).dropna())
     ]
-    frame = pd.DataFrame(lines, columns=["first", "second", "difference", f"± {AXES[axis]}", "pairs", "p"])
+    frame = pd.DataFrame(lines, columns=["first", "second", "difference", f"CI ({AXES[axis]})", "pairs", "p"])
     return frame.assign(**{"p (Holm)": holm(frame["p"].tolist())})
 
 
@@ -264,7 +264,7 @@ def users(draws: pd.DataFrame) -> pd.DataFrame:
     found = over(draws, "average_accuracy", "seed", by).mean.rename("accuracy").to_frame()
     for axis in repeated(draws):
         if axis != "user":
-            found[f"± {AXES[axis]}"] = over(draws, "average_accuracy", axis, by).half
+            found[f"CI ({AXES[axis]})"] = over(draws, "average_accuracy", axis, by).half
     lines: pd.DataFrame = found.reset_index()
     return lines
 
@@ -336,7 +336,7 @@ def compared(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
             if len(known):
                 apart = known[f"{merit} B"] - known[f"{merit} A"]
                 lines.append((" / ".join(map(str, names)), title, *known.mean(), *paired(apart, axis)))
-    frame = pd.DataFrame(lines, columns=["row", "figure", "A", "B", "B - A", f"± {AXES[axis]}", "pairs", "p"])
+    frame = pd.DataFrame(lines, columns=["row", "figure", "A", "B", "B - A", f"CI ({AXES[axis]})", "pairs", "p"])
     return frame.assign(p=holm(frame["p"].tolist()))
 
 

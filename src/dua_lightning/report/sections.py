@@ -1,12 +1,12 @@
 """The sections of a report: their tables, figures and sentences."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from dua_lightning.report import figures, headlines, reduce
+from dua_lightning.report.characters import filename
 from dua_lightning.report.document import Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
@@ -100,13 +100,13 @@ class _Drawn:
 
     def name(self, name: str, data: object) -> str:
         """Name the file for one benchmark, whatever characters that has in its name."""
-        return name + "-" + re.sub(r"[^-.\w]", "_", str(data)) if self.several else name
+        return f"{name}-{filename(str(data))}" if self.several else name
 
 
 def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:
     axes = [reduce.AXES[axis] for axis in reduce.repeated(reduced.draws)]
     note = "Average accuracy in percent, forgetting in points (lower is better; empty where it is not defined). " + (
-        f"± is half the 95 % t interval over {_and(axes)}, of the means over the rest."
+        f"CI: half the 95 % t interval over {_and(axes)}, of the means over the rest."
         if axes
         else "One seed, user and draw: no interval."
     )
@@ -149,10 +149,10 @@ def _differences(reduced: Reduced, drawn: _Drawn) -> Section | None:
         pairs = reduce.differences(part.draws)
         if pairs.empty:
             continue
-        axis = next(name for name in map(str, pairs) if name.startswith("± "))
+        axis = next(name for name in map(str, pairs) if name.startswith("CI "))
         note = (
-            "First minus second, average accuracy in points, paired by seed, user and draw; ± is half the 95 % t "
-            f"interval over {axis.removeprefix('± ')}, p of the t test over them, corrected by Holm for all pairs "
+            "First minus second, average accuracy in points, paired by seed, user and draw; CI: half the 95 % t "
+            f"interval over {axis[4:-1]}, p of the t test over them, corrected by Holm for all pairs "
             f"({len(pairs)}). No p where all differences are alike, nor of fewer than three values."
         )
         name = drawn.name("differences", data)
@@ -169,7 +169,7 @@ def _users(reduced: Reduced, drawn: _Drawn) -> Section:
     draws = reduced.draws
     pictures = drawn.each("users", reduced, figures.user_map, lambda part: headlines.users(part.draws))
     extremes = "Average accuracy in percent, the mean over seeds and draws."
-    each = "Average accuracy of each row for each user, in percent."
+    each = "Average accuracy of each row for each user, in percent; CI as above."
     return Section(
         "Users",
         "",

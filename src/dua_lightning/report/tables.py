@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.table import Table
 
-from dua_lightning.report.reduce import COST_FORMATS, Reduced, adapting, cost_medians, gains, over_seeds, percentiles
+from dua_lightning.report.reduce import (
+    COST_FORMATS,
+    MERITS,
+    Reduced,
+    adapting,
+    cost_medians,
+    gains,
+    over_seeds,
+    percentiles,
+)
+from dua_lightning.report.terminal import Column, Sheet
 from dua_lightning.store.files import write_text
 
 USERS_SHOWN = 5
-"""More users than this get no columns of their own in the terminal."""
+"""More users than this have no columns in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, 
     write_text(path, json.dumps(_without_nan(summary), indent=2) + "\n")
 
 
-def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost: UserCost | None = None) -> Table:
+def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost: UserCost | None = None) -> Sheet:
     """Make the table for the terminal: each row's figures of merit, and its users or, where they are many, percentiles.
 
     Args:
@@ -86,27 +95,21 @@ def table(reduced: Reduced, title: str, costs: pd.DataFrame | None = None, cost:
             more["adapting (ms)"] = 1e3 * spent
     elif len(users) <= USERS_SHOWN:
         more = over_seeds(draws, ("row", "user"))["average_accuracy"].unstack(sort=False)[users]
+    else:
+        notes.append("each user's accuracy is in summary.json")
     if cost is not None and reduced.many:
         notes.append(f"cost per user: {1e3 * cost.seconds:.1f} ms of a worker for all rows, mean of {cost.draws:,}")
-    result = Table(title=title, caption="\n".join(notes), caption_justify="left", title_justify="left")
-    result.add_column("method", no_wrap=True)
-    lines = [
-        [
-            shown(accuracy, accuracy_std),
-            shown(lost, lost_std),
-            *("" if math.isnan(v) else f"{v:.2f}" for v in more.loc[name]),
-        ]
-        for name, accuracy, accuracy_std, lost, lost_std in over_seeds(draws).itertuples(name=None)
-    ]
-    for column, cells in zip(("average accuracy", "forgetting", *more), zip(*lines, strict=True), strict=True):
-        # A narrow table wraps its heading, and cuts no number.
-        result.add_column(column, justify="right", min_width=max(map(len, cells)))
-    for name, line in zip(over_seeds(draws).index, lines, strict=True):
-        result.add_row(name, *line)
-    return result
+    merits = over_seeds(draws)
+    columns = [Column("method", list(map(str, merits.index)), number=False)]
+    for name in MERITS:
+        cells = [shown(*pair) for pair in zip(merits[name], merits[f"{name}_std"], strict=True)]
+        columns.append(Column(name.replace("_", " "), cells))
+    for heading, values in more.loc[merits.index].items():
+        columns.append(Column(str(heading), ["" if math.isnan(value) else f"{value:.2f}" for value in values]))
+    return Sheet(title, columns, "\n".join(notes))
 
 
-def costs(records: pd.DataFrame) -> Table:
+def costs(records: pd.DataFrame) -> Sheet:
     """Make the table of the costs of adapting one task's state on a device: medians over rows, users and tasks.
 
     Args:
@@ -115,14 +118,11 @@ def costs(records: pd.DataFrame) -> Table:
     Returns:
         The table.
     """
-    middle = cost_medians(records)
-    result = Table(title="cost of adapting one task on the device, medians", title_justify="left")
-    for column in map(str, middle):
-        number = column in COST_FORMATS
-        result.add_column(column, justify="right" if number else "left", no_wrap=not number)
-    for line in middle.to_dict("records"):
-        result.add_row(*(format(value, COST_FORMATS.get(str(column), "")) for column, value in line.items()))
-    return result
+    columns = [
+        Column(str(name), [format(value, COST_FORMATS.get(str(name), "")) for value in values], name in COST_FORMATS)
+        for name, values in cost_medians(records).items()
+    ]
+    return Sheet("cost of adapting one task on the device, medians", columns)
 
 
 def shown(mean: float, std: float) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
@@ -21,6 +20,7 @@ from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
+from dua_lightning.report.terminal import Terminal
 from dua_lightning.run import provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
@@ -53,7 +53,7 @@ def run(cfg: DictConfig) -> str:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     provenance.write(cfg, folder)
-    console = Console(soft_wrap=True)
+    console = Terminal()
     labels = [row.label for row in rows(settings.seeds[0])]
     logger = _logger(settings.logger, folder, settings.everything, labels[0] if len(labels) == 1 else loggers.SEVERAL)
     try:
@@ -128,7 +128,7 @@ def report(
     name: str,
     pictures: list[Path],
     logger: RunLogger | None,
-    console: Console,
+    console: Terminal,
     cost: tables.UserCost | None = None,
 ) -> None:
     """Make summary, table and figures from the records in a folder; print the table and the files' names.
@@ -145,13 +145,14 @@ def report(
     reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
     tables.write_summary(reduced, costs, cost, folder / "summary.json")
     pictures = [*pictures, *figures.draw_all(reduced, folder / "figures")]
-    loggers.results(logger, reduced, path, pictures)
     console.print(tables.table(reduced, name, costs, cost))
     if len(costs) and not reduced.many:
         console.print(tables.costs(costs))
     files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else []), *pictures]
     for written in files:
         console.print(f"  {written}")
+    # A service may be slow, or gone: the table is there before.
+    loggers.results(logger, reduced, path, pictures)
 
 
 def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R: np.ndarray) -> list[Record]:

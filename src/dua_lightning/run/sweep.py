@@ -27,10 +27,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from dua_lightning.errors import InputError
 from dua_lightning.progress import shown, stage
+from dua_lightning.report.terminal import Terminal
 from dua_lightning.run.folders import claim, hold, quoted
 from dua_lightning.run.known import refuse_unknown
 from dua_lightning.run.settings import read
@@ -152,7 +152,7 @@ def run_alone(cfg: DictConfig) -> float:
         The run's objective, for a sweeper that optimises.
     """
     # A wrong setting is refused before all that a run needs is loaded.
-    with shown(Console(soft_wrap=True)), stage("loading the program"):
+    with shown(Terminal()), stage("loading the program"):
         _check(cfg)
     from dua_lightning.run.pipeline import run
 
@@ -261,10 +261,11 @@ def _table(folder: Path, jobs: list[Path]) -> None:
     if not jobs:
         return
     from dua_lightning.report.runs import join
+    from dua_lightning.report.terminal import Terminal
     from dua_lightning.run.pipeline import report
 
     join(jobs, folder / "records.csv")
-    report(folder, f"sweep of {len(jobs)} jobs", [], None, Console(soft_wrap=True))
+    report(folder, f"sweep of {len(jobs)} jobs", [], None, Terminal())
 
 
 def _objective(cfg: DictConfig, folder: Path) -> float:

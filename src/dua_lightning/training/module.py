@@ -101,10 +101,17 @@ class ExpertModule(LightningModule):
         self.loss_sum = self.loss_sum + loss.detach() * len(y)
         self.images += len(y)
         if self.trainer.is_last_batch:
-            self._log_loss(self.loss_sum / self.images)
+            self._log_loss()
         return loss
 
-    def _log_loss(self, loss: Tensor) -> None:
+    def on_train_epoch_end(self) -> None:
+        # Without a last batch, the training ends within an epoch.
+        if self.images:
+            self._log_loss()
+
+    def _log_loss(self) -> None:
+        loss = torch.as_tensor(self.loss_sum / self.images)
+        self.images = 0
         if not loss.isfinite():
             raise InputError(
                 f"training on task {self.task.name} diverged (loss {float(loss)}); lower the learning rate, or the "

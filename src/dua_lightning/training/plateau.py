@@ -12,6 +12,7 @@ class Plateau(Callback):
 
     After `patience` epochs in a row whose metric is not above the best so far, all learning rates are multiplied by
     `factor`; after `stop_after` more such epochs training stops. An epoch with a new best metric starts the count anew.
+    Where the Trainer validates, epochs without a validation do not count.
 
     PyTorch's `ReduceLROnPlateau` counts anew after each fall, and could fall again before the stop.
 
@@ -39,12 +40,19 @@ class Plateau(Callback):
         self.stop_after = stop_after
         self.best = float("-inf")
         self.epochs_without_best = 0
+        self.validated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A fit that continues after its last epoch has nothing left to do.
         self._stop_where_exhausted(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        validated, self.validated = self.validated, False
+        if trainer.enable_validation and not validated:
+            return
         if self.monitor not in trainer.callback_metrics:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise InputError(
