@@ -170,7 +170,6 @@ def _check(cfg: DictConfig) -> None:
 
     What is imported stays: to look through it for garbage, now and later, would take a second.
     """
-    refuse_unknown(cfg, [Path(one.path) for one in HydraConfig.get().runtime.config_sources if one.schema == "file"])
     settings = read(cfg)
     gc.disable()
     try:
@@ -178,6 +177,10 @@ def _check(cfg: DictConfig) -> None:
 
         refuse(settings)
         import dua_lightning.run.pipeline  # noqa: F401
+
+        # It reads the signatures of everything that is made, Lightning's too.
+        sources = HydraConfig.get().runtime.config_sources
+        refuse_unknown(cfg, [Path(one.path) for one in sources if one.schema == "file"])
     finally:
         gc.freeze()
         gc.enable()
