@@ -84,6 +84,21 @@ def test_impossible_settings_are_input_errors(wrong: dict[str, int]) -> None:
         bench(**wrong)
 
 
+def test_balanced_preferences_give_every_category_nearly_the_same_number_of_fans() -> None:
+    for users in (1, 2, 3, 5):
+        data = bench(users=users, preferences="balanced", preferred_categories=2, images_per_preference=1)
+        fans = Counter(
+            label
+            for user in data.users
+            for part in user.images
+            for label in set(part.labels[POOL.side[part.sources] == EXTRA].tolist())
+        )
+        for task in POOL.tasks:
+            of_task = [fans[label] for label in range(task.classes.start, task.classes.stop)]
+            assert sum(of_task) == 2 * users
+            assert max(of_task) - min(of_task) <= 1
+
+
 def test_published_preferences_need_the_published_categories_and_users() -> None:
     with pytest.raises(InputError, match="preferences=drawn"):
         bench(preferences="published")

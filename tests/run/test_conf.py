@@ -231,7 +231,7 @@ def test_every_benchmark_of_pictures_composes_with_every_source_of_them(benchmar
     cfg = of_seed([config(*overrides, *(["data.images.root=R"] if images == "folder" else []))], 1)
     small = images in ("photos", "digits")
     assert cfg.data.node["images"]["name"] == images
-    assert cfg.data.node["input_size"] == (32 if small else 224)
+    assert cfg.data.node["input_size"] == (32 if small else 96 if images == "miniplaces" else 224)
     assert cfg.model.node["weights"] == ("none" if small else "imagenet")
     if images == "mit_indoor":
         assert cfg.data.node["images"]["resize_users"] is True

@@ -22,7 +22,7 @@ def catprior(
     seed: int,
     images: Pool,
     users: int = 5,
-    preferences: Literal["published", "drawn"] = "published",
+    preferences: Literal["published", "drawn", "balanced"] = "published",
     preferred_categories: int = 3,
     images_per_preference: int = 70,
     input_size: int = 224,
@@ -62,7 +62,10 @@ def catprior(
     """
     unowned(images, "catprior")
     cut(images, input_size)
-    chosen = _published(images, users) if preferences == "published" else _drawn(images, users, preferred_categories)
+    if preferences == "published":
+        chosen = _published(images, users)
+    else:
+        chosen = _drawn(images, users, preferred_categories, preferences == "balanced")
     _check_capacity(images, chosen, images_per_preference)
     owned: list[list[torch.Tensor]] = [[] for _ in range(users)]
     for label, category in enumerate(images.categories):
@@ -108,7 +111,7 @@ def _published(pool: Pool, users: int) -> Preferences:
     return chosen
 
 
-def _drawn(pool: Pool, users: int, count: int) -> Preferences:
+def _drawn(pool: Pool, users: int, count: int, balanced: bool) -> Preferences:
     if users < 1:
         raise InputError(f"catprior has at least 1 user, got users={users}")
     chosen: Preferences = {}
@@ -116,9 +119,13 @@ def _drawn(pool: Pool, users: int, count: int) -> Preferences:
         size = task.classes.stop - task.classes.start
         if not 1 <= count <= size:
             raise InputError(f"task {task.name} has {size} categories, got preferred_categories={count}")
+        dealt = torch.randperm(size, generator=generator(0, "preferences", task.name)).repeat(users)
         for user in range(1, users + 1):
-            order = torch.randperm(size, generator=generator(0, "preferences", user, task.name))
-            chosen[user, task.name] = sorted(task.classes.start + int(place) for place in order[:count])
+            if balanced:
+                places = dealt[(user - 1) * count : user * count]
+            else:
+                places = torch.randperm(size, generator=generator(0, "preferences", user, task.name))[:count]
+            chosen[user, task.name] = sorted(task.classes.start + int(place) for place in places)
     return chosen
 
 

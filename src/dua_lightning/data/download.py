@@ -14,6 +14,7 @@ from typing import Any
 
 from dua_lightning.errors import InputError
 from dua_lightning.progress import stage
+from dua_lightning.store.files import write_text
 
 CHUNK = 1 << 18
 """Bytes read at a time."""
@@ -61,8 +62,7 @@ def download(url: str, path: Path, sha256: str | None = None, timeout: float = 3
                     raise InputError(
                         f"{url} came only in part ({error}); run again, and the download goes on where it stopped"
                     ) from error
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = digest(part)
         tag.unlink(missing_ok=True)
         if sha256 is not None and found != sha256.lower():
             part.unlink()
@@ -124,6 +124,87 @@ def extract(archive: Path, folder: Path) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def obtain(path: Path, url: str, allowed: bool, sha256: str | None = None) -> str | None:
+    """Download a file if it is missing.
+
+    Args:
+        path: The file.
+        url: Its address.
+        allowed: Whether it may be downloaded.
+        sha256: The digest that a downloaded file must have, in hexadecimal.
+
+    Returns:
+        The SHA-256 digest of a file that was downloaded, in hexadecimal; `None` if the file was there.
+
+    Raises:
+        InputError: The file is missing and may not be downloaded, or the download failed.
+    """
+    if path.exists():
+        return None
+    if not allowed:
+        raise InputError(
+            f"{path.absolute()} is missing; put it there, from {url}, or run once with network access and download=true"
+        )
+    return download(url, path, sha256)
+
+
+def obtain_archive(archive: Path, url: str, allowed: bool, sha256: str | None, folder: Path) -> str:
+    """Unpack an archive, which is downloaded if it is missing, into a new folder.
+
+    Its digest must be the given one; without one, it must be the one that `remember_archive` has kept, if any.
+
+    Args:
+        archive: The archive.
+        url: Its address.
+        allowed: Whether it may be downloaded.
+        sha256: The digest that it must have, in hexadecimal.
+        folder: The new folder.
+
+    Returns:
+        The SHA-256 digest of the archive, in hexadecimal.
+
+    Raises:
+        InputError: The archive cannot be had, is damaged or has another digest.
+    """
+    record = _record(archive)
+    expected = sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
+    found = obtain(archive, url, allowed, expected) or digest(archive)
+    if expected is not None and found != expected.lower():
+        raise InputError(
+            f"{archive} has the SHA-256 digest {found}, not {expected}; delete it to download it again"
+            + ("" if sha256 else f", or delete {record} if you trust the new file")
+        )
+    extract(archive, folder)
+    return found
+
+
+def remember_archive(archive: Path, sha256: str) -> None:
+    """Keep the digest of an archive that proved complete, beside it.
+
+    Args:
+        archive: The archive.
+        sha256: Its digest, in hexadecimal.
+    """
+    write_text(_record(archive), f"{sha256}\n")
+
+
+def digest(path: Path) -> str:
+    """Compute the SHA-256 digest of a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The digest in hexadecimal.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.sha256")
 
 
 def _check(member: tarfile.TarInfo) -> None:

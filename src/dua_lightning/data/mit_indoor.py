@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping
-from hashlib import file_digest
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
@@ -14,12 +13,10 @@ import torch
 from filelock import FileLock
 
 from dua_lightning.data.decode import decoded
-from dua_lightning.data.download import download as fetch
-from dua_lightning.data.download import extract
+from dua_lightning.data.download import obtain, obtain_archive, remember_archive
 from dua_lightning.data.listing import entries, form
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
-from dua_lightning.store.files import write_text
 from dua_lightning.tasks import Task
 
 ARCHIVE = "indoorCVPR_09.tar"
@@ -123,7 +120,7 @@ def _prepare(root: Path, sha256: str | None, download: bool, urls: Mapping[str, 
             # One process prepares, others wait.
             with FileLock(root / ".mit_indoor.lock"):
                 for name in (TRAIN, TEST):
-                    _get(root, name, download, urls, None)
+                    obtain(root / name, urls[name], download)
                 if (folder := _unpacked(root)) is None:
                     return _unpack(root, sha256, download, urls, pictures)
         except OSError as error:
@@ -140,38 +137,14 @@ def _unpacked(root: Path) -> Path | None:
 
 
 def _unpack(root: Path, sha256: str | None, download: bool, urls: Mapping[str, str], pictures: int) -> Path:
-    archive, record = root / ARCHIVE, root / f"{ARCHIVE}.sha256"
-    expected = sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
-    found = _get(root, ARCHIVE, download, urls, expected) or _digest(archive)
-    if expected is not None and found != expected.lower():
-        raise InputError(
-            f"{archive} has the SHA-256 digest {found}, not {expected}; delete it to download it again"
-            + ("" if sha256 else f", or delete {record} if you trust the new file")
-        )
-    extract(archive, root / archive.stem)
+    archive = root / ARCHIVE
+    found = obtain_archive(archive, urls[ARCHIVE], download, sha256, root / archive.stem)
     folder = _unpacked(root)
     if folder is None:
         raise InputError(f"{archive} has no folder Images; delete it and {root / archive.stem} to download it again")
     _verify(folder, root, pictures)
-    write_text(record, f"{found}\n")
+    remember_archive(archive, found)
     return folder
-
-
-def _get(root: Path, name: str, download: bool, urls: Mapping[str, str], sha256: str | None) -> str | None:
-    """Download the file called `name` if it is missing; returns its digest if so."""
-    if (root / name).exists():
-        return None
-    if not download:
-        raise InputError(
-            f"{(root / name).absolute()} is missing; put it there, from {urls[name]}, or run once with network access "
-            "and download=true"
-        )
-    return fetch(urls[name], root / name, sha256)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _supercategories() -> dict[str, str]:
