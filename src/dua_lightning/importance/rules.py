@@ -111,16 +111,15 @@ class LinearRule(Rule):
 
 
 class ConvRule(Rule):
-    """The rule of convolutions: each sample's gradient is added to the total while it is in the cache.
+    """The rule of convolutions: the gradients of a few samples are added to the total while they are in the cache.
 
-    The library's own weight gradient of a single sample is slow where its output has few positions. There, and on a
-    processor, a compiled loop adds it while it is in the registers.
+    The library's own weight gradients are slow where the output has few positions. There, and on a processor, a
+    compiled loop adds each sample's while it is in the registers.
     """
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, _ConvNd)
-        weights = [_weight_gradient(layer, a_i, d_i) for a_i, d_i in zip(a.split(1), d.split(1), strict=True)]
-        return {"weight": torch.stack(weights), "bias": d.flatten(2).sum(2)}
+        return {"weight": _weight_gradients(layer, a, d), "bias": d.flatten(2).sum(2)}
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
         assert isinstance(layer, _ConvNd)
@@ -132,8 +131,13 @@ class ConvRule(Rule):
         if total.is_cpu and total.dtype in COMPILED_TYPES and _compiles(layer, total, d):
             _add_compiled_(total, layer, a.to(total.dtype), d.to(total.dtype), power)
             return
-        for a_i, d_i in zip(a.split(1), d.split(1), strict=True):
-            add_power_(total, _weight_gradient(layer, a_i, d_i), power)
+        size = max(1, BLOCK_BYTES // total.nbytes)
+        for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+            gradients = _weight_gradients(layer, a_i, d_i)
+            if len(gradients) == 1:
+                add_power_(total, gradients[0], power)
+            else:
+                total += _power(gradients.to(total.dtype), power).sum(0)
 
 
 class NormRule(Rule):
@@ -253,19 +257,26 @@ def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
     return places.flatten()
 
 
-def _weight_gradient(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
-    """The gradient of one sample, `(1, ...)`, by the library's own backward pass."""
-    padding: tuple[int | str, ...] = (0,) * len(layer.stride)
+def _weight_gradients(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
+    """The gradient of each sample, `(n, *shape of the weight)`.
+
+    A kernel of one position is a product of matrices. Otherwise the library's backward pass computes them, with the
+    samples as groups of channels of one large sample.
+    """
+    n, dims, a = len(a), len(layer.stride), a.to(d.dtype)
+    padding: tuple[int | str, ...] = (0,) * dims
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
         padding = layer.padding
     else:
         a = _padded(layer, a)
-    weight = d.new_empty(()).expand(layer.weight.shape)
-    arguments: list[Any] = [d, a.to(d.dtype), weight, None, layer.stride, padding, layer.dilation, False]
-    gradient: Tensor = torch.ops.aten.convolution_backward(
-        *arguments, [0] * len(layer.stride), layer.groups, [False, True, False]
-    )[1]
-    return gradient
+    if layer.groups == 1 and set(layer.kernel_size) == {1} and not any(padding):
+        seen = a[(..., *(slice(None, None, stride) for stride in layer.stride))]
+        return torch.bmm(d.flatten(2), seen.flatten(2).mT).view(n, *layer.weight.shape)
+    weight = d.new_empty(()).expand(n * len(layer.weight), *layer.weight.shape[1:])
+    samples: list[Any] = [d.reshape(1, -1, *d.shape[2:]), a.reshape(1, -1, *a.shape[2:]), weight, None]
+    rest: list[Any] = [layer.stride, padding, layer.dilation, False, [0] * dims, n * layer.groups]
+    gradients: Tensor = torch.ops.aten.convolution_backward(*samples, *rest, [False, True, False])[1]
+    return gradients.view(n, *layer.weight.shape)
 
 
 def _padded(layer: _ConvNd, a: Tensor) -> Tensor:
