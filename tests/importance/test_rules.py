@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from dua_lightning.importance import rules
 from dua_lightning.importance.rules import RULES, Rule
@@ -158,4 +159,5 @@ def test_inputs_and_output_gradients_need_not_be_contiguous(
 
 
 def test_every_rule_is_tested() -> None:
-    assert {type(make()) for make, _ in LAYERS.values()} == set(RULES)
+    # The last one is the linear layer of attention, for which test_fallback.py has networks.
+    assert {type(make()) for make, _ in LAYERS.values()} == set(RULES) - {NonDynamicallyQuantizableLinear}

@@ -11,7 +11,7 @@ the layer's input what each sample adds, and both are let go.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,9 +23,11 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 
 from dua_lightning.errors import InputError
+from dua_lightning.importance.attention import step_by_step
+from dua_lightning.importance.free import FreeWeights
 from dua_lightning.importance.functional import Functional, unwarned
 from dua_lightning.importance.measurement import Measurement, Precision
-from dua_lightning.importance.rules import RULES, Power, Rule, add_power_
+from dua_lightning.importance.rules import RULES, Power, Rule, add_power_, add_powers_
 from dua_lightning.importance.scalars import Scalar
 from dua_lightning.params import Params, State, body_names, device_of, eval_mode, fitted, moved, task_logits
 from dua_lightning.tasks import Batch, Expert, Task
@@ -243,6 +245,11 @@ def _refuse_batch_statistics(net: nn.Module) -> None:
             )
 
 
+def _free(module: nn.Module) -> bool:
+    """Whether the uses of the module's own weights can be seen: torch's own layers hide them, but for attention."""
+    return type(module) is nn.MultiheadAttention or not type(module).__module__.startswith("torch.nn.")
+
+
 class _UnfitError(InputError):
     """The rules cannot serve this network; says why."""
 
@@ -262,13 +269,19 @@ class _Root(torch.autograd.Function):
 
 @dataclass
 class _Use:
-    """One call of a layer: its buffers and its input, kept until the gradient `d` of its output has come."""
+    """One call of a layer, kept until the gradient `d` of its output has come; `names` are its weights' full names."""
 
     layer: nn.Module
+    names: dict[str, str]
     buffers: State
     a: Tensor
     version: int
     d: Tensor | None = None
+
+    @property
+    def place(self) -> str:
+        """The name of the module whose weights they are."""
+        return min(self.names.values()).rpartition(".")[0]
 
 
 class _Engine:
@@ -280,15 +293,17 @@ class _Engine:
         self.root = next(iter(asked.totals.values())).new_zeros((), requires_grad=True)
         self.names = {module: name for name, module in asked.net.named_modules()}
         self.weights: dict[nn.Module, dict[str, str]] = {}
+        self.free: set[str] = set()
         for module, prefix in self.names.items():
             held = module.named_parameters(recurse=False, remove_duplicate=False)
             full = {own: f"{prefix}.{own}" if prefix else own for own, _ in held}
             weights = {own: asked.names[name] for own, name in full.items() if name in asked.names}
-            if weights:
+            if weights and type(module) in RULES:
                 self.weights[module] = weights
-                if type(module) not in RULES:
-                    kind = type(module).__name__
-                    raise _UnfitError(f"{self.names[module] or 'the network itself'} is a {kind}, which has no rule")
+            elif weights and not _free(module):
+                raise _UnfitError(f"{prefix or 'the network itself'} is a {type(module).__name__}, which has no rule")
+            self.free |= set() if module in self.weights else set(weights.values())
+        self.attentions = [module for module in self.names if type(module) is nn.MultiheadAttention]
         self.images = 0
         self.uses: list[_Use] = []
         self.shared: set[str] = set()
@@ -317,42 +332,57 @@ class _Engine:
 
     def _add(self, x: Tensor, sides: Tensor, note: Callable[[Tensor], Tensor] | None = None) -> None:
         self.images = len(x)
-        hooks = [layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True) for layer in self.weights]
-        try:
-            with torch.enable_grad(), _autocast(self.root.device, self.asked.precision):
-                logits = task_logits(self.asked.net, self.asked.expert.state, x, self.asked.expert.task.classes)
-                value = self.asked.scalar(logits.to(self.root.dtype), sides).sum() * self.asked.scale
-        finally:
-            for hook in hooks:
-                hook.remove()
+        state = dict(self.asked.expert.state)
+        free = FreeWeights({name: state[name] for name in self.free}, len(x), self._shown)
+        with ExitStack() as stack:
+            for layer in self.weights:
+                hook = layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True)
+                stack.callback(hook.remove)
+            for attention in self.attentions:
+                stack.enter_context(step_by_step(attention))
+            if self.free:
+                stack.enter_context(free)
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(_autocast(self.root.device, self.asked.precision))
+            logits = task_logits(self.asked.net, state, x, self.asked.expert.task.classes)
+            value = self.asked.scalar(logits.to(self.root.dtype), sides).sum() * self.asked.scale
         if note is not None:
             for use in self.uses:
                 note(use.a)
-        times = Counter(name for use in self.uses for name in self.weights[use.layer].values())
+        times = Counter(name for use in self.uses for name in use.names.values())
         self.shared = {name for name, count in times.items() if count > 1}
         self.uses.clear()
+        if both := free.copies.keys() & times.keys():
+            raise _UnfitError(f"{min(both)} is the weight of a layer, and is used apart from it as well")
         if value.requires_grad:
-            torch.autograd.grad(value, self.root, allow_unused=True)
+            _, *gradients = torch.autograd.grad(value, [self.root, *free.copies.values()], allow_unused=True)
+            for name, gradient in zip(free.copies, gradients, strict=True):
+                if gradient is not None:
+                    add_powers_(self.asked.totals[name], gradient, self.asked.power)
         self._add_shared()
+
+    def _shown(self, layer: nn.Module, names: dict[str, str], buffers: State, a: Tensor, y: Tensor) -> Tensor:
+        """After a function that stands for a layer."""
+        return self._waits(_Use(layer, names, buffers, a.detach(), a._version), y)
 
     def _seen(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """After a layer's forward pass: keep its input, and wait for its output's gradient."""
         if not torch.is_grad_enabled():
             return y
         a: Tensor = args[0] if args else kwargs["input"]
-        if len(a) != self.images or a.dim() < 2:
-            raise _UnfitError(f"{self.names[layer]} sees {len(a)} inputs for {self.images} images")
+        buffers = dict(layer.named_buffers(recurse=False))
+        # `_version` is the count of writes, which has no public name.
+        return self._waits(_Use(layer, self.weights[layer], buffers, a.detach(), a._version), y)
+
+    def _waits(self, use: _Use, y: Tensor) -> Tensor:
+        """The output of a use, whose gradient is awaited."""
+        if len(use.a) != self.images or use.a.dim() < 2:
+            raise _UnfitError(f"{use.place} sees {len(use.a)} inputs for {self.images} images")
         if y._base is not None:  # a view has no public mark
             # A later change in place of a view gives it another history, and the gradient would not come here.
             y = y.clone()
         if not y.requires_grad:
             y = _Root.apply(y, self.root)
-        use = _Use(
-            layer,
-            dict(layer.named_buffers(recurse=False)),
-            a.detach(),
-            a._version,  # the count of writes, which has no public name
-        )
         self.uses.append(use)
 
         def arrived(d: Tensor | None) -> None:
@@ -365,10 +395,10 @@ class _Engine:
     def _arrived(self, use: _Use, d: Tensor) -> None:
         if use.a._version != use.version:
             raise InputError(
-                f"the input of {self.names[use.layer]} is changed in place after the layer has seen it, so the "
-                "layer's gradient cannot be computed; use the form that is not in place"
+                f"the input of {use.place} is changed in place after the layer has seen it, so the layer's gradient "
+                "cannot be computed; use the form that is not in place"
             )
-        names = self.weights[use.layer]
+        names = use.names
         if self.shared.isdisjoint(names.values()):
             totals = {own: self.asked.totals[name] for own, name in names.items()}
             RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.asked.power)
@@ -385,7 +415,7 @@ class _Engine:
                 assert use.d is not None
                 rule: Rule = RULES[type(use.layer)]
                 gradients = rule.gradients(use.layer, use.buffers, use.a[i : i + 1], use.d[i : i + 1])
-                for own, name in self.weights[use.layer].items():
+                for own, name in use.names.items():
                     sums[name] = sums[name] + gradients[own][0] if name in sums else gradients[own][0]
             for name, gradient in sums.items():
                 add_power_(self.asked.totals[name], gradient, self.asked.power)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
 from torch.nn.modules.conv import _ConvNd  # no public class is common to these layers
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # the last projection of nn.MultiheadAttention
 
 from dua_lightning.params import Params, State
 
@@ -45,6 +46,20 @@ def add_power_(total: Tensor, gradient: Tensor, power: Power) -> None:
         total += gradient.abs_()
     else:
         total.addcmul_(gradient, gradient)
+
+
+def add_powers_(total: Tensor, gradients: Tensor, power: Power) -> None:
+    """Add the sum over samples of |gradient|^power to a total, in the total's type.
+
+    Args:
+        total: The total, of the weight's shape; it is changed.
+        gradients: The gradients `(n, *shape)`; they may be overwritten.
+        power: 1 for MAS, 2 for the FIM.
+    """
+    if len(gradients) == 1:
+        add_power_(total, gradients[0], power)
+    else:
+        total += _power(gradients.to(total.dtype), power).sum(0)
 
 
 class Rule(ABC):
@@ -94,7 +109,13 @@ class LinearRule(Rule):
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
         if a.dim() > 2:
-            super().add_(totals, layer, buffers, a, d, power)
+            a, d = _rows(a), _rows(d)
+            if "bias" in totals:
+                add_powers_(totals["bias"], d.sum(1, dtype=totals["bias"].dtype), power)
+            if "weight" in totals:
+                size = max(1, BLOCK_BYTES // totals["weight"].nbytes)
+                for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+                    add_powers_(totals["weight"], d_i.mT @ a_i.to(d.dtype), power)
             return
         outputs = _power(d.to(next(iter(totals.values())).dtype), power)
         if "bias" in totals:
@@ -133,11 +154,7 @@ class ConvRule(Rule):
             return
         size = max(1, BLOCK_BYTES // total.nbytes)
         for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
-            gradients = _weight_gradients(layer, a_i, d_i)
-            if len(gradients) == 1:
-                add_power_(total, gradients[0], power)
-            else:
-                total += _power(gradients.to(total.dtype), power).sum(0)
+            add_powers_(total, _weight_gradients(layer, a_i, d_i), power)
 
 
 class NormRule(Rule):
@@ -182,6 +199,7 @@ class GroupNormRule(NormRule):
 
 RULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LinearRule(),
+    NonDynamicallyQuantizableLinear: LinearRule(),
     nn.Conv1d: ConvRule(),
     nn.Conv2d: ConvRule(),
     nn.Conv3d: ConvRule(),
@@ -270,8 +288,8 @@ def _weight_gradients(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     else:
         a = _padded(layer, a)
     if layer.groups == 1 and set(layer.kernel_size) == {1} and not any(padding):
-        seen = a[(..., *(slice(None, None, stride) for stride in layer.stride))]
-        return torch.bmm(d.flatten(2), seen.flatten(2).mT).view(n, *layer.weight.shape)
+        steps: tuple[Any, ...] = tuple(slice(None, None, stride) for stride in layer.stride)
+        return torch.bmm(d.flatten(2), a[(..., *steps)].flatten(2).mT).view(n, *layer.weight.shape)
     weight = d.new_empty(()).expand(n * len(layer.weight), *layer.weight.shape[1:])
     samples: list[Any] = [d.reshape(1, -1, *d.shape[2:]), a.reshape(1, -1, *a.shape[2:]), weight, None]
     rest: list[Any] = [layer.stride, padding, layer.dilation, False, [0] * dims, n * layer.groups]
