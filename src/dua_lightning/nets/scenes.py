@@ -9,22 +9,17 @@ networks. NeurIPS 2012.
 arXiv:1409.1556, 2014.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
-from textwrap import shorten
 from typing import Literal
-from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.nets.network import Network
-from dua_lightning.params import State, lacks
+from dua_lightning.nets.weights import load_weights
 from dua_lightning.streams import derive
 
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
@@ -40,6 +35,7 @@ def alexnet(
     width: float = 1.0,
     pooled: int | None = None,
     weights: str = "none",
+    folder: str | Path | None = None,
 ) -> Network:
     """Build AlexNet [Krizhevsky2012] in torchvision's version.
 
@@ -49,7 +45,8 @@ def alexnet(
         seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
         width: A factor for the numbers of channels and hidden units.
         pooled: The side of the feature map that the classifier sees; the published 6 by default, 1 for small inputs.
-        weights: `none`, `imagenet` or the path of a state dictionary, as in `vgg11`.
+        weights: `none`, `imagenet` or the path of a file, as in `load_weights`.
+        folder: Where torchvision's weights are looked for, and downloaded to; by default torch's own cache.
 
     Returns:
         The network.
@@ -74,7 +71,7 @@ def alexnet(
         )
         return _body(features, side, classifier)
 
-    return _network("alexnet", body, shape, c[5], classes, seed, weights)
+    return _network("alexnet", body, shape, c[5], classes, seed, weights, folder)
 
 
 def vgg11(
@@ -84,6 +81,7 @@ def vgg11(
     width: float = 1.0,
     pooled: int | None = None,
     weights: str = "none",
+    folder: str | Path | None = None,
 ) -> Network:
     """Build VGG11 [Simonyan2014] in torchvision's version.
 
@@ -93,9 +91,9 @@ def vgg11(
         seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
         width: A factor for the numbers of channels and hidden units.
         pooled: The side of the feature map that the classifier sees; the published 7 by default, 1 for small inputs.
-        weights: `none` draws them as torchvision does; `imagenet` takes torchvision's, downloaded once and checked by
-            digest; a path is that of such a state dictionary (`.pth` or `.safetensors`), or of a checkpoint that holds
-            one. One prefix before all its names is taken off, as that of this package's own files.
+        weights: `none` draws them as torchvision does, `imagenet` takes torchvision's, and a path is that of a file, as
+            in `load_weights`.
+        folder: Where torchvision's weights are looked for, and downloaded to; by default torch's own cache.
 
     Returns:
         The network.
@@ -103,7 +101,7 @@ def vgg11(
     Raises:
         InputError: The weights cannot be had or do not fit, or the input is too small.
     """
-    return _vgg11("vgg11", shape, classes, seed, width, pooled, weights)
+    return _vgg11("vgg11", shape, classes, seed, width, pooled, weights, folder)
 
 
 def vgg11_bn(
@@ -113,6 +111,7 @@ def vgg11_bn(
     width: float = 1.0,
     pooled: int | None = None,
     weights: str = "none",
+    folder: str | Path | None = None,
 ) -> Network:
     """Build VGG11 with a batch normalisation between each convolution and its rectification.
 
@@ -122,7 +121,8 @@ def vgg11_bn(
         seed: The run's seed; weights are drawn from the stream `(seed, "weights")`.
         width: A factor for the numbers of channels and hidden units.
         pooled: The side of the feature map that the classifier sees; the published 7 by default, 1 for small inputs.
-        weights: `none`, `imagenet` or the path of a state dictionary, as in `vgg11`.
+        weights: `none`, `imagenet` or the path of a file, as in `load_weights`.
+        folder: Where torchvision's weights are looked for, and downloaded to; by default torch's own cache.
 
     Returns:
         The network.
@@ -130,7 +130,7 @@ def vgg11_bn(
     Raises:
         InputError: The weights cannot be had or do not fit, or the input is too small.
     """
-    return _vgg11("vgg11_bn", shape, classes, seed, width, pooled, weights)
+    return _vgg11("vgg11_bn", shape, classes, seed, width, pooled, weights, folder)
 
 
 def _vgg11(
@@ -141,6 +141,7 @@ def _vgg11(
     width: float,
     pooled: int | None,
     weights: str,
+    folder: str | Path | None,
 ) -> Network:
     side = 7 if pooled is None else pooled
     hidden = _scaled(4096, width)
@@ -163,7 +164,7 @@ def _vgg11(
         )
         return _body(nn.Sequential(*layers), side, classifier)
 
-    return _network(name, body, shape, hidden, classes, seed, weights)
+    return _network(name, body, shape, hidden, classes, seed, weights, folder)
 
 
 def _body(features: nn.Sequential, pooled: int, classifier: nn.Sequential) -> nn.Sequential:
@@ -179,6 +180,7 @@ def _network(
     classes: int,
     seed: int,
     weights: str,
+    folder: str | Path | None,
 ) -> Network:
     if min(shape[1:]) < SMALLEST[name]:
         raise InputError(f"{name} needs inputs of at least {SMALLEST[name]} pixels, got {shape[1]}x{shape[2]}")
@@ -189,7 +191,7 @@ def _network(
             _draw_as_torchvision(body)
         net = Network(body, nn.Linear(hidden, classes))
     if weights != "none":
-        _load(net.body, name, weights)
+        load_weights(net.body, name, weights, folder)
     return net
 
 
@@ -202,88 +204,6 @@ def _draw_as_torchvision(body: nn.Sequential) -> None:
             nn.init.normal_(module.weight, 0, 0.01)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _load(body: nn.Module, name: str, weights: str) -> None:
-    wanted = body.state_dict()
-    found = _without_prefix(_imagenet(name) if weights == "imagenet" else _from_file(Path(weights)), wanted, weights)
-    for key, tensor in wanted.items():
-        if key not in found:
-            raise InputError(f"weights={weights} does not fit this {name}: it {lacks(found, key)}")
-        if found[key].shape != tensor.shape:
-            raise InputError(
-                f"weights={weights} does not fit this {name}: {key} is {tuple(found[key].shape)}, and "
-                f"{tuple(tensor.shape)} is needed; give width and pooled of the file's network, 1 and the published "
-                "size for published weights"
-            )
-    body.load_state_dict({key: found[key] for key in wanted})
-
-
-def _without_prefix(found: State, wanted: State, weights: str) -> State:
-    """The tensors by the names that are wanted, where all of these stand behind one prefix.
-
-    `DataParallel`, `torch.compile`, Lightning's modules and this package's own `Network` put one before all names.
-    """
-    first = next(iter(wanted))
-    ends = [key.removesuffix(first) for key in found if f".{key}".endswith(f".{first}")]
-    prefixes = [prefix for prefix in ends if all(f"{prefix}{key}" in found for key in wanted)]
-    if "" in prefixes or not prefixes:
-        return found
-    if len(prefixes) > 1:
-        raise InputError(
-            f"weights={weights} has these weights more than once, under {', '.join(prefixes)}; save one network alone"
-        )
-    return {key: found[prefixes[0] + key] for key in wanted}
-
-
-def _imagenet(name: str) -> State:
-    from torchvision.models import get_model_weights
-
-    url = get_model_weights(name).DEFAULT.url
-    try:
-        # torchvision's own helper would unpickle.
-        state: State = torch.hub.load_state_dict_from_url(url, check_hash=True, weights_only=True, map_location="cpu")
-    except (URLError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"the ImageNet weights of {name} could not be downloaded from {url} ({error}); run once with network "
-            "access, or use weights=PATH or weights=none"
-        ) from error
-    return state
-
-
-def _from_file(path: Path) -> State:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError as error:
-        raise InputError(f"weights={path} is no file; give imagenet, none, or a file of tensors") from error
-    except Exception as error:
-        # torch.load raises half a dozen kinds for what is not a state dictionary.
-        reason = shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ..")
-        if isinstance(error, UnpicklingError):
-            # Torch's own text advises to load the file all the same.
-            other = re.search(r"GLOBAL (\S+)", str(error))
-            reason = f"it holds {other[1] if other else 'other things'}"
-        raise InputError(
-            f"weights={path} cannot be read as tensors alone ({reason}); give a file that torch.save has made of the "
-            "network's state_dict()"
-        ) from error
-    # A checkpoint keeps the state beside counters and the like.
-    entries = loaded if isinstance(loaded, dict) else {}
-    nested = {key: _only_tensors(value) for key, value in entries.items() if _only_tensors(value)}
-    if nested and "state_dict" not in nested and len(nested) > 1:
-        raise InputError(f"weights={path} holds several states ({', '.join(map(str, nested))}); save one of them alone")
-    state = nested.get("state_dict") or next(iter(nested.values()), None) or _only_tensors(entries)
-    if not state:
-        raise InputError(f"weights={path} is not a state dictionary; give imagenet, none, or a file of tensors")
-    return state
-
-
-def _only_tensors(value: object) -> State:
-    """The tensors of a dictionary by their names; none of anything else."""
-    entries = value.items() if isinstance(value, dict) else ()
-    return {str(key): entry for key, entry in entries if isinstance(entry, torch.Tensor)}
 
 
 def _scaled(channels: int, width: float) -> int:
