@@ -287,7 +287,7 @@ class Triple(torch.autograd.Function):
 class Tripled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer = Scale(3)
+        self.layer = nn.PReLU(3)
 
     def forward(self, x: Tensor) -> Tensor:
         return Triple.apply(self.layer(x).tanh())
@@ -348,14 +348,14 @@ SLOW = [
 """Networks that `torch.func` cannot batch either."""
 SEQUENCES = [
     case("an LSTM", (4, 3), lambda: Last(nn.LSTM(3, 5, batch_first=True)), 5),
+]
+FIT = [
     case(
         "a transformer",
         (4, 6),
         lambda: nn.Sequential(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), nn.Flatten()),
         24,
     ),
-]
-FIT = [
     case("a subclass", (3,), lambda: nn.Sequential(Twofold(3, 4), nn.Tanh()), 4),
     case("a layer of one's own", (3,), lambda: nn.Sequential(nn.Linear(3, 4), Scale(4), nn.Tanh()), 4),
     case("attention", (2, 3), lambda: Attention({"need_weights": False}, batch_first=True), 8),
@@ -433,7 +433,7 @@ def test_torch_warns_of_no_sequence(case: Case) -> None:
 def test_a_network_that_branches_only_later_goes_one_image_at_a_time_from_then_on() -> None:
     begun: list[int] = []
     late = case(
-        "late", (3,), lambda: nn.Sequential(Scale(3), Branching(lambda x: bool(begun) and x.sum().item() > 0)), 4
+        "late", (3,), lambda: nn.Sequential(nn.PReLU(3), Branching(lambda x: bool(begun) and x.sum().item() > 0)), 4
     )
     net, x = late.build(), late.images(N)
     with fallbacks() as lines:
