@@ -30,7 +30,9 @@ def test_any_name_comes_back(streamed: bool, user: str, task: str, tmp_path_fact
     folder = tmp_path_factory.mktemp("records")
     made = {
         "records": [Record("d", task, "m", "i", "a", "l", "paper", who, 1, 2, 1, 1, 100 / 3) for who in (user, "z")],
-        "costs": [CostRecord("d", "m", "a", task, who, 1, 2, task, "exact", 3, 4, 0.5, math.nan) for who in (user, "1")],
+        "costs": [
+            CostRecord("d", "m", "a", task, who, 1, 2, task, "exact", 3, 4, 0.5, math.nan) for who in (user, "1")
+        ],
         "trainings": [TrainingRecord(1, user, task, 3, 0.25, math.nan)],
     }
     for kind, rows in made.items():
