@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from dua_lightning.adapt.cost import reset_peak, status
+from benchmarks.memory import reset_peak, status
 from dua_lightning.data import decode as module
 from dua_lightning.data.decode import decode, decoded
 from dua_lightning.errors import InputError
