@@ -89,12 +89,16 @@ def nearest(name: str, others: Iterable[str]) -> str | None:
     Returns:
         The nearest one, or the one with the same last part; `None` where none is near.
     """
-    others = [other for other in others if other != name]
-    found = difflib.get_close_matches(name, others, 1, 0.7)
-    last = name.rpartition(".")[2]
-    ends = {other.rpartition(".")[2]: other for other in reversed(others)}
-    found += [ends[end] for end in difflib.get_close_matches(last, ends, 1, 0.8)]
-    return found[0] if found else None
+    group, _, last = name.rpartition(".")
+    # The first of several of one name counts.
+    split = {other: other.rpartition(".") for other in reversed([*others]) if other != name}
+    beside = {key: other for other, (where, _, key) in split.items() if where == group}
+    elsewhere = {other: other for other, (where, _, _) in split.items() if where != group}
+    anywhere = {key: other for other, (_, _, key) in split.items()}
+    for word, words, cutoff in ((last, beside, 0.7), (name, elsewhere, 0.85), (last, anywhere, 0.8)):
+        if found := difflib.get_close_matches(word, words, 1, cutoff):
+            return words[found[0]]
+    return None
 
 
 def names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
