@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dua_lightning.errors import InputError
-from dua_lightning.report.characters import forgive
+from dua_lightning.report.characters import forgive, writable
 from dua_lightning.run.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def _end_without_reader() -> NoReturn:
 def _refuse(error: Exception) -> NoReturn:
     from dua_lightning.run.sweep import one_line
 
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    line = writable(one_line(error), sys.stderr.encoding).replace("\n", "\\n")
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -61,6 +61,7 @@ TO_NOTHING = (
         "logger.name=x",
         "threads=3",
         "debug=true",
+        "objective=forgetting",
         "store.priors=true",
         "logger=none",
         "logger=wandb",
