@@ -260,6 +260,7 @@ BAD = {
     "a group that the data do not have": (("data/images=photos",), ("data/images is no choice here",)),
     "a word": (("digits",), ("digits cannot be read", "NAME=VALUE")),
     "a ~ without quotes": (("paths.store_dir=~/out",), ("""'paths.store_dir="~/out"'""",)),
+    "a line break without quotes": (("name=a=\nb",), (r"'name=a=\nb'",)),
     "an = without quotes": (("name=a=b",), ("""'name="a=b"'""",)),
     "a wrong type": (("trainer.max_epochs=abc",), ("trainer.max_epochs=abc", "integer")),
     "a fraction of an epoch": (("trainer.max_epochs=1.5",), ("trainer.max_epochs=1.5",)),

@@ -58,6 +58,7 @@ TO_RESULTS = (
 TO_NOTHING = (
     *(
         "name=another",
+        "objective=forgetting",
         "logger.name=x",
         "threads=3",
         "debug=true",

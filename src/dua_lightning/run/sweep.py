@@ -129,6 +129,8 @@ def _unreadable(override: str) -> str:
     name, sign, value = override.partition("=")
     if not sign:
         return f"{override} cannot be read; a setting has the form NAME=VALUE"
+    if not override.isprintable():
+        return f"Hydra cannot read {override!r}; a text with such signs is quoted for Hydra and for the shell"
     text = shlex.quote(f"{name}={QuotedString(value, Quote.double).with_quotes()}")
     return f"Hydra cannot read {override}; a text with such signs is quoted for Hydra and for the shell: {text}"
 
