@@ -31,7 +31,7 @@ def test_a_wrong_setting_is_refused_before_a_download_starts(
     def fetch(*arguments: object) -> None:
         raise AssertionError("a download has started")
 
-    monkeypatch.setattr(mit_indoor, "fetch", fetch)
+    monkeypatch.setattr(mit_indoor, "obtain", fetch)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     places = (f"paths.output_dir={tmp_path / 'out'}", f"paths.data_dir={tmp_path / 'data'}")
     data = ("data=transprior", "data/images=mit_indoor", "model=vgg11_bn", "method=racl")

@@ -30,7 +30,7 @@ FINE = {
     "pictures": ("+experiment=catprior", "data/images=photos", "adapt=adabn", "logger=none", "scheduler=cosine"),
     "own pictures": ("data=own_users", "data.images.root=x", "fidelity=released", "logger=wandb", "callbacks=none"),
     "the population": ("+experiment=population", "importance=fim", "engine=loky", "logger=tensorboard"),
-    "an argument that conf does not name": ("+trainer.barebones=false", "logger=wandb", "+logger.mode=offline"),
+    "an argument that conf does not name": ("+trainer.barebones=false", "logger=wandb", "logger.mode=offline"),
     "a callback": (
         "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor",
         "+callbacks.lr.log_momentum=true",
