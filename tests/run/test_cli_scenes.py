@@ -19,6 +19,7 @@ SMALL = (
     "model.width=0.02",
     "trainer.max_epochs=1",
     "logger=none",
+    "engine=serial",
 )
 PHOTOS = ("data/images=photos", "data.images.server_per_category=10")
 
@@ -32,6 +33,7 @@ def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     return call
 
 
+@pytest.mark.slow
 def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path) -> None:
     done = dua("+experiment=catprior", *PHOTOS, "data.images_per_preference=4", "method=table4")
     assert done.status == 0, done.err

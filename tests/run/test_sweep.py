@@ -24,6 +24,7 @@ from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.runs import read_runs
 from dua_lightning.run import pipeline, provenance
 from dua_lightning.run.folders import quoted
+from dua_lightning.run.settings import Settings
 from dua_lightning.run.stopping import Stopped, continue_in
 from dua_lightning.run.sweep import one_line
 from dua_lightning.store import versions as code
@@ -40,7 +41,7 @@ class Work:
         self.fails: dict[tuple[str, int], BaseException] = {}
         self.content = "these pictures"
 
-    def __call__(self, cfg: DictConfig) -> str:
+    def __call__(self, cfg: DictConfig, settings: Settings) -> str:
         job = (cfg.method.name, cfg.seed)
         self.ran.append(job)
         if job in self.fails:

@@ -26,7 +26,7 @@ from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
 from dua_lightning.run.results import Results
 from dua_lightning.run.rows import Row, rows
-from dua_lightning.run.settings import SeedSettings, read
+from dua_lightning.run.settings import SeedSettings, Settings, read
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Task
 
@@ -34,13 +34,14 @@ SHOWN = 12
 """The number of users in the picture of domains."""
 
 
-def run(cfg: DictConfig) -> str:
+def run(cfg: DictConfig, settings: Settings) -> str:
     """Train, measure, merge, adapt and evaluate every row for every seed; see `conf/config.yaml`.
 
     Everything is written to the run's folder; the table and the files' names are printed.
 
     Args:
         cfg: The configuration that Hydra composed.
+        settings: What `read` makes of it.
 
     Returns:
         The digest of everything that the results are made of, pictures and weights among it; see `content`.
@@ -49,7 +50,6 @@ def run(cfg: DictConfig) -> str:
         InputError: A setting or a file cannot be used.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    settings = read(cfg)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     provenance.write(cfg, folder)

@@ -33,7 +33,7 @@ from dua_lightning.progress import shown, stage
 from dua_lightning.report.terminal import Terminal
 from dua_lightning.run.folders import claim, hold, quoted
 from dua_lightning.run.known import refuse_unknown
-from dua_lightning.run.settings import read
+from dua_lightning.run.settings import Settings, read
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
 
@@ -155,20 +155,20 @@ def run_alone(cfg: DictConfig) -> float:
     """
     # A wrong setting is refused before all that a run needs is loaded.
     with shown(Terminal()), stage("loading the program"):
-        _check(cfg)
+        settings = _checked(cfg)
     from dua_lightning.run.pipeline import run
 
     folder = _folder()
     # The folder may have the note of an earlier run, which is not about this one.
     (folder / DONE).unlink(missing_ok=True)
-    content = run(cfg)
+    content = run(cfg, settings)
     write_text(folder / DONE, json.dumps(_note(cfg, folder, content)) + "\n")
     (folder / FAILED).unlink(missing_ok=True)
     return _objective(cfg, folder)
 
 
-def _check(cfg: DictConfig) -> None:
-    """Refuse what can be, and import what a run needs.
+def _checked(cfg: DictConfig) -> Settings:
+    """The settings; what can be refused is, and what a run needs is imported.
 
     What is imported stays: to look through it for garbage, now and later, would take a second.
     """
@@ -183,6 +183,7 @@ def _check(cfg: DictConfig) -> None:
         # It reads the signatures of everything that is made, Lightning's too.
         sources = HydraConfig.get().runtime.config_sources
         refuse_unknown(cfg, [Path(one.path) for one in sources if one.schema == "file"])
+        return settings
     finally:
         gc.freeze()
         gc.enable()
