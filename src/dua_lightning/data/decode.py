@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from functools import cache
-from hashlib import file_digest
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -21,6 +20,7 @@ from dua_lightning.data.cache import Rows, cached
 from dua_lightning.data.listing import shown, trouble
 from dua_lightning.errors import InputError
 from dua_lightning.progress import stage
+from dua_lightning.store.files import file_sha256
 from dua_lightning.store.versions import version
 
 log = logging.getLogger(__name__)
@@ -222,8 +222,8 @@ def _digests(paths: Sequence[Path]) -> list[str | None]:
     """The SHA-256 of each file's bytes; none where they cannot be read."""
 
     def digest(path: Path) -> str | None:
-        with suppress(OSError), path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        with suppress(OSError):
+            return file_sha256(path)
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

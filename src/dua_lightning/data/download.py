@@ -1,6 +1,5 @@
 """Large files from the web, resumed where a connection broke, and archives unpacked whole or not at all."""
 
-import hashlib
 import http.client
 import lzma
 import re
@@ -14,7 +13,7 @@ from typing import Any
 
 from dua_lightning.errors import InputError
 from dua_lightning.progress import stage
-from dua_lightning.store.files import write_text
+from dua_lightning.store.files import file_sha256, write_text
 
 CHUNK = 1 << 18
 """Bytes read at a time."""
@@ -62,7 +61,7 @@ def download(url: str, path: Path, sha256: str | None = None, timeout: float = 3
                     raise InputError(
                         f"{url} came only in part ({error}); run again, and the download goes on where it stopped"
                     ) from error
-        found = digest(part)
+        found = file_sha256(part)
         tag.unlink(missing_ok=True)
         if sha256 is not None and found != sha256.lower():
             part.unlink()
@@ -170,7 +169,7 @@ def obtain_archive(archive: Path, url: str, allowed: bool, sha256: str | None, f
     """
     record = _record(archive)
     expected = sha256 or (record.read_text(encoding="utf-8").strip() if record.exists() else None)
-    found = obtain(archive, url, allowed, expected) or digest(archive)
+    found = obtain(archive, url, allowed, expected) or file_sha256(archive)
     if expected is not None and found != expected.lower():
         raise InputError(
             f"{archive} has the SHA-256 digest {found}, not {expected}; delete it to download it again"
@@ -188,19 +187,6 @@ def remember_archive(archive: Path, sha256: str) -> None:
         sha256: Its digest, in hexadecimal.
     """
     write_text(_record(archive), f"{sha256}\n")
-
-
-def digest(path: Path) -> str:
-    """Compute the SHA-256 digest of a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The digest in hexadecimal.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record(archive: Path) -> Path:

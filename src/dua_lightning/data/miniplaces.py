@@ -16,9 +16,10 @@ import torch
 from filelock import FileLock
 
 from dua_lightning.data.decode import decoded
-from dua_lightning.data.download import digest, obtain, obtain_archive, remember_archive
+from dua_lightning.data.download import obtain, obtain_archive, remember_archive
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
+from dua_lightning.store.files import file_sha256
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
 
@@ -193,7 +194,7 @@ def _prepare(
     for name, expected in digests.items():
         path = _list(root, name)
         assert path is not None
-        if (found := digest(path)) != expected:
+        if (found := file_sha256(path)) != expected:
             raise InputError(f"{path} has the SHA-256 digest {found}, not the official {expected}; delete it")
         lists[name] = path.read_text(encoding="utf-8").splitlines()
     return folder, lists

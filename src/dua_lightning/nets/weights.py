@@ -1,7 +1,6 @@
 """Weights from files and from torchvision, for the body of a network."""
 
 import re
-from hashlib import file_digest
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
@@ -13,6 +12,7 @@ from torch import nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, lacks
+from dua_lightning.store.files import file_sha256
 
 
 def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | None = None) -> None:
@@ -134,8 +134,7 @@ def _check_digest(path: Path) -> None:
     expected = _digest_in(path.name)
     if expected is None:
         return
-    with path.open("rb") as file:
-        found = file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if not found.startswith(expected):
         raise InputError(
             f"{path} has a SHA-256 digest that begins with {found[: len(expected)]}, and by its name it begins with "
