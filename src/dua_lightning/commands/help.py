@@ -6,25 +6,28 @@ Hydra's own help composes lists of choices for all groups, its own too, and take
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 BEFORE = """dua_lightning: personal models without the user's data leaving the device.
 
-Every word below is a choice: GROUP=CHOICE, or GROUP=CHOICE,CHOICE with -m to sweep.
+Every word below is a choice: GROUP=CHOICE, or GROUP=CHOICE,CHOICE with -m to
+sweep.
 """
 """The text before the choices."""
 
 AFTER = r"""
-Any value of the configuration can be set as well: seed=[1,2,3] trainer.max_epochs=5 paths.output_dir=DIR
-paths.data_dir=DIR. `--cfg job` shows them all, `debug=true` the traceback of an error.
+Any value of the configuration can be set as well: seed=[1,2,3]
+trainer.max_epochs=5 paths.output_dir=DIR paths.data_dir=DIR. `--cfg job` shows
+them all, `debug=true` the traceback of an error.
 
 To copy:
   python -m dua_lightning +experiment=digits
   python -m dua_lightning method=task_experts seed=2
   python -m dua_lightning -m method=racl,imm importance=mas,fim seed=1,2,3
-  python -m dua_lightning -m regularise=l2_transfer,ewc merge=mode,mean adapt=none,adabn model=vgg11_bn \
-    data=transprior data/images=photos
-  python -m dua_lightning store --help    # the entries that earlier runs have kept
-  python -m dua_lightning report --help   # one page of what runs and sweeps found
+  python -m dua_lightning -m regularise=l2_transfer,ewc merge=mode,mean \
+    adapt=none,adabn model=vgg11_bn data=transprior data/images=photos
+  python -m dua_lightning store --help    # entries that earlier runs have kept
+  python -m dua_lightning report --help   # one page of what runs found
   python -m dua_lightning compare --help  # the differences between two
 """
 """The text after them."""
@@ -48,5 +51,7 @@ def text(conf: Path, arguments: Sequence[str]) -> str:
             group = file.parent.relative_to(folder).as_posix()
             if group.partition("/")[0] != "hydra":
                 groups.setdefault(group, set()).add(file.stem)
-    lines = [f"{group}: {', '.join(sorted(groups[group]))}" for group in sorted(groups)]
-    return "\n".join([BEFORE, *lines, AFTER])
+    lines = [
+        fill(f"{group}: {', '.join(sorted(groups[group]))}", 80, subsequent_indent="  ") for group in sorted(groups)
+    ]
+    return "\n".join([BEFORE, *(fill(line, 80, subsequent_indent="  ") for line in lines), AFTER])
