@@ -43,7 +43,7 @@ TO_EXPERTS = (
 )
 TO_RESULTS = (
     *("importance=mas", "importance.labels=sampled", "importance.floor=0.1", "importance.estimator=batch_mean"),
-    *("importance.seed=7", "importance.precision=bf16", "prior=server", "statistics=mean"),
+    *("importance.seed=7", "importance.precision=bf16", "prior=server", "adapt_after=last_task", "statistics=mean"),
     *(
         "statistics=server",
         "statistics=task",

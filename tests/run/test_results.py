@@ -67,6 +67,18 @@ def test_where_everything_is_stored_no_draw_is_sent_and_no_prior_measured(
     assert (tmp_path / "out" / "records.csv").read_bytes() == first
 
 
+def test_rows_that_adapt_may_do_so_after_the_last_task_alone(dua: Run, tmp_path: Path) -> None:
+    rows = ("method=all", "regularise=l2_transfer", "importance=mas")
+    dua("each", *rows)
+    done = dua("last", *rows, "adapt_after=last_task")
+    each, last = (read(tmp_path / name / "records.csv") for name in ("each", "last"))
+    assert set(each.loc[each["adapt"] != "none", "after"]) == {1, 2}
+    kept = each[(each["adapt"] == "none") | (each["after"] == 2)].reset_index(drop=True)
+    assert kept.equals(last)
+    assert len(kept) < len(each)
+    assert "Task Experts" in done.out
+
+
 def test_a_population_is_shown_by_its_spread_and_grows_by_what_is_new(dua: Run, tmp_path: Path) -> None:
     few = dua("out", "data.users=3", size=POPULATION)
     assert "p95" not in few.out

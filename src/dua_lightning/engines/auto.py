@@ -33,6 +33,9 @@ class Auto:
     Where there are at least as many items as cores, one thread computes an item, here and in workers; otherwise all of
     torch's threads do, here. So the results do not depend on where an item is computed.
 
+    The photographs' run (`+experiment=photos seed=1`, one thread, nothing stored) took 166 s with it on two cores, and
+    228 s with `engine=serial`.
+
     Args:
         workers: The largest number of processes; by default one for each core.
 

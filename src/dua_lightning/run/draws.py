@@ -274,11 +274,11 @@ class Draws:
         return own_priors[recipe.key]
 
     def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Prior]) -> Iterator[tuple[int, UserModel]]:
-        """The personal model after each task; after the last one alone for Joint training."""
+        """The personal model after each task, or after the last one alone."""
         N, start = len(experts), self._here("start", {"start": self.start})
         merged = (
             [(N, row.chi(experts, priors, start))]
-            if row.training == "joint"
+            if row.last_alone
             else server.merge_prefixes(row.chi, experts, priors, start)
         )
         for t, model in merged:

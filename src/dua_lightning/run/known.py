@@ -15,7 +15,7 @@ from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths
 
 CHOICES = (*VERBS, "data", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
 """Groups whose choice is built: its settings are the parameters of a class or a function."""
-VALUES = ("name", "threads", "seed", "prior", "training", "reset_batch_norm", "debug", "objective")
+VALUES = ("name", "threads", "seed", "prior", "training", "adapt_after", "reset_batch_norm", "debug", "objective")
 """Settings outside all groups."""
 GROUPS = {
     "paths": {field.name for field in fields(Paths)},

@@ -113,6 +113,7 @@ class Recipes:
             "chi": row.settings["chi"],
             "statistics": row.settings["statistics"],
             "phi": row.settings["phi"],
+            "last_alone": row.last_alone,
             "user": data.recipe(),
             **self._device,
         }

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dua_lightning.adapt import Adapt
+from dua_lightning.adapt import Adapt, Unchanged
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge, Statistics
 from dua_lightning.run.build import Choice
-from dua_lightning.run.settings import Measurer, RowSettings, SeedSettings, TaskOrder
+from dua_lightning.run.settings import AdaptAfter, Measurer, RowSettings, SeedSettings, TaskOrder
 
 if TYPE_CHECKING:
     from dua_lightning.regularise import Regulariser
@@ -28,6 +28,7 @@ class Row:
         label: The row's name in tables.
         training_label: The name of the training of its experts, which several rows may share.
         training: Whether experts are trained one after another or jointly.
+        last_alone: Whether it is evaluated after the last task alone, so that its forgetting is not known.
         regularise: The choice of its regulariser.
         prior: Who measures the prior.
         psi: The importance; `None` where the merge needs no prior.
@@ -44,6 +45,7 @@ class Row:
     label: str
     training_label: str
     training: TaskOrder
+    last_alone: bool
     regularise: Choice
     prior: Measurer
     psi: Importance | None
@@ -101,7 +103,7 @@ def rows(settings: SeedSettings) -> list[Row]:
     """
     found: dict[str, Row] = {}
     for of_row in settings.rows:
-        row = make(of_row, settings.fidelity.imm_data == "train_and_validation")
+        row = make(of_row, settings.fidelity.imm_data == "train_and_validation", settings.adapt_after)
         same = found.setdefault(row.label, row)
         if same.settings != row.settings or (same.prior, same.training) != (row.prior, row.training):
             raise InputError(
@@ -111,12 +113,13 @@ def rows(settings: SeedSettings) -> list[Row]:
     return list(found.values())
 
 
-def make(settings: RowSettings, training_data_too: bool = False) -> Row:
+def make(settings: RowSettings, training_data_too: bool = False, adapt_after: AdaptAfter = "each_task") -> Row:
     """Build a row.
 
     Args:
         settings: The row's choices.
         training_data_too: Whether a server measures priors on its training data as well.
+        adapt_after: When a row that adapts is adapted and evaluated.
 
     Returns:
         The row.
@@ -133,6 +136,7 @@ def make(settings: RowSettings, training_data_too: bool = False) -> Row:
     prior = settings.prior if chi.needs_prior else "none"
     psi = settings.importance.build(Importance) if chi.needs_prior else None
     statistics = None if chi.keeps_statistics else settings.statistics.build(Statistics)
+    phi: Adapt = settings.adapt.build(Adapt)
     return Row(
         method=settings.method.name,
         importance="none" if psi is None else settings.importance.name,
@@ -140,13 +144,14 @@ def make(settings: RowSettings, training_data_too: bool = False) -> Row:
         label=_label(settings, chi),
         training_label="Joint" if settings.training == "joint" else settings.regularise.label,
         training=settings.training,
+        last_alone=settings.training == "joint" or (adapt_after == "last_task" and type(phi) is not Unchanged),
         regularise=settings.regularise,
         prior=prior,
         psi=psi,
         training_data_too=training_data_too,
         chi=chi,
         statistics=statistics,
-        phi=settings.adapt.build(Adapt),
+        phi=phi,
         settings={
             "regulariser": settings.regularise.plain(),
             "psi": None if psi is None else settings.importance.plain(),

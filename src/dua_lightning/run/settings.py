@@ -18,6 +18,9 @@ Measurer = Literal["user", "server", "none"]
 TaskOrder = Literal["sequential", "joint"]
 """Whether tasks are learnt one after another, or jointly as one."""
 
+AdaptAfter = Literal["each_task", "last_task"]
+"""Whether rows that adapt are adapted and evaluated after each task, or after the last one alone."""
+
 Objective = Literal["average_accuracy", "forgetting"]
 """The figure of merit that a sweeper optimises."""
 
@@ -148,6 +151,7 @@ class SeedSettings:
         fidelity: The source to which the behaviour is faithful.
         store_dir: The folder of the store.
         keep_priors: Whether the store keeps priors.
+        adapt_after: When rows that adapt are adapted and evaluated.
         rows: The settings of each row.
     """
 
@@ -158,6 +162,7 @@ class SeedSettings:
     fidelity: Fidelity
     store_dir: Path
     keep_priors: bool
+    adapt_after: AdaptAfter
     rows: tuple[RowSettings, ...]
 
 
@@ -237,6 +242,7 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
         fidelity=typed(common.get("fidelity"), Fidelity, "fidelity"),
         store_dir=Path(typed(common.get("paths"), Paths, "paths").store_dir),
         keep_priors=typed(common.get("store"), Kept, "store").priors,
+        adapt_after=check(common.get("adapt_after"), AdaptAfter, "adapt_after"),
         rows=tuple(
             RowSettings(
                 method=typed(row.get("method"), Method, "method"),
