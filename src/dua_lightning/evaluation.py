@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, device_of, eval_mode, fitted, moved, not_finite, task_logits
+from dua_lightning.params import State, device_of, eval_mode, fitted, inputs, moved, not_finite, task_logits
 from dua_lightning.tasks import Batch, Task
 
 
@@ -34,7 +34,7 @@ def accuracy(net: nn.Module, state: State, task: Task, data: Iterable[Batch]) ->
         for x, y in data:
             if y is None:
                 raise InputError(f"accuracy on task {task.name} needs labels, and these data have none")
-            logits = task_logits(net, state, moved(x, device), task.classes)
+            logits = task_logits(net, state, inputs(net, x, device), task.classes)
             # The sums stay on the device: to read them would be to wait for every batch.
             correct += (logits.argmax(1) + task.classes.start == moved(y, device)).sum()
             # The largest is NaN where any logit is. Minus infinity is a fair logit of a class that is ruled out.

@@ -85,6 +85,28 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def inputs(net: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+    """Copy the inputs of a network to a device, on a processor in the memory format that the network asks for.
+
+    A network asks by an attribute `memory_format`. With `torch.channels_last` its convolutions took 0.6 to 0.8 of the
+    time: MobileNetV2 of 96 pixels 8.9 ms and not 13.8 ms for the forward and backward pass of a picture, 2.2 ms and not
+    2.9 ms for the forward pass; a narrow VGG11-BN of 32 pixels 0.44 ms and 0.57 ms, 0.13 ms and 0.21 ms; ResNet18 0.95
+    of the time (batches of 20 and 25, one thread).
+
+    Args:
+        net: The network.
+        x: Inputs `(n, ...)`.
+        device: The device.
+
+    Returns:
+        The inputs on the device; the very tensor if nothing is to be done.
+    """
+    x = moved(x, device)
+    if device.type == "cpu" and x.dim() == 4:
+        return x.to(memory_format=getattr(net, "memory_format", torch.preserve_format))
+    return x
+
+
 def fitted(net: nn.Module, state: Mapping[str, Tensor]) -> State:
     """Give a state as a pass through a network takes it: a tensor for each parameter and each buffer.
 

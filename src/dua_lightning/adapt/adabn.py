@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common t
 
 from dua_lightning.adapt.finite import require_finite
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone, device_of, eval_mode, loaded, moved
+from dua_lightning.params import State, batch_norms, clone, device_of, eval_mode, inputs, loaded
 from dua_lightning.tasks import Batch, Task, refusing_batch
 
 EMA_MOMENTUM = 0.1
@@ -212,7 +212,7 @@ def _uses_by_batch(net: nn.Module, batches: Sequence[Tensor], task: Task) -> lis
     device = device_of(net.state_dict())
     with _before(batch_norms(net), note):
         for x in batches:
-            net(moved(x, device))
+            net(inputs(net, x, device))
     return uses
 
 
@@ -247,7 +247,7 @@ def _next_use(net: nn.Module, known: Sequence[_Use], x: Tensor, task: Task) -> _
 
     try:
         with _before(batch_norms(net), note):
-            net(moved(x, device_of(net.state_dict())))
+            net(inputs(net, x, device_of(net.state_dict())))
     except _ReachedError as reached:
         return reached.use
     return None
@@ -269,7 +269,7 @@ def _average(net: nn.Module, batches: Sequence[Tensor], task: Task) -> set[_Batc
     with _before(batch_norms(net), note):
         for x in batches:
             with refusing_batch(x, task):
-                net(moved(x, device))
+                net(inputs(net, x, device))
     net.eval()
     return reached
 

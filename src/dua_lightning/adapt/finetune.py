@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from dua_lightning.adapt.finite import require_finite
 from dua_lightning.errors import DivergedError, InputError
-from dua_lightning.params import State, clone, device_of, loaded, moved, reset_batch_norms
+from dua_lightning.params import State, clone, device_of, inputs, loaded, moved, reset_batch_norms
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task, refusing_batch
 
@@ -135,7 +135,7 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: 
                     "training on the device needs labels, and these data have none; adapt without labels, or not at all"
                 )
             with refusing_batch(x, task):
-                logits = net(moved(x, device))[:, task.classes]
+                logits = net(inputs(net, x, device))[:, task.classes]
             loss = nn.functional.cross_entropy(logits, moved(task.columns(y), device))
             optimizer.zero_grad()
             loss.backward()

@@ -1,5 +1,6 @@
 """A body that all tasks share and one head whose columns belong to tasks."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -11,12 +12,17 @@ class Network(nn.Module):
     Args:
         body: The part that all tasks share.
         head: The linear layer whose rows are the classes of all tasks.
+        memory_format: The memory format of inputs that the body computes quickest with on a processor, see
+            `params.inputs`; by default they stay as they are, since a body may ask for views that others do not have.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Linear, memory_format: torch.memory_format = torch.preserve_format
+    ) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.memory_format = memory_format
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(x))

@@ -189,7 +189,7 @@ def _network(
         body = make_body()
         if name != "alexnet":
             _draw_as_torchvision(body)
-        net = Network(body, nn.Linear(hidden, classes))
+        net = Network(body, nn.Linear(hidden, classes), torch.channels_last)
     if weights != "none":
         load_weights(net.body, name, weights, folder)
     return net

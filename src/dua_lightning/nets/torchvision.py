@@ -10,6 +10,7 @@ from torch import nn
 from dua_lightning.errors import InputError
 from dua_lightning.nets.network import Network
 from dua_lightning.nets.weights import load_weights
+from dua_lightning.params import inputs
 from dua_lightning.streams import derive
 
 
@@ -60,7 +61,7 @@ def from_torchvision(
         if getattr(body, "aux_logits", False):
             raise InputError(f"{name} has further outputs while it is trained; give it the argument aux_logits=False")
         features = take_last(body, name)
-        net = Network(body, nn.Linear(features, classes))
+        net = Network(body, nn.Linear(features, classes), torch.channels_last)
     if weights != "none":
         load_weights(net.body, name, weights, folder)
     check_pass(net, shape, name)
@@ -103,12 +104,13 @@ def check_pass(net: Network, shape: tuple[int, ...], name: str) -> None:
     training = net.training
     try:
         with torch.no_grad():
-            found = net.eval()(torch.zeros(1, *shape))
+            x = torch.zeros(2, *shape)
+            found = net.eval()(inputs(net, x, x.device))
     except Exception as error:  # of any kind: the networks' own checks
         raise InputError(f"{name} cannot take inputs of the shape {shape}: {' '.join(str(error).split())}") from error
     finally:
         net.train(training)
-    if found.shape != (1, net.head.out_features):
+    if found.shape != (2, net.head.out_features):
         raise InputError(
             f"the body of {name} does not give one row of features for an input; its last layer is not linear"
         )

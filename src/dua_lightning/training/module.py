@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from dua_lightning.errors import InputError
+from dua_lightning.params import inputs
 from dua_lightning.regularise.base import regularisation
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task, refusing_batch
@@ -73,7 +74,7 @@ class ExpertModule(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, classes)` logits of all classes of the benchmark for inputs `(n, ...)`."""
-        logits: Tensor = self.net(x)
+        logits: Tensor = self.net(inputs(self.net, x, x.device))
         return logits
 
     def setup(self, stage: str) -> None:
