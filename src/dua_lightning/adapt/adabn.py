@@ -294,9 +294,13 @@ def _before(layers: Iterable[_BatchNorm], note: Callable[[_BatchNorm, Tensor], N
 
 
 def _moments(x: Tensor) -> _Moments:
-    numbers = x.numel() // x.shape[1]
-    variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], correction=0)
-    return _Moments(numbers, mean, variance)
+    """The moments by two means: `torch.var_mean` takes 2 to 12 times as long over several dimensions on a processor.
+
+    With it AdaBN of MobileNetV2 at 96 pixels took twice as long (77 images, one thread: 14.9 ms and 7.6 ms an image).
+    """
+    dims = [d for d in range(x.dim()) if d != 1]
+    mean = x.mean(dims, keepdim=True)
+    return _Moments(x.numel() // x.shape[1], mean.flatten(), (x - mean).square_().mean(dims))
 
 
 def _pooled(parts: Sequence[_Moments]) -> _Moments:
