@@ -1,9 +1,9 @@
-"""Tables 2, 3 and 4 on MiniPlaces beside the published ones of MIT Indoor Scenes, AdaBN as released, and the gain ledger.
+"""Tables 2, 3 and 4 on MiniPlaces beside the published ones of MIT Indoor Scenes, AdaBN as released, and the ledger.
 
     python experiments/scenes/analyse.py RUN [OUT]
 
 RUN is the folder of a run of `method=scenes`. Pairs share row, seed, user and draw. Intervals are 95 % t intervals over
-users (each user's mean over seeds), so they speak of another user of the same kind; the spread over seeds stands beside.
+users (each user's mean over seeds), and speak of another user of the same kind; the spread over seeds stands beside.
 """
 
 import sys
