@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dua_lightning.errors import InputError
+from dua_lightning.progress import shown, stage
 from dua_lightning.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -49,8 +50,13 @@ def main(arguments: Sequence[str]) -> int:
     from dua_lightning.report import runs
 
     out: Path = given.out or given.runs[0] / "report"
-    study = runs.study(given.runs)
-    for path in write(study, out):
+    # Standard output has the files' names alone.
+    with shown(Terminal(stderr=True)):
+        with stage("reading the runs"):
+            study = runs.study(given.runs)
+        with stage("writing the report"):
+            written = write(study, out)
+    for path in written:
         Terminal().print(f"  {path}")
     return 0
 
