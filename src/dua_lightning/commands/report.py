@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=Path, metavar="DIR", help="where to write (default: `report` in the first folder)"
     )
     given = parser.parse_args(arguments)
-    # Torch takes seconds to load: help does without.
+    # Help does without pandas and matplotlib, which take a second to load.
     from dua_lightning.report import runs
 
     out: Path = given.out or given.runs[0] / "report"
