@@ -10,6 +10,7 @@ from tests.helpers.cli import TINY, Done, refused, run
 MODULE = """
 import math
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from dua_lightning.nets import Network
 
 def parts(shape, width):
@@ -30,6 +31,16 @@ def fc(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
 def parallel(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
     body, width = parts(shape, width)
     return nn.DataParallel(Network(body, nn.Linear(width, classes)))
+
+def tied(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
+    body, width = parts(shape, width)
+    net = Network(nn.Sequential(body, nn.Linear(width, classes), nn.Linear(classes, width)), nn.Linear(width, classes))
+    net.head.weight = net.body[1].weight
+    return net
+
+def normed(shape: tuple, classes: int, seed: int, width: int = 8) -> nn.Module:
+    body, width = parts(shape, width)
+    return Network(nn.Sequential(body, spectral_norm(nn.Linear(width, width))), nn.Linear(width, classes))
 """
 
 
@@ -54,9 +65,26 @@ def test_a_last_layer_of_another_name_is_not_merged(method: str, dua: Callable[.
     assert "trained" not in done.out
 
 
-def test_a_network_that_nobody_merges_needs_no_head(dua: Callable[..., Done]) -> None:
-    done = dua("fc", "method=lwf")
+@pytest.mark.parametrize("name", ["fc", "tied", "normed"])
+def test_a_network_that_nobody_merges_may_be_any(name: str, dua: Callable[..., Done]) -> None:
+    done = dua(name, "method=lwf")
     assert done.status == 0, done.err
+
+
+def test_a_weight_of_body_and_head_is_merged_only_where_priors_leave_it_out(dua: Callable[..., Done]) -> None:
+    done = dua("tied", "method=mean_imm", "merge=mean")
+    assert refused(done), done.err
+    assert "body.1.weight is a weight of the head too" in done.err
+    assert "trained" not in done.out
+    assert dua("tied", "method=racl").status == 0
+
+
+@pytest.mark.parametrize("method", ["racl", "mean_imm"])
+def test_weights_with_a_norm_of_their_own_are_not_merged(method: str, dua: Callable[..., Done]) -> None:
+    done = dua("normed", f"method={method}")
+    assert refused(done), done.err
+    assert "spectral_norm keeps body.1.parametrizations.weight.0._u" in done.err
+    assert "trained" not in done.out
 
 
 def test_a_wrapper_is_refused_for_every_method(dua: Callable[..., Done]) -> None:

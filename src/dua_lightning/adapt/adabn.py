@@ -160,6 +160,8 @@ def take_statistics(
     if statistics == "exact":
         count = sum(map(len, batches))
         batches = list(torch.cat(batches).split(count if images_at_once is None else images_at_once))
+    # A compiled network would compile the hooks too; it shares its layers with the one that it was made of.
+    net = getattr(net, "_orig_mod", net)
     net.eval()
     with torch.no_grad():
         if statistics == "ema":

@@ -19,6 +19,12 @@ SIDES, CHANNELS, CLASSES = (32, 64, 224), 3, 10
 COUNTS = ("batch_size", "user_batch_size", "iterations")
 """Settings of every benchmark that are at least 1."""
 
+OWN_COUNTS = (
+    *("tasks", "users", "server_per_class", "user_per_class", "per_task_and_domain", "preferred_categories"),
+    *("fewest_images", "most_images"),
+)
+"""Settings of the benchmarks of this package that are at least 1."""
+
 
 def refuse(settings: Settings) -> None:
     """Refuse what can be known to fail before data are loaded or a download starts.
@@ -38,7 +44,8 @@ def refuse(settings: Settings) -> None:
     _writable(of_seed.store_dir)
     made = rows(of_seed)
     data = of_seed.data.node
-    for name in COUNTS:
+    ours = str(data.get("_target_")).partition(".")[0] == __name__.partition(".")[0]
+    for name in (*COUNTS, *(OWN_COUNTS if ours else ())):
         if name in data and check(data[name], int, f"data.{name}") < 1:
             raise InputError(f"data.{name}={data[name]} cannot be used: it is at least 1")
     net = _tried(of_seed)

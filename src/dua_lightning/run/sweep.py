@@ -32,7 +32,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.progress import shown, stage
 from dua_lightning.report.terminal import Terminal
 from dua_lightning.run.folders import claim, hold, quoted
-from dua_lightning.run.known import refuse_unknown
+from dua_lightning.run.known import refuse_unknown, refuse_unknown_of_hydra
 from dua_lightning.run.settings import Settings, read
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
@@ -173,6 +173,7 @@ def _checked(cfg: DictConfig) -> Settings:
     What is imported stays: to look through it for garbage, now and later, would take a second.
     """
     settings = read(cfg)
+    refuse_unknown_of_hydra(HydraConfig.get().overrides.hydra)
     gc.disable()
     try:
         from dua_lightning.run.checks import refuse
