@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import nn
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
@@ -24,6 +23,7 @@ from dua_lightning.merge import ServerStatistics
 from dua_lightning.merge.base import check_head
 from dua_lightning.params import State, body_names, clone
 from dua_lightning.run import training
+from dua_lightning.run.network import build_network
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
@@ -116,7 +116,7 @@ class Draws:
         seed = settings.seed
         self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
-        self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
+        self.net = build_network(settings.model.node, settings.model.place, shape, classes, seed)
         for row in self.rows:
             row.check(self.net, self.benchmark.users[0].labelled)
             self._check_head(row)
@@ -226,7 +226,9 @@ class Draws:
             try:
                 check_head(self.benchmark.tasks, self.net.state_dict(), body_names(self.net))
             except InputError as error:
-                raise InputError(f"{row.label} cannot merge this model: {error}") from error
+                raise InputError(
+                    f"{row.label} cannot merge this model: {error}, or name it by +model.head=NAME"
+                ) from error
 
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
         states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]

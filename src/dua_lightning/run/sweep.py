@@ -101,6 +101,8 @@ def _no_setting(name: str) -> str:
         return "an experiment is added to the configuration by a + in front: +experiment=NAME"
     if "/" in name:
         return f"{name} is no choice here; another {name.partition('/')[0]} may have it, and --help lists all groups"
+    if name == "model.head":
+        return "the last layer of a network of your own is named by a + in front: +model.head=NAME"
     from dua_lightning.run.build import takes_anything, target
     from dua_lightning.run.known import names, nearest, unknown
 
