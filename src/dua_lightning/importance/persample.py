@@ -26,6 +26,7 @@ from torch.nn.utils import parametrize
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.attention import step_by_step
+from dua_lightning.importance.bfloat16 import say_if_slow
 from dua_lightning.importance.free import FreeWeights
 from dua_lightning.importance.functional import Functional, unwarned
 from dua_lightning.importance.measurement import Measurement, Precision
@@ -86,6 +87,8 @@ def mean_over_samples(
         for name in dict.fromkeys(names.values())
     }
     device = device_of(totals)
+    if precision == "bf16" and device.type == "cpu":
+        say_if_slow()
     count = unit = 0
     # An autocast around the call would compute in another precision than the one that is asked for.
     with eval_mode(net), torch.no_grad(), _autocast(device, "full"):
@@ -380,7 +383,9 @@ class _Engine:
 
     def _shown(self, layer: nn.Module, names: dict[str, str], buffers: State, a: Tensor, y: Tensor) -> Tensor:
         """After a function that stands for a layer."""
-        return y if not torch.is_grad_enabled() else self._waits(_Use(layer, names, buffers, a.detach(), a._version), y)
+        if not torch.is_grad_enabled():
+            return y
+        return self._waits(_Use(layer, names, buffers, a.detach(), a._version), y)
 
     def _begins(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before a layer's forward pass: what it computes of weights and buffers alone is a weight itself."""
