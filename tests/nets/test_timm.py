@@ -121,7 +121,7 @@ def test_a_file_of_weights_is_loaded(tmp_path: Path) -> None:
         ({"name": "zzz"}, "it has small_net"),
         ({"name": "small_net.v2"}, r"timm cannot make small_net\.v2 with weights=none: Invalid pretrained tag"),
         ({"name": "small_net.none", "weights": "imagenet"}, "it has no pretrained weights; use weights=PATH"),
-        ({"weights": "imagenet"}, "with weights=imagenet: the hub cannot be reached"),
+        ({"weights": "imagenet"}, "with weights=imagenet: the hub cannot be reached; use weights=PATH"),
         ({"weights": "IMAGENET1K_V2"}, "weights=IMAGENET1K_V2 is no file"),
         ({"widht": 2}, "timm cannot make small_net with {'widht': 2}"),
         ({"shape": (3, 2, 2)}, r"small_net cannot take inputs of the shape \(3, 2, 2\)"),

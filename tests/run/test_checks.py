@@ -54,6 +54,15 @@ def test_the_line_for_a_network_without_batch_norm_says_what_can_be_used(
     assert "adapt by none or finetune, or use a network with batch normalisation, such as mobilenet_v2" in done.err
 
 
+@pytest.mark.parametrize(("chosen", "missing"), [("timm", "name"), ("torchvision", "name"), ("own", "_target_")])
+def test_a_setting_that_has_to_be_given_is_named(
+    chosen: str, missing: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(f"model={chosen}", f"paths.output_dir={tmp_path / 'out'}", capfd=capfd, monkeypatch=monkeypatch)
+    assert refused(done), done.err
+    assert f"model.{missing} is missing; give model.{missing}=VALUE" in done.err
+
+
 @pytest.mark.parametrize("place", ["a file", "a file/store"])
 def test_a_store_that_cannot_be_is_refused_and_nothing_made(
     place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -60,7 +60,8 @@ def from_timm(
         except (OSError, RuntimeError) as error:
             # The hub, a file, or a tag that there is not.
             reason = " ".join(str(error).split())
-            raise InputError(f"timm cannot make {name} with weights={weights}: {reason}") from error
+            step = "; use weights=PATH or weights=none" if weights == "imagenet" else ""
+            raise InputError(f"timm cannot make {name} with weights={weights}: {reason}{step}") from error
         except (AssertionError, AttributeError, TypeError, ValueError) as error:
             raise InputError(f"timm cannot make {name} with {arguments}: {error}") from error
         net = Network(body, nn.Linear(body.head_hidden_size, classes))
@@ -73,7 +74,7 @@ def from_timm(
 def _pretrained(name: str, published: Any, folder: str | Path | None) -> dict[str, Any]:
     """The arguments by which timm takes its pretrained weights, from a file of the folder if it is there."""
     if published is None or not published.has_weights:
-        raise RuntimeError("it has no pretrained weights; use weights=PATH or weights=none")
+        raise RuntimeError("it has no pretrained weights")
     file = f"{name.partition('.')[0]}.{published.tag}.safetensors"
     places = [] if folder is None else [Path(folder) / file, Path(folder) / "weights" / file]
     found = next((str(path) for path in places if path.is_file()), None)
