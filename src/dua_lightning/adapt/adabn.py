@@ -107,7 +107,7 @@ def require_batch_norm(net: nn.Module, adaptation: str) -> None:
     if not batch_norms(net):
         raise InputError(
             f"{adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
-            "none; use a network with batch normalisation, such as vgg11_bn, or no adaptation"
+            "none; adapt by none or finetune, or use a network with batch normalisation, such as mobilenet_v2"
         )
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from dua_lightning.engines import Engine
 from dua_lightning.errors import InputError
-from dua_lightning.run.build import build, check
+from dua_lightning.run.build import check
+from dua_lightning.run.network import build_network
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import SeedSettings, Settings
 
@@ -84,8 +85,7 @@ def _tried(settings: SeedSettings) -> nn.Module | None:
         # A network of one's own may ask for anything; it is built again, for the data as they are.
         with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):
             try:
-                net: nn.Module = build(node, settings.model.place, nn.Module, shape=shape, classes=CLASSES, seed=0)
-                return net
+                return build_network(node, settings.model.place, shape, CLASSES, seed=0)
             except InputError as error:
                 reasons.append(error)
     if len({str(error) for error in reasons}) == 1 and (asked or len(reasons) == len(SIDES)):

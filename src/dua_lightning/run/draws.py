@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import nn
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
@@ -24,6 +23,7 @@ from dua_lightning.merge import ServerStatistics
 from dua_lightning.merge.base import check_head, check_norms, shared
 from dua_lightning.params import State, body_names, clone
 from dua_lightning.run import training
+from dua_lightning.run.network import build_network
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
@@ -116,7 +116,7 @@ class Draws:
         seed = settings.seed
         self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
-        self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
+        self.net = build_network(settings.model.node, settings.model.place, shape, classes, seed)
         for row in self.rows:
             row.check(self.net, self.benchmark.users[0].labelled)
             self._check_merge(row)
@@ -225,18 +225,22 @@ class Draws:
         if row.chi.keeps_statistics:
             return
         state, body = self.net.state_dict(), body_names(self.net)
+        refused = f"{row.label} cannot merge this model"
         try:
-            check_head(self.benchmark.tasks, state, body)
             check_norms(state)
         except InputError as error:
-            raise InputError(f"{row.label} cannot merge this model: {error}") from error
+            raise InputError(f"{refused}: {error}") from error
+        try:
+            check_head(self.benchmark.tasks, state, body)
+        except InputError as error:
+            raise InputError(f"{refused}: {error}, or name it by +model.head=NAME") from error
         if row.chi.needs_prior:
             return
         # Without priors, which name the weights of the body, a merge takes all that a state names outside the head.
         weights = {name for name, _ in self.net.named_parameters(remove_duplicate=False)}
         if tied := [name for name in shared(state) if name in weights and name not in body]:
             raise InputError(
-                f"{row.label} cannot merge this model: {tied[0]} is a weight of the head too, which each task has as "
+                f"{refused}: {tied[0]} is a weight of the head too, which each task has as "
                 "its own; use a network whose head has its own weights, or a merge with priors"
             )
 

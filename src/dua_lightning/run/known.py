@@ -11,7 +11,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.errors import InputError
-from dua_lightning.run.build import DISPLAY, RESERVED, known_settings
+from dua_lightning.run.build import DISPLAY, RESERVED, known_settings, without_head
 from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths
 
 CHOICES = (*VERBS, "data", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
@@ -52,7 +52,7 @@ def refuse_unknown(cfg: DictConfig, folders: Iterable[Path] = ()) -> None:
 
     for name, value in values.items():
         if name in CHOICES:
-            _refuse_in_choice(value, name)
+            _refuse_in_choice(without_head(value, name) if name == "model" else value, name)
         elif name == "callbacks":
             for key, callback in value.items() if isinstance(value, Mapping) else ():
                 if callback is not None and not (isinstance(callback, Mapping) and callback.get("_target_")):
