@@ -22,6 +22,7 @@ WRONG = {
     "a callback": ("+callbacks.x._target_=lightning.pytorch.callbacks.Nothing",),
     "an engine": ("engine=loky", "engine.workers=0"),
     "a regulariser": ("regularise=ewc", "regularise.strength=-1"),
+    "a measure that no row has": ("objective=forgetting", "adapt=finetune", "adapt_after=last_task"),
     "a logger": ("logger._target_=lightning.Nothing",),
 }
 

@@ -112,6 +112,7 @@ def _passed(net: nn.Module, shape: tuple[int, ...], name: str) -> Tensor:
             output: Tensor = net(inputs(net, x, x.device))
     except Exception as error:  # of any kind: the networks' own checks
         raise InputError(
-            f"{name} cannot take inputs of the shape {tuple(shape)}: {' '.join(str(error).split())}"
+            f"{name} cannot take inputs of the shape {tuple(shape)}: {' '.join(str(error).split())}; give images of "
+            "another size, or the network's own setting for it, such as image_size or img_size"
         ) from error
     return output

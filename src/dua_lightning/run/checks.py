@@ -49,6 +49,11 @@ def refuse(settings: Settings) -> None:
     for name in (*COUNTS, *(OWN_COUNTS if ours else ())):
         if name in data and check(data[name], int, f"data.{name}") < 1:
             raise InputError(f"data.{name}={data[name]} cannot be used: it is at least 1")
+    if settings.everything.get("objective") == "forgetting" and all(row.last_alone for row in made):
+        raise InputError(
+            "objective=forgetting cannot be used: every row is evaluated after the last task alone, so that its "
+            "forgetting is not known; use adapt_after=each_task, or objective=average_accuracy"
+        )
     net = _tried(of_seed)
     for row in made:
         row.check(net, data.get("users_labelled") is not False)
