@@ -2,8 +2,9 @@
 
     python experiments/scenes/analyse.py RUN [OUT]
 
-RUN is the folder of a run of `method=scenes`. Pairs share row, seed, user and draw. Intervals are 95 % t intervals over
-users (each user's mean over seeds), and speak of another user of the same kind; the spread over seeds stands beside.
+RUN is the folder of a run of `method=scenes` or `method=ledger`. Pairs share row, seed, user and draw. Intervals are
+95 % t intervals over users (each user's mean over seeds), and speak of another user of the same kind; the spread over
+seeds stands beside.
 """
 
 import sys
@@ -112,6 +113,14 @@ def ledger(wide: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def priors(wide: pd.DataFrame) -> pd.DataFrame:
+    """What a user's own prior adds: each RACL row minus its IMM row."""
+    rows = [(label, label.replace("-RACL", "-IMM")) for label in map(str, wide) if "-RACL" in label]
+    return pd.DataFrame(
+        [{"row": row, **summary((wide[row] - wide[other]).dropna())} for row, other in rows if other in wide]
+    )
+
+
 def users(wide: pd.DataFrame, merge: str) -> pd.DataFrame:
     """Each user's gain by AdaBN over the server's statistics, mean over seeds."""
     apart = wide[f"{merge} + AdaBN"] - wide[f"{merge}, server statistics"]
@@ -190,12 +199,14 @@ def main(run: Path, out: Path) -> None:
         "table": table(draws, wide),
         "artifact": artifact(wide),
         "ledger": ledger(wide),
+        "priors": priors(wide),
         "users": users(wide, "MAS-IMM"),
     }
     console = Console()
     console.print(_shown(found["table"], f"{name}: average accuracy in percent; forgetting in points"))
     console.print(_shown(found["artifact"], f"{name}: points gained over no adaptation"))
     console.print(_shown(found["ledger"], f"{name}: what each step gains, in points", "gain_"))
+    console.print(_shown(found["priors"], f"{name}: the user's own prior minus the server's, in points"))
     console.print(_shown(found["users"], f"{name}: MAS-IMM, AdaBN minus the server's statistics, in points"))
     paths = []
     for part, frame in found.items():

@@ -10,7 +10,13 @@ import pytest
 from dua_lightning.report.records import Record
 from dua_lightning.report.stream import Stream
 
-ROWS = {"MAS-IMM": 20, "MAS-IMM, server statistics": 30, "MAS-IMM + AdaBN": 42, "MAS-IMM + AdaBN (released)": 19}
+ROWS = {
+    "MAS-IMM": 20,
+    "MAS-RACL": 21,
+    "MAS-IMM, server statistics": 30,
+    "MAS-IMM + AdaBN": 42,
+    "MAS-IMM + AdaBN (released)": 19,
+}
 """The accuracy of each row, before a user's and a seed's own part."""
 
 
@@ -44,12 +50,14 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_ledger_gives_each_steps_gain_over_the_one_before(analyse: ModuleType, run: Path) -> None:
     analyse.main(run, run)
-    found = pd.read_csv(run / "transprior_ledger.csv")
+    found = pd.read_csv(run / "transprior_ledger.csv").query("merge == 'MAS-IMM'")
     assert found["accuracy"].tolist() == [28.0, 38.0, 50.0]
     assert found["gain_mean"].tolist()[1:] == [10.0, 12.0]
     # The t interval of 11, 12 and 13.
     assert found["gain_high"].tolist()[2] == pytest.approx(12 + 4.303 / 3**0.5, abs=1e-3)
     assert found["users_better"].tolist()[1:] == [3, 3]
+    own = pd.read_csv(run / "transprior_priors.csv")
+    assert dict(zip(own["row"], own["mean"], strict=True)) == {"MAS-RACL": 1.0}
     users = pd.read_csv(run / "transprior_users.csv")
     assert dict(zip(users["user"], users["gain"], strict=True)) == {"user_0": 11, "user_1": 12, "user_2": 13}
 
