@@ -98,9 +98,10 @@ def main() -> None:
     rounded = {name: t.bfloat16() if t.is_floating_point() else t for name, t in net.body.state_dict().items()}
     net.body.load_state_dict(rounded)
     accuracy = trainer.test(expert, datamodule=data, verbose=False)[0]["test_accuracy"]
+    here = Path(__file__).parent
     metadata = {
         "command": shlex.join(["python", *sys.argv]),
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=here, text=True).strip(),
         "data": "Tiny ImageNet (Stanford CS231n)",
         "accuracy": f"{accuracy:.2f} % of the official validation pictures, 200 classes",
         "licence": LICENCE,
