@@ -22,10 +22,10 @@ from dua_lightning.adapt import Unchanged
 from dua_lightning.data.images import Images, images
 from dua_lightning.data.user import UserData
 from dua_lightning.importance import FIM, MAS, Importance
-from dua_lightning.importance.functional import Vmapped
+from dua_lightning.importance.functional import Functional
 from dua_lightning.importance.measurement import Precision
 from dua_lightning.merge import Mode
-from dua_lightning.nets import mlp, vgg11, vgg11_bn
+from dua_lightning.nets import from_torchvision, mlp, vgg11, vgg11_bn
 from dua_lightning.params import Params, clone
 from dua_lightning.tasks import Expert, Task
 
@@ -84,7 +84,7 @@ def psi(
     def vmapped() -> None:
         totals = {name: torch.zeros_like(p) for name, p in net.named_parameters() if not name.startswith("head.")}
         with torch.no_grad():
-            Vmapped(net, expert, scalar, power, totals).add(x, y)
+            Functional(net, expert, scalar, power, totals).add(x, y)
 
     def opacus() -> None:
         from opacus import GradSampleModule
@@ -206,7 +206,19 @@ def _vgg11_bn() -> nn.Module:
     return vgg11_bn((3, 64, 64), 2, seed=0, pooled=1)
 
 
+def _named(name: str, **arguments: Any) -> nn.Module:
+    return from_torchvision(name, (3, 64, 64), 2, seed=0, **arguments)
+
+
 PASS = "forward + backward of the batch"
+BACKBONES: dict[str, dict[str, Any]] = {
+    "resnet18": {},
+    "mobilenet_v2": {},
+    "efficientnet_b0": {},
+    "convnext_tiny": {},
+    "vit_b_16": {"image_size": 64},
+}
+"""Networks of torchvision, and what they are made with."""
 PATHS: dict[str, Path] = {
     "MAS, VGG11, 8 images of 224": Path(PASS, lambda: psi(_vgg11(), (3, 224, 224), 8, "MAS"), 1.15, 1.2),
     "MAS, VGG11-BN, 64 images of 64": Path(PASS, lambda: psi(_vgg11_bn(), (3, 64, 64), 64, "MAS"), 1.2, 1.0),
@@ -216,6 +228,12 @@ PATHS: dict[str, Path] = {
     ),
     "MAS, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "MAS"), 1.2),
     "FIM, MLP, 1,000 images": Path(PASS, lambda: psi(_mlp(), (3, 28, 28), 1000, "FIM"), 1.2),
+    **{
+        f"MAS, {name}, 64 images of 64": Path(
+            PASS, lambda name=name, given=given: psi(_named(name, **given), (3, 64, 64), 64, "MAS"), 1.5
+        )
+        for name, given in BACKBONES.items()
+    },
     "one user: psi, merge, evaluation, MLP": Path("5 forward + backward, 5 forward", one_user, 1.5),
     "mode merge, 4 experts of 133M weights": Path("triads that move the same bytes", merge, 1 / 0.75),
     "--help": Path("the interpreter alone", start, float("inf")),

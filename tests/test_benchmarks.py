@@ -1,4 +1,4 @@
-"""The hot paths keep their distance from their lower bounds."""
+"""The benchmarks can be started, and the hot paths keep their distance from their lower bounds."""
 
 import json
 import subprocess
@@ -26,3 +26,11 @@ def test_no_ratio_to_a_floor_has_grown_by_more_than_a_third(tmp_path: Path) -> N
         if min(result["ratios"]) > GROWTH * expected[name]["ratio"]
     }
     assert not grown
+
+
+def test_every_benchmark_can_be_loaded() -> None:
+    names = sorted(path.stem for path in (TOP / "benchmarks").glob("*.py"))
+    assert {"hot_paths", "training"} <= set(names)
+    code = f"import sys; sys.path.insert(0, {str(TOP / 'benchmarks')!r}); import {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TOP)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dua_lightning
+from tests.report import folders
 
 ROOT = Path(dua_lightning.__file__).parent
 
@@ -127,23 +129,45 @@ ARGUMENTS = {
     "verbs that do not go together": (("method=ewc", "merge=mode"), ("torch",)),
     "an adaptation that the network cannot have": (("adapt=adabn", "data=transprior"), ("torch",)),
     "a network": (("model.width=0",), ("torch",)),
+    "a number of tasks": (("data=digits", "data.tasks=0"), ("torch",)),
+    "a number of users": (("data=catprior", "data.users=0"), ("torch",)),
     "an engine": (("engine=loky", "engine.workers=0"), ("torch",)),
     "a device": (("trainer.accelerator=nothing",), ("torch",)),
 }
+
+
+def loaded(arguments: Iterable[str], folder: Path) -> tuple[int, list[str], str]:
+    """The command line in a process of its own: its status, its lines of errors, and the slow packages it loaded."""
+    code = (
+        "import sys\nfrom dua_lightning.__main__ import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print(sorted(set(sys.modules) & {SLOW}), file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    *said, packages = done.stderr.splitlines()
+    return done.returncode, said, packages
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_help_and_a_wrong_setting_load_no_more_than_they_need(case: str, tmp_path: Path) -> None:
     """The packages that are loaded when it ends; each of them takes longer than all that help does."""
     arguments, allowed = ARGUMENTS[case]
-    code = (
-        "import sys\nfrom dua_lightning.__main__ import main\n"
-        "try:\n    main()\n"
-        f"finally:\n    print(sorted(set(sys.modules) & {SLOW}), file=sys.stderr)"
-    )
     place = () if "--help" in arguments else (f"paths.output_dir={tmp_path}",)
-    command = [sys.executable, "-c", code, *arguments, *place]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    *said, loaded = done.stderr.splitlines()
-    assert loaded == str(list(allowed))
-    assert (done.returncode, len(said)) == ((0, 0) if "--help" in arguments else (2, 1)), said
+    status, said, packages = loaded([*arguments, *place], tmp_path)
+    assert packages == str(list(allowed))
+    assert (status, len(said)) == ((0, 0) if "--help" in arguments else (2, 1)), said
+
+
+@pytest.mark.parametrize(
+    ("command", "allowed"),
+    [(("report", "a"), ["matplotlib", "pandas", "scipy"]), (("compare", "a", "b"), ["pandas", "scipy"])],
+    ids=["report", "compare"],
+)
+def test_reading_results_needs_neither_torch_nor_lightning(
+    command: tuple[str, ...], allowed: list[str], tmp_path: Path
+) -> None:
+    """They take four seconds to load."""
+    for name in ("a", "b"):
+        folders.run(tmp_path / name)
+    assert loaded(command, tmp_path) == (0, [], str(allowed))

@@ -3,12 +3,14 @@
 import re
 import time
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from dua_lightning import progress
 from dua_lightning.progress import Lines, Stage, shown, stage
+from tests.helpers.cli import TINY, run
 
 
 class Clock:
@@ -144,3 +146,23 @@ def test_the_time_of_an_inner_stage_is_not_that_of_the_steps_around_it(clock: Cl
             advance()
         lines.look()
     assert said == ["users: 2 of 10, 8.0 s each, 1 min left"]
+
+
+def test_a_run_and_a_report_are_stages_from_end_to_end(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+
+    class Noted(Stage):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            texts.append(self.text)
+
+    monkeypatch.setattr(progress, "Stage", Noted)
+    for arguments, first, last in (
+        ((*TINY, "threads=1", f"paths.output_dir={tmp_path}"), "loading the program", "closing the logger"),
+        (("report", str(tmp_path)), "reading the runs", "writing the report"),
+    ):
+        assert run(*arguments, capfd=capfd, monkeypatch=monkeypatch).status == 0
+        assert (texts[0], texts[-1]) == (first, last)
+        texts.clear()

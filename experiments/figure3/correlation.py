@@ -1,6 +1,8 @@
 """Figure 3: does an importance depend on the model or on the data? Correlations over the weights of the body.
 
-    python experiments/figure3/correlation.py [--images photos] [--seeds 1 2 3] [--out outputs/figure3]
+    python experiments/figure3/correlation.py [--seeds 1 2 3] [--out outputs/figure3] [SETTING...]
+
+Settings are those of the command line, by default `+experiment=catprior data/images=photos model=vgg11_bn`.
 
 For the first two tasks of CatPrior and the first user: MAS of one model on both tasks' data (a, b), against MAS of both
 models on one task's data (c, d). The paper finds 0.82 and 0.73 against 0.55 and 0.58, with VGG11 on MIT Indoor Scenes.
@@ -8,6 +10,7 @@ models on one task's data (c, d). The paper finds 0.82 and 0.73 against 0.55 and
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -35,12 +38,13 @@ PANELS = {
 """Panel -> two importances, each by (model, data), counted from 0."""
 
 
-def importances(images: str, seed: int, folder: Path) -> dict[tuple[int, int], Params]:
+PHOTOS = ("+experiment=catprior", "data/images=photos", "model=vgg11_bn")
+
+
+def importances(overrides: Sequence[str], seed: int, folder: Path) -> dict[tuple[int, int], Params]:
     """MAS of the two first experts on the first user's validation data of the two first tasks."""
-    network = "vgg11_bn" if images == "photos" else "vgg11"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = ["+experiment=catprior", f"data/images={images}", f"model={network}", f"seed={seed}"]
-        (settings,) = read(compose("config", [*overrides, f"paths.store_dir={folder / 'store'}"])).seeds
+        (settings,) = read(compose("config", [f"paths.store_dir={folder / 'store'}", *overrides, f"seed={seed}"])).seeds
     draws = Draws(settings)
     (row,) = draws.rows
     tasks, recipes = draws.benchmark.server[:2], draws.recipes.experts(row)[:2]
@@ -54,13 +58,13 @@ def importances(images: str, seed: int, folder: Path) -> dict[tuple[int, int], P
 def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", default="photos", choices=["photos", "mit_indoor"])
+    parser.add_argument("overrides", nargs="*", metavar="SETTING", help="a setting of the command line")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=Path("outputs/figure3"))
     given = parser.parse_args()
     lines = []
     for seed in given.seeds:
-        found = importances(given.images, seed, given.out)
+        found = importances(given.overrides or PHOTOS, seed, given.out)
         for panel, (first, second) in PANELS.items():
             lines.append({"seed": seed, "panel": panel, "pearson": pearson(found[first], found[second])})
         if seed == given.seeds[0]:

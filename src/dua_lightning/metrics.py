@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from dua_lightning.errors import InputError
 
@@ -73,7 +72,8 @@ def forgetting_released(R: ArrayLike) -> Any:
 
 
 def _matrix(R: ArrayLike) -> np.ndarray:
-    if isinstance(R, Tensor):
+    # A tensor of torch's may need gradients, or be on another device.
+    if hasattr(R, "detach"):
         R = R.detach().cpu()
     try:
         matrix = np.asarray(R, dtype=np.float64)

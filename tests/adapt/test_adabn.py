@@ -290,3 +290,12 @@ def test_exact_statistics_in_passes_are_refused_where_the_way_depends_on_the_ima
     x = torch.randn(6, 3).abs()
     with pytest.raises(InputError, match="depends on the images"):
         AdaBN(3)(net, net.state_dict(), TASK, [(torch.cat([x[:3], -x[3:]]), None)])
+
+
+@pytest.mark.parametrize("adapt", [AdaBN(), AdaBN(2), AdaBN(statistics="batch"), AdaBN(statistics="ema")])
+def test_a_compiled_network_takes_the_statistics_of_the_plain_one(adapt: AdaBN) -> None:
+    plain, state, data = IMAGES.build(), IMAGES.expert().state, batches(shifted(IMAGES), None, 4)
+    compiled = torch.compile(IMAGES.build(), backend="eager")
+    after = adapt(compiled, {f"_orig_mod.{name}": tensor for name, tensor in state.items()}, TASK, data)
+    for name, tensor in adapt(plain, state, TASK, data).items():
+        close(after[f"_orig_mod.{name}"], tensor)

@@ -35,3 +35,9 @@ def test_it_is_blind_to_the_users_data_where_adabn_is_not() -> None:
 def test_a_network_without_batch_norm_is_an_input_error() -> None:
     with pytest.raises(InputError, match=r"AdaBN \(released\) needs BatchNorm"):
         AdaBNReleased().check(MLP.build())
+
+
+def test_a_state_of_other_names_is_an_input_error() -> None:
+    state = {f"module.{name}": tensor for name, tensor in BATCH_NORM.expert().state.items()}
+    with pytest.raises(InputError, match=r"take module\. off its names"):
+        AdaBNReleased()(BATCH_NORM.build(), state, TASK, [])

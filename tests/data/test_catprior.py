@@ -76,6 +76,31 @@ def test_a_number_that_cannot_be_met_is_refused_with_the_category_and_its_capaci
         bench(images_per_preference=250)
 
 
+def test_those_who_prefer_a_scarce_category_may_share_it(caplog: pytest.LogCaptureFixture) -> None:
+    found = bench(images_per_preference=15, scarce="share")
+    counts = Counter(
+        label
+        for user in found.users
+        for part in user.images
+        for label in part.labels[POOL.side[part.sources] == EXTRA].tolist()
+    )
+    fans = Counter(
+        label
+        for user in found.users
+        for part in user.images
+        for label in set(part.labels[POOL.side[part.sources] == EXTRA].tolist())
+    )
+    for label, count in fans.items():
+        assert counts[label] == count * min(15, len(POOL.where(EXTRA, [label])) // count)
+    assert set(fans.values()) >= {1, 2}
+    assert len([line for line in caplog.messages if "since no more are there" in line]) == sum(
+        count > 1 for count in fans.values()
+    )
+    owned = [set().union(*(sources(images) for images in user.images)) for user in found.users]
+    for a, b in itertools.combinations(owned, 2):
+        assert not a & b
+
+
 @pytest.mark.parametrize(
     "wrong", [{"users": 0}, {"preferred_categories": 4}, {"preferred_categories": 0}, {"images_per_preference": -1}]
 )

@@ -10,7 +10,18 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.progress import track
 
-from tests.faults import configs, driver, pictures, readers, test_configs, test_driver, test_pictures, test_readers
+from tests.faults import (
+    configs,
+    driver,
+    finite,
+    pictures,
+    readers,
+    test_configs,
+    test_driver,
+    test_finite,
+    test_pictures,
+    test_readers,
+)
 
 Verdicts = Iterable[tuple[object, str]]
 """A trial, and what is wrong after it; empty where nothing is."""
@@ -58,6 +69,7 @@ def main(quick: bool) -> int:
             "names of folders {}": pictures.named(names, folder / "names"),
             "pictures changed in place {}": pictures.changed(names, folder / "changed"),
             "dead links and empty folders {}": pictures.dead(folder / "dead"),
+            "NaN anywhere {}": finite.verdicts(test_finite.QUICK if quick else test_finite.ALL, folder / "finite"),
         }
         for line, verdicts in parts.items():
             done = list(track(verdicts, line.format("...").removesuffix(" ..."), console=console, transient=True))

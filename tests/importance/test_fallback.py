@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import linear
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import ConvNeXt, MobileNetV2, ResNet, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
+from torchvision.models.swin_transformer import (
+    PatchMerging,
+    PatchMergingV2,
+    SwinTransformer,
+    SwinTransformerBlock,
+    SwinTransformerBlockV2,
+)
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import FIM, MAS
@@ -293,6 +301,60 @@ class Tripled(nn.Module):
         return Triple.apply(self.layer(x).tanh())
 
 
+class Standardised(nn.Conv2d):
+    """A convolution whose weight is computed of the weight and a gain, as in networks without batch norm."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = functional.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return functional.conv2d(x, self.gain * weight, self.bias, self.stride, self.padding).tanh()
+
+
+class Windows(nn.Module):
+    """Two windows of each sequence, with a bias for each pair of places that is looked up in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(3, 3), nn.Parameter(torch.rand(3, 2))
+        self.register_buffer("places", torch.tensor([[1, 0], [2, 1]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.layer(x.reshape(-1, 2, 3))
+        bias = self.table[self.places.view(-1)].view(2, 2, 2).permute(2, 0, 1).contiguous().unsqueeze(0)
+        scores = (windows @ windows.mT).unsqueeze(1) + bias
+        return (scores.softmax(-1).sum(1) @ windows).reshape(len(x), -1)
+
+
+class Masked(nn.Module):
+    """Attention whose mask is a table of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), nn.Parameter(torch.rand(2, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.layer(x).unflatten(2, (2, 2)).transpose(1, 2)
+        bias = (16 * self.table.sigmoid()).unsqueeze(0)
+        return functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=bias).flatten(1)
+
+
+class Interpolated(nn.Module):
+    """An embedding of two places for sequences of three, through a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.own = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.places = nn.Parameter(torch.rand(1, 4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = functional.interpolate(self.places, size=3, mode="linear").mT
+        return (self.layer(x) + self.own(places)).tanh().flatten(1)
+
+
 def small_vit() -> nn.Module:
     body = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8)
     nn.init.normal_(body.class_token)
@@ -305,6 +367,18 @@ def small_convnext() -> nn.Module:
     body = ConvNeXt(blocks, layer_scale=0.5)
     body.classifier = nn.Sequential(body.classifier[0], nn.Flatten())
     return body
+
+
+def small_swin(block: Callable[..., nn.Module], merging: Callable[..., nn.Module]) -> nn.Module:
+    """Two stages of two blocks, so that windows are shifted and patches merged."""
+    body = SwinTransformer([2, 2], 8, [2, 2], [2, 2], [2, 2], block=block, downsample_layer=merging)
+    body.head = nn.Identity()
+    return body
+
+
+def normalised_convolutions() -> nn.Module:
+    first = weight_norm(nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"))
+    return nn.Sequential(first, nn.Tanh(), weight_norm(nn.Conv2d(4, 4, (2, 3), (2, 1), groups=2)), nn.Flatten())
 
 
 def headless(net: nn.Module) -> nn.Module:
@@ -325,17 +399,10 @@ UNFIT = [
     case("masked attention", (2, 3), lambda: Attention({"attn_mask": torch.eye(2) > 0}, batch_first=True), 8),
     case("attention with more keys", (2, 3), lambda: Attention({}, add_zero_attn=True, batch_first=True), 8),
     case("a product with a matrix", (3,), Matrix, 4),
-    case("a weight used in two ways", (3,), Both, 4),
     REUSED,
-    case("rows of all sequences", (2, 3), Rows, 8),
     case("sequences of two first", (2, 3), SequenceFirst, 8),
     case("sequences of three first", (3, 3), SequenceFirst, 12),
-    case("a parametrised weight", (3,), lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 4))), 4),
     case("images without a batch", (2, 5, 5), OneByOne, 27),
-    case("a pruned linear layer", (3,), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Tanh()), 4),
-    case("a pruned one on sequences", (2, 3), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Flatten()), 8),
-    case("a pruned convolution", (2, 5, 5), lambda: nn.Sequential(pruned(nn.Conv2d(2, 3, 3)), nn.Flatten()), 27),
-    case("a pruned layer norm", (3,), lambda: nn.Sequential(nn.Linear(3, 4), pruned(nn.LayerNorm(4))), 4),
 ]
 SLOW = [
     case("a GRU", (4, 3), lambda: Last(nn.GRU(3, 5, batch_first=True)), 5),
@@ -379,6 +446,22 @@ FIT = [
         lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(4, 4), nn.Flatten()),
         36,
     ),
+    case("a weight used in two ways", (3,), Both, 4),
+    case("rows of all sequences", (2, 3), Rows, 8),
+    case("a parametrised weight", (3,), lambda: nn.Sequential(weight_norm(nn.Linear(3, 4))), 4),
+    case("a pruned linear layer", (3,), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Tanh()), 4),
+    case("a pruned one on sequences", (2, 3), lambda: nn.Sequential(pruned(nn.Linear(3, 4)), nn.Flatten()), 8),
+    case("a pruned convolution", (2, 5, 5), lambda: nn.Sequential(pruned(nn.Conv2d(2, 3, 3)), nn.Flatten()), 27),
+    case("a pruned layer norm", (3,), lambda: nn.Sequential(nn.Linear(3, 4), pruned(nn.LayerNorm(4))), 4),
+    case("a normalised weight", (3,), lambda: nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.Tanh()), 4),
+    case("one on sequences", (2, 3), lambda: nn.Sequential(weight_norm(nn.Linear(3, 4)), nn.Flatten(), nn.Tanh()), 8),
+    case("convolutions of normalised weights", (2, 5, 5), normalised_convolutions, 24),
+    case("a standardised convolution", (2, 5, 5), lambda: nn.Sequential(Standardised(2, 3, 3), nn.Flatten()), 27),
+    case("a position bias in windows", (4, 3), Windows, 12),
+    case("a mask of attention", (2, 4), Masked, 8),
+    case("an interpolated embedding", (3, 4), Interpolated, 12),
+    case("torchvision's Swin", (3, 24, 24), lambda: small_swin(SwinTransformerBlock, PatchMerging), 16),
+    case("torchvision's Swin V2", (3, 24, 24), lambda: small_swin(SwinTransformerBlockV2, PatchMergingV2), 16),
 ]
 
 
@@ -452,7 +535,7 @@ def test_a_network_that_the_rules_fit_in_spite_of_its_ways_is_served_by_them(cas
     assert not lines
 
 
-@each([UNFIT[0], REUSED, SLOW[0], SLOW[3], *SEQUENCES, *FIT[:6], FIT[8]])
+@each([UNFIT[0], REUSED, SLOW[0], SLOW[3], *SEQUENCES, *FIT[:6], FIT[8], *FIT[-9:]])
 def test_a_network_is_left_alone(case: Case) -> None:
     net, expert = case.build(), case.expert()
     with untouched(net, expert.state):

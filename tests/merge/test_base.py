@@ -5,12 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS, Uniform
 from dua_lightning.merge import Mean, Mode
 from dua_lightning.merge.base import head, shared
+from dua_lightning.nets import Network
 from dua_lightning.params import body_names
 from dua_lightning.tasks import Expert, Task
 from tests.helpers.nets import CLASSES, MLP, PLAIN, equal
@@ -129,3 +132,23 @@ def test_a_compiled_network_keeps_its_names_and_its_head() -> None:
         known = experts(build, OWN)
         equal([state["_orig_mod.head.weight"] for state in states], [e.state["_orig_mod.head.weight"] for e in known])
         equal(states[0]["_orig_mod.body.weight"], states[1]["_orig_mod.body.weight"])
+
+
+@MERGES
+@pytest.mark.parametrize(
+    "norm",
+    [spectral_norm, parametrizations.spectral_norm, lambda m: parametrizations.spectral_norm(weight_norm(m))],
+    ids=["hook", "parametrization", "second parametrization"],
+)
+def test_weights_whose_norm_the_states_hold_are_not_merged(
+    merge: Mode | Mean, norm: Callable[[nn.Module], nn.Module]
+) -> None:
+    def build(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        return Network(norm(nn.Linear(3, 4)), nn.Linear(4, CLASSES))
+
+    with pytest.raises(InputError, match=r"spectral_norm keeps body\..*_u for a weight of one expert"):
+        merged(merge, lambda: build(norm), OWN)
+    # A norm that is a weight of its own is merged as one.
+    states = merged(merge, lambda: build(weight_norm), OWN)
+    norms = [state["body.parametrizations.weight.original0"] for state in states]
+    equal(norms[0], norms[1])

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dua_lightning.report import loggers, records, runs
+from dua_lightning.report import curves, records, runs
 from dua_lightning.report.records import CostRecord, Record, TrainingRecord
 from dua_lightning.store.files import write_text
 from tests.report.test_tables import made
@@ -51,7 +51,7 @@ def run(
     records.write(costs, folder / "costs.csv")
     records.write(TRAININGS, folder / "trainings.csv")
     for training in TRAININGS:
-        place = "/".join(loggers.place(training.seed, training.experts, training.task))
+        place = "/".join(curves.place(training.seed, training.experts, training.task))
         write_text(folder / "csv" / "version_0" / place / "metrics.csv", CURVE)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create({**SETTINGS, **(settings or {})})))
     write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(given))))

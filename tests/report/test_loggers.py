@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.errors import InputError
-from dua_lightning.report import figures, loggers, records
+from dua_lightning.report import curves, figures, loggers, records
 from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.reduce import Reduced, reduce
 from dua_lightning.run.stopping import Stopped
@@ -268,7 +268,7 @@ def test_mlflow_is_a_database_in_the_runs_folder_unless_a_server_is_named(tmp_pa
 
 
 def test_names_for_folders_have_only_characters_that_folders_can_have() -> None:
-    seed, training, task = loggers.place(1, "L2-transfer, lr=0.1", "a/b:c*")
+    seed, training, task = curves.place(1, "L2-transfer, lr=0.1", "a/b:c*")
     assert (seed, training) == ("seed_1", "L2-transfer, lr=0.1")
     assert re.fullmatch(r"a_b_c_-\w{8}", task)
 
@@ -276,7 +276,7 @@ def test_names_for_folders_have_only_characters_that_folders_can_have() -> None:
 @settings(deadline=None)
 @given(st.lists(st.text(), min_size=2, max_size=6, unique=True))
 def test_curves_of_two_trainings_never_share_a_folder(names: list[str]) -> None:
-    places = [loggers.place(1, name, name)[2] for name in names]
+    places = [curves.place(1, name, name)[2] for name in names]
     assert len(set(places)) == len(names)
     assert all(len(place.encode()) <= 255 and not set("/\\:*?[]\n\0") & set(place) for place in places)
 

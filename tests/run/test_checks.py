@@ -9,6 +9,8 @@ from tests.helpers.cli import refused, run
 
 WRONG = {
     "a network without batch norm": ("adapt=adabn_s", "model=mlp"),
+    "a vision transformer without batch norm": ("adapt=adabn", "model=vit_b_16"),
+    "a network that timm lacks": ("model=timm", "model.name=nothing"),
     "a network too narrow": ("model.width=0",),
     "a network for larger pictures": ("data.input_size=16", "model=alexnet"),
     "no batch": ("data.batch_size=0",),
@@ -38,6 +40,27 @@ def test_a_wrong_setting_is_refused_before_a_download_starts(
     done = run(*data, *WRONG[case], *places, capfd=capfd, monkeypatch=monkeypatch)
     assert refused(done), done.err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("adapt", ["adabn", "adabn_s", "adabn_released", "adabn_s_released"])
+def test_the_line_for_a_network_without_batch_norm_says_what_can_be_used(
+    adapt: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ("data=transprior", "data/images=mit_indoor", f"paths.data_dir={tmp_path / 'data'}")
+    chosen = ("model=mlp", f"adapt={adapt}", f"paths.output_dir={tmp_path / 'out'}")
+    done = run(*data, *chosen, capfd=capfd, monkeypatch=monkeypatch)
+    assert refused(done), done.err
+    assert f"adapt={adapt} cannot be used" in done.err
+    assert "adapt by none or finetune, or use a network with batch normalisation, such as mobilenet_v2" in done.err
+
+
+@pytest.mark.parametrize(("chosen", "missing"), [("timm", "name"), ("torchvision", "name"), ("own", "_target_")])
+def test_a_setting_that_has_to_be_given_is_named(
+    chosen: str, missing: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(f"model={chosen}", f"paths.output_dir={tmp_path / 'out'}", capfd=capfd, monkeypatch=monkeypatch)
+    assert refused(done), done.err
+    assert f"model.{missing} is missing; give model.{missing}=VALUE" in done.err
 
 
 @pytest.mark.parametrize("place", ["a file", "a file/store"])

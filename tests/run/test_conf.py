@@ -395,6 +395,14 @@ def test_a_table_has_every_row_of_table_4_with_each_adaptation(table: str, adapt
     assert (("task_experts", None, "finetune") in found) == (table == "table4")
 
 
+def test_the_scenes_run_has_the_rows_of_both_tables_and_a_server_without_users() -> None:
+    rows = {tuple(sorted(row.items())) for row in config("method=scenes").method.rows}
+    for table in ("table4", "adabn_artifact"):
+        assert {tuple(sorted(row.items())) for row in config(f"method={table}").method.rows} <= rows
+    served = {dict(row)["method"] for row in rows if dict(row).get("statistics") == "server"}
+    assert served == {"racl", "imm", "mean_imm"}
+
+
 def launcher(choice: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         node: DictConfig = compose("config", [f"hydra/launcher={choice}", *overrides], return_hydra_config=True)

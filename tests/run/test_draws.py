@@ -53,3 +53,14 @@ def test_the_digest_of_the_content_is_that_of_everything_results_are_made_of() -
     assert draws("paths.store_dir=elsewhere").content() == whole
     for change in ("data.user_per_class=5", "data.server_per_class=7", "model.width=9", "adapt=finetune"):
         assert draws(change).content() != whole, change
+
+
+def test_a_server_with_a_single_validation_picture_cannot_take_statistics_of_one_number() -> None:
+    found = draws("model._target_=tests.helpers.nets.rows", "statistics=server")
+    found.check_sizes()
+    of_task = found.benchmark.server[1]
+    of_task.validation = of_task.validation[:1]
+    with pytest.raises(
+        InputError, match=r"^statistics=server cannot be used: .* single validation picture of task 2-3"
+    ):
+        found.check_sizes()

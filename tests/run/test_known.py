@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from dua_lightning.__main__ import CONF
 from dua_lightning.errors import InputError
 from dua_lightning.run import known
-from dua_lightning.run.known import CHOICES, GROUPS, VALUES, names, nearest, refuse_unknown
+from dua_lightning.run.known import CHOICES, GROUPS, VALUES, names, nearest, refuse_unknown, refuse_unknown_of_hydra
 
 
 def config(*overrides: str) -> DictConfig:
@@ -64,6 +64,17 @@ def test_what_nothing_reads_is_refused_by_its_name(overrides: tuple[str, ...], n
     given = ["++" + text.lstrip("+") if "plugins" in text else text for text in overrides]
     with pytest.raises(InputError, match=rf"^{name}"):
         refuse_unknown(config(*given), [CONF])
+
+
+def test_what_hydra_does_not_know_is_refused_where_it_was_added() -> None:
+    fine = ("hydra/launcher=processes", "hydra.run.dir=x", "hydra.verbose=true", "+hydra.job.env_set.X=1")
+    refuse_unknown_of_hydra([*fine, "+hydra.launcher.n_jobs=2", "+hydra.callbacks.x._target_=y", "~hydra.callbacks"])
+    for override, message in (
+        ("+hydra.foo=1", r"^hydra.foo is not a setting; --cfg"),
+        ("++hydra.job.chdirr=true", r"^hydra.job.chdirr is not a setting; did you mean hydra.job.chdir\?"),
+    ):
+        with pytest.raises(InputError, match=message):
+            refuse_unknown_of_hydra([*fine, override])
 
 
 @pytest.mark.parametrize(

@@ -488,11 +488,22 @@ def leap(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=3e38, weight_decay=1e3)
 
 
-def test_an_expert_that_its_last_step_has_made_infinite_is_an_input_error() -> None:
+@pytest.mark.parametrize("validation", [1.0, 0])
+def test_an_expert_that_its_last_step_has_made_infinite_is_an_input_error(validation: float) -> None:
     data = tiny.benchmark().server[0]
     data.batch_size = len(data.train)
-    with pytest.raises(InputError, match=r"task a diverged \(body.* of its best epoch holds NaN or infinity\)"):
-        fit(tiny.network(), data, NoRegulariser(), replace(training(max_epochs=1), optimizer=leap))
+    last = replace(training(max_epochs=1, limit_val_batches=validation), optimizer=leap, callbacks=list)
+    with pytest.raises(InputError, match=r"task a diverged \(body.* holds NaN or infinity\)"):
+        fit(tiny.network(), data, NoRegulariser(), last)
+
+
+def test_a_validation_picture_with_nan_is_not_counted_as_some_class() -> None:
+    data = tiny.benchmark().server[0]
+    shift = data.validation.shift.clone()
+    shift[-1, 0] = torch.nan
+    data.validation = replace(data.validation, shift=shift)
+    with pytest.raises(InputError, match=r"the accuracy on task a is not defined: .* look at the images"):
+        fit(tiny.network(), data, NoRegulariser(), training(max_epochs=1))
 
 
 def test_a_batch_that_cannot_be_normalised_is_an_input_error() -> None:

@@ -107,7 +107,7 @@ def require_batch_norm(net: nn.Module, adaptation: str) -> None:
     if not batch_norms(net):
         raise InputError(
             f"{adaptation} needs BatchNorm layers with running statistics, and this {type(net).__name__} has "
-            "none; use a network with batch normalisation, such as vgg11_bn, or no adaptation"
+            "none; adapt by none or finetune, or use a network with batch normalisation, such as mobilenet_v2"
         )
 
 
@@ -160,6 +160,8 @@ def take_statistics(
     if statistics == "exact":
         count = sum(map(len, batches))
         batches = list(torch.cat(batches).split(count if images_at_once is None else images_at_once))
+    # A compiled network would compile the hooks too; it shares its layers with the one that it was made of.
+    net = getattr(net, "_orig_mod", net)
     net.eval()
     with torch.no_grad():
         if statistics == "ema":
@@ -294,9 +296,13 @@ def _before(layers: Iterable[_BatchNorm], note: Callable[[_BatchNorm, Tensor], N
 
 
 def _moments(x: Tensor) -> _Moments:
-    numbers = x.numel() // x.shape[1]
-    variance, mean = torch.var_mean(x, dim=[d for d in range(x.dim()) if d != 1], correction=0)
-    return _Moments(numbers, mean, variance)
+    """The moments by two means: `torch.var_mean` takes 2 to 12 times as long over several dimensions on a processor.
+
+    With it AdaBN of MobileNetV2 at 96 pixels took twice as long (77 images, one thread: 14.9 ms and 7.6 ms an image).
+    """
+    dims = [d for d in range(x.dim()) if d != 1]
+    mean = x.mean(dims, keepdim=True)
+    return _Moments(x.numel() // x.shape[1], mean.flatten(), (x - mean).square_().mean(dims))
 
 
 def _pooled(parts: Sequence[_Moments]) -> _Moments:

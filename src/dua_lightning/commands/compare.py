@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("A", "B"):
         parser.add_argument(name, type=Path, help="the folder of a run or of a sweep")
     given = parser.parse_args(arguments)
-    # Torch takes seconds to load: help does without.
+    # Help does without pandas and matplotlib, which take a second to load.
     from dua_lightning.report import runs
     from dua_lightning.report.reduce import compared
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dua_lightning.errors import InputError
+from dua_lightning.progress import shown, stage
 from dua_lightning.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -45,12 +46,17 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=Path, metavar="DIR", help="where to write (default: `report` in the first folder)"
     )
     given = parser.parse_args(arguments)
-    # Torch takes seconds to load: help does without.
+    # Help does without pandas and matplotlib, which take a second to load.
     from dua_lightning.report import runs
 
     out: Path = given.out or given.runs[0] / "report"
-    study = runs.study(given.runs)
-    for path in write(study, out):
+    # Standard output has the files' names alone.
+    with shown(Terminal(stderr=True)):
+        with stage("reading the runs"):
+            study = runs.study(given.runs)
+        with stage("writing the report"):
+            written = write(study, out)
+    for path in written:
         Terminal().print(f"  {path}")
     return 0
 

@@ -1,5 +1,6 @@
 """CatPrior, the paper's first scene benchmark: five users, each with a taste for some categories."""
 
+import logging
 from collections import Counter
 from importlib.resources import files
 from io import StringIO
@@ -14,6 +15,8 @@ from dua_lightning.data.scenes import cut, scenes, unowned
 from dua_lightning.errors import InputError
 from dua_lightning.streams import generator
 
+log = logging.getLogger(__name__)
+
 Preferences = dict[tuple[int, str], list[int]]
 """The labels of the preferred categories, by user (from 1) and task name."""
 
@@ -25,6 +28,7 @@ def catprior(
     preferences: Literal["published", "drawn", "balanced"] = "published",
     preferred_categories: int = 3,
     images_per_preference: int = 70,
+    scarce: Literal["refuse", "share"] = "refuse",
     input_size: int = 224,
     augment: bool = True,
     batch_size: int = 30,
@@ -47,6 +51,8 @@ def catprior(
         preferred_categories: How many categories of each task are drawn for a user.
         images_per_preference: Extra pictures of each preferred category. The paper's 250 are more than the data set
             has; 70 is the number that the release used.
+        scarce: `share` gives those who prefer a category with too few extra pictures equal parts of them, which a line
+            of the log says; `refuse` makes it an error.
         input_size: The side of the network's input, in pixels.
         augment: Whether training images are cut and mirrored at random.
         batch_size: Images of a training batch on the server.
@@ -66,7 +72,7 @@ def catprior(
         chosen = _published(images, users)
     else:
         chosen = _drawn(images, users, preferred_categories, preferences == "balanced")
-    _check_capacity(images, chosen, images_per_preference)
+    shares = _shares(images, chosen, images_per_preference, scarce == "share")
     owned: list[list[torch.Tensor]] = [[] for _ in range(users)]
     for label, category in enumerate(images.categories):
         stream = generator(seed, "catprior", category)
@@ -74,7 +80,7 @@ def catprior(
         extra = extra[torch.randperm(len(extra), generator=stream)]
         fans = [user for user in range(users) if any(u == user + 1 and label in c for (u, _), c in chosen.items())]
         for place, user in enumerate(fans):
-            owned[user].append(extra[place * images_per_preference : (place + 1) * images_per_preference])
+            owned[user].append(extra[place * shares[label] : (place + 1) * shares[label]])
         evaluation = images.where(EVALUATION, [label])
         evaluation = evaluation[torch.randperm(len(evaluation), generator=stream)]
         for place, user in enumerate(torch.randperm(users, generator=stream).tolist()):
@@ -129,12 +135,24 @@ def _drawn(pool: Pool, users: int, count: int, balanced: bool) -> Preferences:
     return chosen
 
 
-def _check_capacity(pool: Pool, chosen: Preferences, wanted: int) -> None:
+def _shares(pool: Pool, chosen: Preferences, wanted: int, share: bool) -> list[int]:
+    """The number of extra pictures of each category that everybody gets who prefers it."""
     fans = Counter(label for labels in chosen.values() for label in labels)
+    shares = [wanted] * len(pool.categories)
     for label, count in sorted(fans.items()):
-        capacity = len(pool.where(EXTRA, [label])) // count
-        if not 0 <= wanted <= capacity:
+        capacity, name = len(pool.where(EXTRA, [label])) // count, pool.categories[label]
+        if wanted < 0 or (wanted > capacity and not share):
             raise InputError(
-                f"category {pool.categories[label]} has extra pictures for {capacity} to each of the {count} users who "
-                f"prefer it, got images_per_preference={wanted}"
+                f"category {name} has extra pictures for {capacity} to each of the {count} users who prefer it, got "
+                f"images_per_preference={wanted}"
             )
+        if wanted > capacity:
+            log.warning(
+                "each of the %d users who prefer %s gets %d pictures of it, since no more are there, and not %d",
+                count,
+                name,
+                capacity,
+                wanted,
+            )
+            shares[label] = capacity
+    return shares

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
+from torch.nn.utils import parametrize
 
 from dua_lightning.errors import InputError
 from dua_lightning.importance.attention import step_by_step
+from dua_lightning.importance.bfloat16 import say_if_slow
 from dua_lightning.importance.free import FreeWeights
 from dua_lightning.importance.functional import Functional, unwarned
 from dua_lightning.importance.measurement import Measurement, Precision
@@ -84,6 +87,8 @@ def mean_over_samples(
         for name in dict.fromkeys(names.values())
     }
     device = device_of(totals)
+    if precision == "bf16" and device.type == "cpu":
+        say_if_slow()
     count = unit = 0
     # An autocast around the call would compute in another precision than the one that is asked for.
     with eval_mode(net), torch.no_grad(), _autocast(device, "full"):
@@ -246,8 +251,16 @@ def _refuse_batch_statistics(net: nn.Module) -> None:
 
 
 def _free(module: nn.Module) -> bool:
-    """Whether the uses of the module's own weights can be seen: torch's own layers hide them, but for attention."""
-    return type(module) is nn.MultiheadAttention or not type(module).__module__.startswith("torch.nn.")
+    """Whether the uses of the module's own weights can be seen: most of torch's own layers hide them."""
+    kind = type(module)
+    seen = kind in RULES or kind is nn.MultiheadAttention or kind.__module__ == parametrize.__name__
+    return seen or not kind.__module__.startswith("torch.nn.")
+
+
+def _fits_rule(module: nn.Module, weights: Iterable[str]) -> bool:
+    """Whether the rule of the module's class knows its weights: pruning, for one, puts others in their place."""
+    kind = type(module)
+    return kind in RULES and (not kind.__module__.startswith("torch.nn.") or {"weight", "bias"}.issuperset(weights))
 
 
 class _UnfitError(InputError):
@@ -293,16 +306,17 @@ class _Engine:
         self.root = next(iter(asked.totals.values())).new_zeros((), requires_grad=True)
         self.names = {module: name for name, module in asked.net.named_modules()}
         self.weights: dict[nn.Module, dict[str, str]] = {}
-        self.free: set[str] = set()
+        self.free: FreeWeights | None = None
+        self.has_free = False
         for module, prefix in self.names.items():
             held = module.named_parameters(recurse=False, remove_duplicate=False)
             full = {own: f"{prefix}.{own}" if prefix else own for own, _ in held}
             weights = {own: asked.names[name] for own, name in full.items() if name in asked.names}
-            if weights and type(module) in RULES:
+            if weights and _fits_rule(module, weights):
                 self.weights[module] = weights
             elif weights and not _free(module):
                 raise _UnfitError(f"{prefix or 'the network itself'} is a {type(module).__name__}, which has no rule")
-            self.free |= set() if module in self.weights else set(weights.values())
+            self.has_free |= bool(weights) and module not in self.weights
         self.attentions = [module for module in self.names if type(module) is nn.MultiheadAttention]
         self.images = 0
         self.uses: list[_Use] = []
@@ -333,15 +347,19 @@ class _Engine:
     def _add(self, x: Tensor, sides: Tensor, note: Callable[[Tensor], Tensor] | None = None) -> None:
         self.images = len(x)
         state = dict(self.asked.expert.state)
-        free = FreeWeights({name: state[name] for name in self.free}, len(x), self._shown)
+        weights = {name: state[name] for name in self.asked.totals}
+        others = [tensor for name, tensor in state.items() if name not in weights]
+        self.free = FreeWeights(weights, others, len(x), self._shown)
         with ExitStack() as stack:
             for layer in self.weights:
+                hook = layer.register_forward_pre_hook(self._begins, with_kwargs=True)
+                stack.callback(hook.remove)
                 hook = layer.register_forward_hook(self._seen, prepend=True, with_kwargs=True)
                 stack.callback(hook.remove)
             for attention in self.attentions:
                 stack.enter_context(step_by_step(attention))
-            if self.free:
-                stack.enter_context(free)
+            if self.has_free:
+                stack.enter_context(self.free)
             stack.enter_context(torch.enable_grad())
             stack.enter_context(_autocast(self.root.device, self.asked.precision))
             logits = task_logits(self.asked.net, state, x, self.asked.expert.task.classes)
@@ -349,25 +367,37 @@ class _Engine:
         if note is not None:
             for use in self.uses:
                 note(use.a)
-        times = Counter(name for use in self.uses for name in use.names.values())
+        copies = self.free.copies
+        used = chain(copies, (name for use in self.uses for name in use.names.values()))
+        times = Counter(weight for name in used for weight in self.free.weights_of(name))
         self.shared = {name for name, count in times.items() if count > 1}
         self.uses.clear()
-        if both := free.copies.keys() & times.keys():
-            raise _UnfitError(f"{min(both)} is the weight of a layer, and is used apart from it as well")
         if value.requires_grad:
-            _, *gradients = torch.autograd.grad(value, [self.root, *free.copies.values()], allow_unused=True)
-            for name, gradient in zip(free.copies, gradients, strict=True):
-                if gradient is not None:
-                    add_powers_(self.asked.totals[name], gradient, self.asked.power)
-        self._add_shared()
+            _, *gradients = torch.autograd.grad(value, [self.root, *copies.values()], allow_unused=True)
+            found = {name: g for name, g in zip(copies, gradients, strict=True) if g is not None}
+            for name in [name for name in found if name in self.asked.totals and name not in self.shared]:
+                add_powers_(self.asked.totals[name], found.pop(name), self.asked.power)
+            self._add_each(self.waiting, found)
+        self.waiting.clear()
+        self.free = None
 
     def _shown(self, layer: nn.Module, names: dict[str, str], buffers: State, a: Tensor, y: Tensor) -> Tensor:
         """After a function that stands for a layer."""
+        if not torch.is_grad_enabled():
+            return y
         return self._waits(_Use(layer, names, buffers, a.detach(), a._version), y)
+
+    def _begins(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a layer's forward pass: what it computes of weights and buffers alone is a weight itself."""
+        assert self.free is not None
+        a = args[0] if args else kwargs["input"]
+        self.free.idle = not self.free.is_constant(a)
 
     def _seen(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
         """After a layer's forward pass: keep its input, and wait for its output's gradient."""
-        if not torch.is_grad_enabled():
+        assert self.free is not None
+        idle, self.free.idle = self.free.idle, False
+        if not idle or not torch.is_grad_enabled():
             return y
         a: Tensor = args[0] if args else kwargs["input"]
         buffers = dict(layer.named_buffers(recurse=False))
@@ -376,7 +406,9 @@ class _Engine:
 
     def _waits(self, use: _Use, y: Tensor) -> Tensor:
         """The output of a use, whose gradient is awaited."""
-        if len(use.a) != self.images or use.a.dim() < 2:
+        each, rest = divmod(len(use.a), self.images)
+        # Several rows of one image, such as its windows, follow each other; the comparison shows where they do not.
+        if use.a.dim() < 2 or rest or not (each == 1 or (each and isinstance(use.layer, nn.Linear | nn.LayerNorm))):
             raise _UnfitError(f"{use.place} sees {len(use.a)} inputs for {self.images} images")
         if y._base is not None:  # a view has no public mark
             # A later change in place of a view gives it another history, and the gradient would not come here.
@@ -398,25 +430,33 @@ class _Engine:
                 f"the input of {use.place} is changed in place after the layer has seen it, so the layer's gradient "
                 "cannot be computed; use the form that is not in place"
             )
-        names = use.names
-        if self.shared.isdisjoint(names.values()):
-            totals = {own: self.asked.totals[name] for own, name in names.items()}
-            RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.asked.power)
-            del use.a
-        else:
+        assert self.free is not None
+        if len(use.a) != self.images:
+            use.a, d = (t.unflatten(0, (self.images, -1)) for t in (use.a, d))
+        weights = set().union(*map(self.free.weights_of, use.names.values()))
+        if not self.shared.isdisjoint(weights):
             use.d = d
             self.waiting.append(use)
+            return
+        if weights == set(use.names.values()):
+            totals = {own: self.asked.totals[name] for own, name in use.names.items()}
+            RULES[type(use.layer)].add_(totals, use.layer, use.buffers, use.a, d, self.asked.power)
+        else:
+            use.d = d
+            self._add_each([use], {})
+        del use.a, use.d
 
-    def _add_shared(self) -> None:
-        """Weights that were used more than once: each sample's gradients of all uses add up before the power."""
-        for i in range(self.images if self.waiting else 0):
-            sums: Params = {}
-            for use in self.waiting:
+    def _add_each(self, uses: list[_Use], copies: Params) -> None:
+        """Weights that are used more than once or computed: each sample's gradients add up before the power."""
+        assert self.free is not None
+        for i in range(self.images if uses or copies else 0):
+            sums = {name: gradient[i] for name, gradient in copies.items()}
+            for use in uses:
                 assert use.d is not None
                 rule: Rule = RULES[type(use.layer)]
                 gradients = rule.gradients(use.layer, use.buffers, use.a[i : i + 1], use.d[i : i + 1])
                 for own, name in use.names.items():
                     sums[name] = sums[name] + gradients[own][0] if name in sums else gradients[own][0]
-            for name, gradient in sums.items():
-                add_power_(self.asked.totals[name], gradient, self.asked.power)
-        self.waiting.clear()
+            for name, gradient in self.free.through(sums).items():
+                # A rule may give the output's gradient itself, which the pass goes on with.
+                add_power_(self.asked.totals[name], gradient.clone(), self.asked.power)

@@ -1,5 +1,6 @@
 """The interface of every merge."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
@@ -15,6 +16,8 @@ HEAD = "head"
 """The name of the part whose columns belong to tasks; a module around the network may have put its own before it."""
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """The buffers of batch-norm layers, by the last part of their names."""
+VECTOR = re.compile(r"\bparametrizations\.\w+\.\d+\._u$")
+"""The name of the vector u of `torch.nn.utils.parametrizations.spectral_norm`."""
 
 
 @runtime_checkable
@@ -114,6 +117,24 @@ def check_head(tasks: Iterable[Task], state: Mapping[str, Tensor], merged: Itera
 
 def _may_hold(state: Mapping[str, Tensor], name: str, columns: int) -> bool:
     return name in state and state[name].dim() > 1 and max(state[name].shape) >= columns
+
+
+def check_norms(state: Mapping[str, Tensor]) -> None:
+    """Refuse to merge weights whose norm a state holds beside them.
+
+    Args:
+        state: A full state of a network.
+
+    Raises:
+        InputError: A layer has the vectors u and v of `spectral_norm`, in either of PyTorch's two forms. They belong to
+            one weight, and the merged one would be divided by another number than its norm.
+    """
+    for name in state:
+        if VECTOR.search(name) or (name.endswith("_u") and f"{name[:-1]}orig" in state):
+            raise InputError(
+                f"spectral_norm keeps {name} for a weight of one expert, and a merged weight has another norm; merge a "
+                "network without spectral_norm, or keep each expert unmerged"
+            )
 
 
 def check_finite(merged: Tensor, experts: Sequence[Expert], name: str) -> None:

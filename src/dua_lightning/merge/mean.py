@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from dua_lightning.errors import InputError
-from dua_lightning.merge.base import check_finite, check_head, shared
+from dua_lightning.merge.base import check_finite, check_head, check_norms, shared
 from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
@@ -23,7 +23,8 @@ class Mean:
     It is `Mode` with the priors of `Uniform`, and asks nobody for them.
 
     Raises:
-        InputError: Experts cannot be merged: their weights differ in name or shape, are not finite, or belong to tasks.
+        InputError: Experts cannot be merged: their weights differ in name or shape, are not finite, belong to tasks, or
+            are divided by a norm that their states hold.
     """
 
     needs_prior: ClassVar[bool] = False
@@ -32,6 +33,7 @@ class Mean:
     def __call__(self, experts: Sequence[Expert], priors: Sequence[Prior], start: State) -> UserModel:
         names = shared(experts[0].state)
         check_head([expert.task for expert in experts], experts[0].state, names)
+        check_norms(experts[0].state)
         mean: State = {}
         for name in names:
             for expert in experts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dua_lightning.errors import InputError
-from dua_lightning.merge.base import check_finite, check_head
+from dua_lightning.merge.base import check_finite, check_head, check_norms
 from dua_lightning.params import State, lacks
 from dua_lightning.tasks import Expert, Prior, UserModel
 
@@ -63,10 +63,12 @@ class Mode:
 
         Raises:
             InputError: A prior does not fit its expert, or is not a non-negative number everywhere; a merged weight is
-                not finite; or weights would be merged whose columns belong to single tasks.
+                not finite; or weights would be merged whose columns belong to single tasks, or whose norm the states
+                hold.
         """
         _check_names(experts, priors)
         check_head([expert.task for expert in experts], experts[0].state, priors[0])
+        check_norms(experts[0].state)
         merged: State = {}
         for name in priors[0]:
             thetas, omegas = [expert.state[name] for expert in experts], [prior[name] for prior in priors]

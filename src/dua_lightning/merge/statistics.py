@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from dua_lightning.adapt.adabn import AdaBN
+from dua_lightning.adapt.adabn import IMAGES_AT_ONCE, AdaBN
 from dua_lightning.merge.base import STATISTICS
 from dua_lightning.params import State, batch_norms
 from dua_lightning.tasks import Expert, UserModel
@@ -85,13 +85,13 @@ class ServerStatistics:
     """The server takes each task's statistics anew, through the merged model, on its validation data of the task.
 
     Args:
-        images_at_once: How many images one pass carries; it bounds the memory.
+        images_at_once: The largest number of images in a pass, as in `AdaBN`.
 
     Raises:
         InputError: `AdaBN` raises it.
     """
 
-    images_at_once: int = 100
+    images_at_once: int | None = IMAGES_AT_ONCE
 
     def __call__(
         self, net: nn.Module, experts: Sequence[Expert], model: UserModel, data: Sequence["ServerTask"]

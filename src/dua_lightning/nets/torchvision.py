@@ -1,6 +1,5 @@
 """Any classifier of torchvision, as a body that all tasks share and a head."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 from torch import nn
 
 from dua_lightning.errors import InputError
+from dua_lightning.nets.adapter import check_name, check_pass, take_last
 from dua_lightning.nets.network import Network
 from dua_lightning.nets.weights import load_weights
-from dua_lightning.params import inputs
 from dua_lightning.streams import derive
 
 
@@ -47,11 +46,7 @@ def from_torchvision(
     # It takes a second, and other networks do without it.
     from torchvision import models
 
-    known = models.list_models(models)
-    if name not in known:
-        near = get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
-        raise InputError(f"torchvision has no classifier {name}; {hint}")
+    check_name(name, models.list_models(models), "torchvision")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         try:
@@ -66,51 +61,3 @@ def from_torchvision(
         load_weights(net.body, name, weights, folder)
     check_pass(net, shape, name)
     return net
-
-
-def take_last(net: nn.Module, name: str) -> int:
-    """Replace the last linear layer of a network by the identity, in place.
-
-    Args:
-        net: The network.
-        name: Its name, for the message.
-
-    Returns:
-        The number of features that the layer took.
-
-    Raises:
-        InputError: There is no linear layer.
-    """
-    linear = [place for place, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise InputError(f"{name} has no last linear layer, whose columns could belong to tasks")
-    last = net.get_submodule(linear[-1])
-    net.set_submodule(linear[-1], nn.Identity())
-    assert isinstance(last, nn.Linear)
-    return last.in_features
-
-
-def check_pass(net: Network, shape: tuple[int, ...], name: str) -> None:
-    """Refuse a network that does not make one row of logits of an input.
-
-    Args:
-        net: The network.
-        shape: The shape of one input.
-        name: The network's name, for the message.
-
-    Raises:
-        InputError: The pass fails or makes something else.
-    """
-    training = net.training
-    try:
-        with torch.no_grad():
-            x = torch.zeros(2, *shape)
-            found = net.eval()(inputs(net, x, x.device))
-    except Exception as error:  # of any kind: the networks' own checks
-        raise InputError(f"{name} cannot take inputs of the shape {shape}: {' '.join(str(error).split())}") from error
-    finally:
-        net.train(training)
-    if found.shape != (2, net.head.out_features):
-        raise InputError(
-            f"the body of {name} does not give one row of features for an input; its last layer is not linear"
-        )

@@ -37,11 +37,27 @@ def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | 
     Raises:
         InputError: The weights cannot be had or read, or do not fit.
     """
-    wanted = body.state_dict()
     published = weights == "imagenet" or weights.startswith("IMAGENET1K_")
-    path = (
-        _published(name, weights, folder) if published else _embedded(name) if weights == "embedded" else Path(weights)
-    )
+    if published:
+        path = _published(name, weights, folder)
+    else:
+        path = _embedded(name) if weights == "embedded" else Path(weights)
+    load_tensors(body, name, weights, path)
+
+
+def load_tensors(body: nn.Module, name: str, weights: str, path: Path) -> None:
+    """Load the tensors of a file into the body of a network, in place, as `load_weights` does.
+
+    Args:
+        body: The body.
+        name: The network's name, for messages.
+        weights: The weights' name, for messages.
+        path: The file.
+
+    Raises:
+        InputError: The file cannot be read, or its tensors do not fit.
+    """
+    wanted = body.state_dict()
     found = _without_prefix(_from_file(path), wanted, weights)
     for key, tensor in wanted.items():
         if key not in found:
@@ -49,8 +65,9 @@ def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | 
         if found[key].shape != tensor.shape:
             raise InputError(
                 f"weights={weights} does not fit this {name}: {key} is {tuple(found[key].shape)}, and "
-                f"{tuple(tensor.shape)} is needed; give width and pooled of the file's network, 1 and the published "
-                "size for published weights, 0.125 and 1 for embedded ones"
+                f"{tuple(tensor.shape)} is needed; give width and pooled, or the size of images, of the file's "
+                "network: published weights are of width 1 and the published sizes, "
+                "embedded ones of width 0.125 and pooled 1"
             )
     body.load_state_dict({key: found[key] for key in wanted})
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -30,13 +30,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from dua_lightning.data.benchmark import Benchmark
-from dua_lightning.data.images import Images
 from dua_lightning.report import fonts, headlines
 from dua_lightning.report.characters import writable
 from dua_lightning.report.reduce import AXES, Reduced, over, over_seeds, repeated
 from dua_lightning.report.statistics import LEVEL
 from dua_lightning.store.files import replacing
+
+if TYPE_CHECKING:
+    from dua_lightning.data.benchmark import Benchmark
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Okabe and Ito's palette, told apart by colour-blind readers; light yellow is left out."""
@@ -322,7 +323,7 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
+def gallery(benchmark: "Benchmark", path: Path, shown: int = 12) -> Path:
     """Show some images of every task, spread evenly, of the server's training data and of each user's device.
 
     Args:
@@ -333,6 +334,9 @@ def gallery(benchmark: Benchmark, path: Path, shown: int = 12) -> Path:
     Returns:
         The file.
     """
+    # Reports, which show no pictures, do without torch.
+    from dua_lightning.data.images import Images
+
     sides = {"server": Images.cat([data.train for data in benchmark.server])}
     sides |= {f"user {user.user}": user.validation for user in benchmark.users}
     size = (9, 0.95 * len(sides) + 0.4)

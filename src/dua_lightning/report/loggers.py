@@ -21,15 +21,13 @@ from matplotlib.image import imread
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
-from dua_lightning.report.characters import filename
+from dua_lightning.report.curves import place
 from dua_lightning.report.reduce import Reduced, entries, over_seeds
 
 EXTRAS = ("wandb", "tensorboard", "mlflow")
 """The extras of this package that install what a logger needs."""
 SEVERAL = "table"
 """The word in place of the row's label for a run of several rows."""
-METRICS = "metrics.csv"
-"""The file in which Lightning's CSVLogger keeps curves."""
 MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 """The modes of W&B: `dryrun` is an old name of `offline`, and `run` of `online`."""
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -285,20 +283,6 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
         experiment = run.logger.experiment
         run.attempt(lambda: experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch"))
     return PrefixedLogger(run, prefix)
-
-
-def place(seed: int, training: str, task: str) -> tuple[str, str, str]:
-    """Name the folders of a training's curves.
-
-    Args:
-        seed: The run's seed.
-        training: The label of the experts that are trained.
-        task: The name of the task.
-
-    Returns:
-        Three folders, one in the other.
-    """
-    return f"seed_{seed}", filename(training), filename(task)
 
 
 def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:

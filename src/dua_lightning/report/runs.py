@@ -12,7 +12,7 @@ import yaml
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import records
-from dua_lightning.report.loggers import METRICS, place
+from dua_lightning.report.curves import METRICS, place
 from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
 

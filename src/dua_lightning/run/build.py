@@ -19,6 +19,9 @@ DISPLAY = ("name", "label")
 RESERVED = ("_target_", "_partial_")
 """Keys of a node that say what is made and how, as in Hydra."""
 
+HEAD = "head"
+"""The setting that names the last layer of a network of one's own."""
+
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 """Kinds of parameters that take any number of arguments."""
 
@@ -152,6 +155,24 @@ def known_settings(node: Mapping[str, Any], place: str) -> tuple[Callable[..., A
             meant = f"; did you mean {place}.{similar[0]}?" if similar else ""
             raise InputError(f"{place}.{key} is not a setting of {name}{meant}; it has {', '.join(parameters)}")
     return made, parameters
+
+
+def without_head(node: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """Take the name of the last layer, which the program reads, from the settings of a network.
+
+    Args:
+        node: The settings, in plain values.
+        place: Their place in the configuration, for messages.
+
+    Returns:
+        The settings of the class or function that makes the network; one with an argument of that name keeps it.
+
+    Raises:
+        InputError: There is no such class or function.
+    """
+    if HEAD not in node or HEAD in target(str(node.get("_target_")), f"{place}._target_")[1]:
+        return node
+    return {key: value for key, value in node.items() if key != HEAD}
 
 
 def takes_anything(parameters: Mapping[str, Parameter]) -> bool:

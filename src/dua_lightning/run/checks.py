@@ -9,7 +9,8 @@ from torch import nn
 
 from dua_lightning.engines import Engine
 from dua_lightning.errors import InputError
-from dua_lightning.run.build import build, check
+from dua_lightning.run.build import check
+from dua_lightning.run.network import build_network
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import SeedSettings, Settings
 
@@ -18,6 +19,12 @@ SIDES, CHANNELS, CLASSES = (32, 64, 224), 3, 10
 
 COUNTS = ("batch_size", "user_batch_size", "iterations")
 """Settings of every benchmark that are at least 1."""
+
+OWN_COUNTS = (
+    *("tasks", "users", "server_per_class", "user_per_class", "per_task_and_domain", "preferred_categories"),
+    *("fewest_images", "most_images"),
+)
+"""Settings of the benchmarks of this package that are at least 1."""
 
 
 def refuse(settings: Settings) -> None:
@@ -38,7 +45,8 @@ def refuse(settings: Settings) -> None:
     _writable(of_seed.store_dir)
     made = rows(of_seed)
     data = of_seed.data.node
-    for name in COUNTS:
+    ours = str(data.get("_target_")).partition(".")[0] == __name__.partition(".")[0]
+    for name in (*COUNTS, *(OWN_COUNTS if ours else ())):
         if name in data and check(data[name], int, f"data.{name}") < 1:
             raise InputError(f"data.{name}={data[name]} cannot be used: it is at least 1")
     net = _tried(of_seed)
@@ -77,8 +85,7 @@ def _tried(settings: SeedSettings) -> nn.Module | None:
         # A network of one's own may ask for anything; it is built again, for the data as they are.
         with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):
             try:
-                net: nn.Module = build(node, settings.model.place, nn.Module, shape=shape, classes=CLASSES, seed=0)
-                return net
+                return build_network(node, settings.model.place, shape, CLASSES, seed=0)
             except InputError as error:
                 reasons.append(error)
     if len({str(error) for error in reasons}) == 1 and (asked or len(reasons) == len(SIDES)):

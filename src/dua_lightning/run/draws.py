@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import nn
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
@@ -21,9 +20,10 @@ from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
 from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.merge import ServerStatistics
-from dua_lightning.merge.base import check_head
+from dua_lightning.merge.base import check_head, check_norms, shared
 from dua_lightning.params import State, body_names, clone
 from dua_lightning.run import training
+from dua_lightning.run.network import build_network
 from dua_lightning.run.recipes import Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
@@ -116,10 +116,10 @@ class Draws:
         seed = settings.seed
         self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
-        self.net: nn.Module = settings.model.build(nn.Module, shape=shape, classes=classes, seed=seed)
+        self.net = build_network(settings.model.node, settings.model.place, shape, classes, seed)
         for row in self.rows:
             row.check(self.net, self.benchmark.users[0].labelled)
-            self._check_head(row)
+            self._check_merge(row)
         self.start: State = clone(self.net.state_dict())
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
@@ -221,12 +221,28 @@ class Draws:
         found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
         return found, time.perf_counter() - began
 
-    def _check_head(self, row: Row) -> None:
-        if not row.chi.keeps_statistics:
-            try:
-                check_head(self.benchmark.tasks, self.net.state_dict(), body_names(self.net))
-            except InputError as error:
-                raise InputError(f"{row.label} cannot merge this model: {error}") from error
+    def _check_merge(self, row: Row) -> None:
+        if row.chi.keeps_statistics:
+            return
+        state, body = self.net.state_dict(), body_names(self.net)
+        refused = f"{row.label} cannot merge this model"
+        try:
+            check_norms(state)
+        except InputError as error:
+            raise InputError(f"{refused}: {error}") from error
+        try:
+            check_head(self.benchmark.tasks, state, body)
+        except InputError as error:
+            raise InputError(f"{refused}: {error}, or name it by +model.head=NAME") from error
+        if row.chi.needs_prior:
+            return
+        # Without priors, which name the weights of the body, a merge takes all that a state names outside the head.
+        weights = {name for name, _ in self.net.named_parameters(remove_duplicate=False)}
+        if tied := [name for name in shared(state) if name in weights and name not in body]:
+            raise InputError(
+                f"{refused}: {tied[0]} is a weight of the head too, which each task has as "
+                "its own; use a network whose head has its own weights, or a merge with priors"
+            )
 
     def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
         states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]

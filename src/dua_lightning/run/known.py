@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.errors import InputError
-from dua_lightning.run.build import DISPLAY, RESERVED, known_settings
+from dua_lightning.run.build import DISPLAY, RESERVED, known_settings, without_head
 from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths
 
 CHOICES = (*VERBS, "data", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
@@ -51,7 +52,7 @@ def refuse_unknown(cfg: DictConfig, folders: Iterable[Path] = ()) -> None:
 
     for name, value in values.items():
         if name in CHOICES:
-            _refuse_in_choice(value, name)
+            _refuse_in_choice(without_head(value, name) if name == "model" else value, name)
         elif name == "callbacks":
             for key, callback in value.items() if isinstance(value, Mapping) else ():
                 if callback is not None and not (isinstance(callback, Mapping) and callback.get("_target_")):
@@ -63,6 +64,27 @@ def refuse_unknown(cfg: DictConfig, folders: Iterable[Path] = ()) -> None:
                     raise unknown(f"{name}.{key}", names(values))
         elif name not in VALUES and not read(name):
             raise unknown(name, set(names(values)) - {*names({name: value})})
+
+
+def refuse_unknown_of_hydra(overrides: Iterable[str]) -> None:
+    """Refuse a setting that was added to Hydra's own group and that Hydra does not know.
+
+    Args:
+        overrides: The overrides of that group.
+
+    Raises:
+        InputError: There is such a setting; the message has the nearest one of Hydra's.
+    """
+    settings: Any = {"hydra": OmegaConf.to_container(OmegaConf.structured(HydraConf))}
+    for name in (text.lstrip("+").partition("=")[0] for text in overrides if text.startswith(("+hydra.", "++hydra."))):
+        known = settings
+        for part in name.split("."):
+            # Loggers, launchers and callbacks have settings of their own.
+            if not isinstance(known, Mapping) or not known:
+                break
+            if part not in known:
+                raise unknown(name, names(settings))
+            known = known[part]
 
 
 def unknown(name: str, others: Iterable[str]) -> InputError:

@@ -55,7 +55,9 @@ def run(cfg: DictConfig, settings: Settings) -> str:
     provenance.write(cfg, folder)
     console = Terminal()
     labels = [row.label for row in rows(settings.seeds[0])]
-    logger = _logger(settings.logger, folder, settings.everything, labels[0] if len(labels) == 1 else loggers.SEVERAL)
+    label = labels[0] if len(labels) == 1 else loggers.SEVERAL
+    with Display(console), stage("opening the logger"):
+        logger = _logger(settings.logger, folder, settings.everything, label)
     try:
         pictures: list[Path] = []
         engine: Engine = settings.engine.build(Engine)
@@ -86,7 +88,9 @@ def run(cfg: DictConfig, settings: Settings) -> str:
         with Display(console), stage("drawing the figures"):
             report(folder, settings.name, pictures, logger, console, cost)
     finally:
-        loggers.close(logger)
+        # A service may still be sent what was logged.
+        with Display(console), stage("closing the logger"):
+            loggers.close(logger)
     return digest(*contents)
 
 

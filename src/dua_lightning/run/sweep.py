@@ -26,13 +26,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dua_lightning.errors import InputError
 from dua_lightning.progress import shown, stage
 from dua_lightning.report.terminal import Terminal
 from dua_lightning.run.folders import claim, hold, quoted
-from dua_lightning.run.known import refuse_unknown
+from dua_lightning.run.known import refuse_unknown, refuse_unknown_of_hydra
 from dua_lightning.run.settings import Settings, read
 from dua_lightning.run.stopping import command, continuation, continue_in
 from dua_lightning.store.files import write_text
@@ -78,6 +78,8 @@ def one_line(error: Exception) -> str:
             return f"{group}={choice} is a plugin that is not installed; pip install 'dua_lightning[{PLUGINS[choice]}]'"
         if error.options:
             return f"{group}={choice} is not a choice; {group} has {', '.join(error.options)}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} is missing; give {error.full_key}=VALUE"
     if isinstance(error, OSError) and error.filename:
         return (
             f"{error.filename} cannot be used ({error.strerror}); make room or get leave to write there, or choose "
@@ -101,6 +103,8 @@ def _no_setting(name: str) -> str:
         return "an experiment is added to the configuration by a + in front: +experiment=NAME"
     if "/" in name:
         return f"{name} is no choice here; another {name.partition('/')[0]} may have it, and --help lists all groups"
+    if name == "model.head":
+        return "the last layer of a network of your own is named by a + in front: +model.head=NAME"
     from dua_lightning.run.build import takes_anything, target
     from dua_lightning.run.known import names, nearest, unknown
 
@@ -173,6 +177,7 @@ def _checked(cfg: DictConfig) -> Settings:
     What is imported stays: to look through it for garbage, now and later, would take a second.
     """
     settings = read(cfg)
+    refuse_unknown_of_hydra(HydraConfig.get().overrides.hydra)
     gc.disable()
     try:
         from dua_lightning.run.checks import refuse

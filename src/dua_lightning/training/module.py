@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from dua_lightning.errors import InputError
-from dua_lightning.params import inputs
+from dua_lightning.params import inputs, not_finite
 from dua_lightning.regularise.base import regularisation
 from dua_lightning.streams import derive
 from dua_lightning.tasks import Batch, Task, refusing_batch
@@ -44,7 +44,8 @@ class ExpertModule(LightningModule):
 
     Raises:
         InputError: While training, for a batch that is too small to be normalised, for a loss that is not finite at the
-            end of an epoch, and for values that the optimizer refuses.
+            end of an epoch, for NaN or infinity as the largest logit of an image whose accuracy is measured, and for
+            values that the optimizer refuses.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ExpertModule(LightningModule):
         self.seed = seed
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.accuracy = MeanMetric()
+        self.accuracy = MeanMetric(nan_strategy="disable")
         self.loss_sum: Tensor | float = 0.0
         self.images = 0
         self.start = ""
@@ -133,8 +134,29 @@ class ExpertModule(LightningModule):
 
     def _log_accuracy(self, name: str, batch: Batch) -> None:
         x, y = batch
-        self.accuracy.update(100.0 * (self(x)[:, self.task.classes].argmax(1) + self.task.classes.start == y))
+        logits = self(x)[:, self.task.classes]
+        right = 100.0 * (logits.argmax(1) + self.task.classes.start == y)
+        # The largest is NaN where any logit is, and would be counted as some class.
+        self.accuracy.update(right.where(logits.amax(1).isfinite(), torch.nan))
         self.log(name, self.accuracy, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._check_accuracy()
+
+    def on_test_epoch_end(self) -> None:
+        self._check_accuracy()
+
+    def _check_accuracy(self) -> None:
+        if not self.accuracy.compute().isfinite():
+            if holding := not_finite(self.net.state_dict()):
+                raise InputError(
+                    f"training on task {self.task.name} diverged ({holding[0]} holds NaN or infinity); lower the "
+                    "learning rate, or the regulariser's strength"
+                )
+            raise InputError(
+                f"the accuracy on task {self.task.name} is not defined: the largest logit of an image is NaN or "
+                "infinite; look at the images and the network"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which fit the checkpoint is of, by what it started from."""
