@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dua_lightning.__main__ import CONF
+from dua_lightning.nets.weights import PRETRAINED
 from tests.helpers.cli import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,8 @@ def test_a_wheel_runs_from_any_directory(tmp_path: Path) -> None:
     assert packed == {f"dua_lightning/conf/{p.relative_to(CONF)}" for p in CONF.rglob("*.yaml")}
     assert (tmp_path / "site" / "dua_lightning" / "report" / "page.css").exists()
     assert len(list((tmp_path / "site" / "dua_lightning" / "published").glob("*.csv"))) == 3
+    weights = tmp_path / "site" / "dua_lightning" / "nets" / "pretrained"
+    assert {path.name for path in weights.iterdir()} == {path.name for path in PRETRAINED.iterdir()}
     (tmp_path / "work").mkdir()
     # The unpacked wheel comes before the checkout on the path.
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from dua_lightning.__main__ import *; print(CONF); main()"

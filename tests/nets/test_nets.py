@@ -7,13 +7,15 @@ import pytest
 import torch
 import torchvision
 from lightning import LightningModule, Trainer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from dua_lightning.errors import InputError
 from dua_lightning.nets import Network, alexnet, mlp, vgg11, vgg11_bn
+from dua_lightning.nets.weights import PRETRAINED
 from dua_lightning.params import State, body_names
+from dua_lightning.store.files import file_sha256
 from dua_lightning.store.store import Recipe, Store
 from tests.helpers.tiny import same
 
@@ -180,6 +182,28 @@ def test_imagenet_weights_without_network_are_one_line(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     with pytest.raises(InputError, match=r"vgg11_bn could not be downloaded.*weights=none"):
         vgg11_bn((3, 32, 32), 4, seed=1, weights="imagenet")
+
+
+def test_the_weights_that_come_with_the_package_are_those_of_their_file() -> None:
+    (path,) = PRETRAINED.glob("*.safetensors")
+    net = vgg11_bn((3, 32, 32), 4, seed=1, width=0.125, pooled=1, weights="embedded")
+    given = load_file(path)
+    assert given.keys() == net.body.state_dict().keys()
+    assert all(torch.equal(given[key].to(tensor.dtype), tensor) for key, tensor in net.body.state_dict().items())
+    assert file_sha256(path).startswith(path.stem.rpartition("-")[2])
+    assert path.stat().st_size < 4 * 2**20
+
+
+def test_embedded_weights_that_do_not_fit_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"weights=embedded has none of vgg11, but of vgg11_bn;"):
+        vgg11((3, 32, 32), 4, seed=1, width=0.125, pooled=1, weights="embedded")
+    with pytest.raises(InputError, match=r"weights=embedded does not fit.*embedded ones of width 0"):
+        vgg11_bn((3, 32, 32), 4, seed=1, width=0.25, pooled=1, weights="embedded")
+    (path,) = PRETRAINED.glob("*.safetensors")
+    (tmp_path / path.name).write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr("dua_lightning.nets.weights.PRETRAINED", tmp_path)
+    with pytest.raises(InputError, match=r"SHA-256 digest"):
+        vgg11_bn((3, 32, 32), 4, seed=1, width=0.125, pooled=1, weights="embedded")
 
 
 @pytest.mark.parametrize(("build", "side"), [(alexnet, 62), (vgg11, 31), (vgg11_bn, 31)])

@@ -1,4 +1,4 @@
-"""Weights from files and from torchvision, for the body of a network."""
+"""Weights from files, from torchvision and from this package, for the body of a network."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,9 @@ from dua_lightning.errors import InputError
 from dua_lightning.params import State, lacks
 from dua_lightning.store.files import file_sha256
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""The folder of the weights that come with this package, of narrow networks by torchvision's name."""
+
 
 def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | None = None) -> None:
     """Load weights into the body of a network, in place.
@@ -27,7 +30,7 @@ def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | 
         body: The body.
         name: The network's name in torchvision.
         weights: `imagenet` for torchvision's first weights, `IMAGENET1K_V2` and the like for others by torchvision's
-            name, or the path of a file.
+            name, `embedded` for those that come with this package, or the path of a file.
         folder: Where torchvision's file is looked for, itself and its folder `weights`, and where it is downloaded to;
             by default torch's own cache.
 
@@ -35,7 +38,11 @@ def load_weights(body: nn.Module, name: str, weights: str, folder: str | Path | 
         InputError: The weights cannot be had or read, or do not fit.
     """
     published = weights == "imagenet" or weights.startswith("IMAGENET1K_")
-    load_tensors(body, name, weights, _published(name, weights, folder) if published else Path(weights))
+    if published:
+        path = _published(name, weights, folder)
+    else:
+        path = _embedded(name) if weights == "embedded" else Path(weights)
+    load_tensors(body, name, weights, path)
 
 
 def load_tensors(body: nn.Module, name: str, weights: str, path: Path) -> None:
@@ -59,7 +66,8 @@ def load_tensors(body: nn.Module, name: str, weights: str, path: Path) -> None:
             raise InputError(
                 f"weights={weights} does not fit this {name}: {key} is {tuple(found[key].shape)}, and "
                 f"{tuple(tensor.shape)} is needed; give width and pooled, or the size of images, of the file's "
-                "network: published weights are of width 1 and the published sizes"
+                "network: published weights are of width 1 and the published sizes, "
+                "embedded ones of width 0.125 and pooled 1"
             )
     body.load_state_dict({key: found[key] for key in wanted})
 
@@ -79,6 +87,15 @@ def _without_prefix(found: State, wanted: State, weights: str) -> State:
             f"weights={weights} has these weights more than once, under {', '.join(prefixes)}; save one network alone"
         )
     return {key: found[prefixes[0] + key] for key in wanted}
+
+
+def _embedded(name: str) -> Path:
+    """The file that comes with this package."""
+    found = next(PRETRAINED.glob(f"{name}_w*.safetensors"), None)
+    if found is None:
+        known = ", ".join(sorted(path.name.rpartition("_w")[0] for path in PRETRAINED.glob("*.safetensors")))
+        raise InputError(f"weights=embedded has none of {name}, but of {known}; take that network, or weights=none")
+    return found
 
 
 def _published(name: str, weights: str, folder: str | Path | None) -> Path:
@@ -121,7 +138,7 @@ def _from_file(path: Path) -> State:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"weights={path} is no file; give imagenet, none, or a file of tensors") from error
+        raise InputError(f"weights={path} is no file; give imagenet, embedded, none, or a file of tensors") from error
     except Exception as error:
         # torch.load raises half a dozen kinds for what is not a state dictionary.
         reason = shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ..")
@@ -140,7 +157,9 @@ def _from_file(path: Path) -> State:
         raise InputError(f"weights={path} holds several states ({', '.join(map(str, nested))}); save one of them alone")
     state = nested.get("state_dict") or next(iter(nested.values()), None) or _only_tensors(entries)
     if not state:
-        raise InputError(f"weights={path} is not a state dictionary; give imagenet, none, or a file of tensors")
+        raise InputError(
+            f"weights={path} is not a state dictionary; give imagenet, embedded, none, or a file of tensors"
+        )
     return state
 
 
