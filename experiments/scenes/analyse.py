@@ -114,7 +114,7 @@ def ledger(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def priors(wide: pd.DataFrame) -> pd.DataFrame:
-    """What a user's own prior adds: each RACL row minus its IMM row."""
+    """The effect of a user's own prior: each RACL row minus its IMM row."""
     rows = [(label, label.replace("-RACL", "-IMM")) for label in map(str, wide) if "-RACL" in label]
     return pd.DataFrame(
         [{"row": row, **summary((wide[row] - wide[other]).dropna())} for row, other in rows if other in wide]

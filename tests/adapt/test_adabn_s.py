@@ -78,7 +78,7 @@ def test_what_is_trained_is_counted() -> None:
 
 
 def test_what_it_cannot_work_on_is_an_input_error() -> None:
-    with pytest.raises(InputError, match="vgg11_bn"):
+    with pytest.raises(InputError, match="mobilenet_v2"):
         AdaBNS().check(MLP.build())
     with pytest.raises(InputError, match="use AdaBN"):
         AdaBNS().check(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, CLASSES)))

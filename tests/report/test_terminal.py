@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -107,6 +107,7 @@ def test_a_table_holds_every_name_and_number(names: list[str], encoding: str) ->
     headings=st.lists(st.text("ab 小", min_size=1, max_size=60), max_size=10),
     width=st.integers(48, 120),
 )
+@example(["=", " ============"], ["a"] * 6, 106)
 def test_a_table_fits_and_cuts_no_number(labels: list[str], headings: list[str], width: int) -> None:
     numbers = [f"{17 * n % 100}.{n % 10}3 ± 1.07" for n in range(len(labels))]
     columns = [Column(heading, numbers) for heading in headings]

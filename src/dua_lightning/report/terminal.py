@@ -111,7 +111,8 @@ class Sheet:
                 justify: Any = "right" if column.number else "left"
                 table.add_column(column.heading, column.footer, justify=justify, width=width, overflow="fold")
             for line in zip(*(column.cells for column in part), strict=True):
-                table.add_row(*line)
+                # Spaces before a word are a part of it where rich breaks lines, and would make it too long.
+                table.add_row(*(cell.lstrip(" ") for cell in line))
             # A terminal that is too narrow for a number breaks the line, and the number is whole.
             yield from console.render(table, options.update(width=max(options.max_width, _least(part, console))))
         if self.caption:
