@@ -12,13 +12,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from dua_lightning.report.published import published
 from dua_lightning.report.records import chunks
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.statistics import interval
+from dua_lightning.report.terminal import Column, Sheet, Terminal
 from dua_lightning.store.files import replacing, write_text
 
 STEPS = {
@@ -33,6 +32,9 @@ STEPS = {
 MERGES = ("mean-IMM", "MAS-IMM", "FIM-IMM", "MAS-RACL", "FIM-RACL")
 LOOKS = {"AdaBN": ("o", "#0072B2"), "AdaBN (released)": ("X", "#D55E00")}
 """Kinds of AdaBN, and how the figure shows them."""
+TITLES = {"transprior": "TransPrior", "catprior": "CatPrior"}
+ALSO = {"forgetting": "forgetting", "published_vgg11": "VGG11", "published_vgg11_bn": "VGG11-BN"}
+"""Further columns of the table, and their headings in the terminal."""
 
 
 def accuracies(draws: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +86,9 @@ def artifact(wide: pd.DataFrame) -> pd.DataFrame:
     for label in wide:
         for kind in LOOKS:
             if f"{label} + {kind}" in wide:
-                apart = (wide[f"{label} + {kind}"] - wide[label]).dropna()
+                # A method with an adaptation of its own says so where it has none.
+                plain = f"{label} + no adaptation"
+                apart = (wide[f"{label} + {kind}"] - wide[plain if plain in wide else label]).dropna()
                 lines.append({"row": label, "kind": kind, **summary(apart)})
     return pd.DataFrame(lines)
 
@@ -143,7 +147,7 @@ def draw_ledger(found: pd.DataFrame, path: Path, title: str) -> None:
         reach = max(line.accuracy, before[place]) + ((line.gain_high - line.gain_low) / 2 if place else 0)
         axes.annotate(text, (reach, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, lines["accuracy"].max() * 1.45)
+    axes.set_xlim(0, lines["accuracy"].max() * 1.6)
     axes.set_xlabel("average accuracy in percent; gain over the step above, in points, 95 % over users")
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -175,20 +179,32 @@ def _save(figure: plt.Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _shown(frame: pd.DataFrame, title: str, prefix: str = "") -> Table:
-    """A table for the terminal: means with their intervals, and what stands beside them."""
-    shown = Table(*(name for name in frame if not name.endswith(("low", "high"))), title=title)
-    for line in frame.to_dict("records"):
-        cells = []
-        for name, value in line.items():
-            if name.endswith(("low", "high")):
-                continue
-            text = value if isinstance(value, str) else "" if pd.isna(value) else f"{value:.1f}"
-            if name == f"{prefix}mean" and text:
-                text = f"{value:.1f} [{line[f'{prefix}low']:.1f}, {line[f'{prefix}high']:.1f}]"
-            cells.append(str(value) if name.startswith("users") and text else text)
-        shown.add_row(*cells)
-    return shown
+def _sheet(frame: pd.DataFrame, title: str, gain: str = "") -> Sheet:
+    """A table for the terminal: means with their intervals, and how many users are better off."""
+    columns = [Column(frame.columns[0], frame.iloc[:, 0].astype(str).tolist(), number=False)]
+    if "kind" in frame:
+        columns.append(Column("kind", frame["kind"].tolist(), number=False))
+    if "accuracy" in frame:
+        columns.append(Column("accuracy", _numbers(frame["accuracy"])))
+    bounds = zip(_numbers(frame[f"{gain}low"]), _numbers(frame[f"{gain}high"]), strict=True)
+    means = [
+        f"{mean} [{low}, {high}]" if mean else ""
+        for mean, (low, high) in zip(_numbers(frame[f"{gain}mean"]), bounds, strict=True)
+    ]
+    columns.append(Column("gain [95 %]" if gain else "mean [95 %]", means))
+    columns.append(Column("std, seeds", _numbers(frame["std_over_seeds"])))
+    columns += [Column(title, _numbers(frame[name])) for name, title in ALSO.items() if name in frame]
+    if "users_better" in frame:
+        better = [
+            f"{int(n)}/{int(of)}" if of > 0 else ""
+            for n, of in frame[["users_better", "users"]].itertuples(index=False)
+        ]
+        columns.append(Column("better", better))
+    return Sheet(title, [column for column in columns if any(column.cells)])
+
+
+def _numbers(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else f"{value:.1f}" for value in values]
 
 
 def main(run: Path, out: Path) -> None:
@@ -202,21 +218,27 @@ def main(run: Path, out: Path) -> None:
         "priors": priors(wide),
         "users": users(wide, "MAS-IMM"),
     }
-    console = Console()
-    console.print(_shown(found["table"], f"{name}: average accuracy in percent; forgetting in points"))
-    console.print(_shown(found["artifact"], f"{name}: points gained over no adaptation"))
-    console.print(_shown(found["ledger"], f"{name}: what each step gains, in points", "gain_"))
-    console.print(_shown(found["priors"], f"{name}: the user's own prior minus the server's, in points"))
-    console.print(_shown(found["users"], f"{name}: MAS-IMM, AdaBN minus the server's statistics, in points"))
+    console = Terminal()
+    console.print(_sheet(found["table"], f"{name}: average accuracy in percent; forgetting in points"))
+    console.print(_sheet(found["artifact"], f"{name}: points gained over no adaptation"))
+    for merge, steps in found["ledger"].groupby("merge", sort=False):
+        console.print(
+            _sheet(steps.drop(columns="merge"), f"{name}, {merge}: accuracy in percent, gains in points", "gain_")
+        )
+    console.print(_sheet(found["priors"], f"{name}: the user's own prior minus the server's, in points"))
+    gains = Column("gain", _numbers(found["users"]["gain"]))
+    whose = Column("user", found["users"]["user"].tolist(), number=False)
+    console.print(Sheet(f"{name}, MAS-IMM: AdaBN minus the server's statistics, in points", [whose, gains]))
     paths = []
     for part, frame in found.items():
         paths.append(out / f"{name}_{part}.csv")
         write_text(paths[-1], frame.round(3).to_csv(index=False))
     paths += [out / f"{name}_ledger.png", out / f"{name}_artifact.png"]
-    draw_ledger(found["ledger"], paths[-2], f"What each step gains on real scenes ({name}, MAS-IMM)")
-    draw_artifact(found["artifact"], paths[-1], f"AdaBN, and what the authors' release evaluates as AdaBN ({name})")
+    title = TITLES.get(name, name)
+    draw_ledger(found["ledger"], paths[-2], f"What each step gains on real scenes: MAS-IMM, {title}")
+    draw_artifact(found["artifact"], paths[-1], f"AdaBN, and what the authors' release evaluates as AdaBN ({title})")
     for path in paths:
-        Console(soft_wrap=True).print(f"  {path}")
+        console.print(f"  {path}")
 
 
 if __name__ == "__main__":
