@@ -96,7 +96,7 @@ def artifact(wide: pd.DataFrame) -> pd.DataFrame:
 def ledger(wide: pd.DataFrame) -> pd.DataFrame:
     """The accuracy after each step, and the step's gain over the one before it, for each merge."""
     lines = []
-    for merge in MERGES:
+    for merge in (name for name in MERGES if name in wide):
         before = None
         for step, name in STEPS.items():
             row = name.format(merge)
