@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt import AdaBN
+from dua_lightning.adapt import adabn as module
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, eval_mode
 from dua_lightning.tasks import Batch
@@ -169,6 +170,21 @@ def test_a_bound_on_memory_changes_nothing_but_rounding(case: Case, images_at_on
         {k: v for k, v in bounded.items() if v.is_floating_point()},
         {k: whole[k] for k in bounded if whole[k].is_floating_point()},
     )
+
+
+@pytest.mark.parametrize(("images", "passes"), [(N, 1), (N - 1, 2), (0, N)])
+def test_as_many_images_go_at_once_as_have_the_numbers_that_fit(
+    images: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = shifted(IMAGES)
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", images * x[0].numel())
+    sizes: list[int] = []
+    net = IMAGES.build()
+    net.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    AdaBN()(net, IMAGES.expert().state, TASK, batches(x, None, 4))
+    assert max(sizes) == max(1, images)
+    # In parts, a pass is made for each use of a layer, and one more that finds no further use.
+    assert len(sizes) == (passes if passes == 1 else passes * (len(batch_norms(net)) + 1))
 
 
 def test_fewer_than_one_image_at_once_is_an_input_error() -> None:

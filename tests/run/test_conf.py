@@ -211,7 +211,7 @@ def test_each_released_behaviour_can_be_chosen_alone() -> None:
         ("last", LastStatistics()),
         ("task", TaskStatistics()),
         ("mean", MeanStatistics()),
-        ("server", ServerStatistics(256)),
+        ("server", ServerStatistics("auto")),
     ],
 )
 def test_the_statistics_of_a_merged_model_are_a_step_of_their_own(choice: str, expected: object) -> None:

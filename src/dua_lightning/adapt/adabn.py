@@ -20,10 +20,14 @@ from dua_lightning.tasks import Batch, Task, refusing_batch
 
 EMA_MOMENTUM = 0.1
 """The momentum of torchvision's batch-norm layers, which the release keeps."""
-IMAGES_AT_ONCE = 256
-"""Images of a pass by default: every task of the studies on embedded data fits, and images of 224 pixels take about
-6 GiB of VGG11-BN."""
+NUMBERS_AT_ONCE = 256 * 3 * 224**2
+"""Numbers in the images of a pass by default: 256 images of 224 pixels (about 6 GiB of VGG11-BN), or 1,393 of 96.
 
+In parts, exact statistics cost as many forward passes as half the uses of layers: 26 for MobileNetV2.
+"""
+
+AtOnce = int | Literal["auto"] | None
+"""The largest number of images in a pass; `None` for all, and `"auto"` for those of `NUMBERS_AT_ONCE`."""
 Moments = Literal["exact", "batch", "ema"]
 """The ways in which statistics are taken; see `AdaBN`."""
 
@@ -44,9 +48,10 @@ class AdaBN:
     statistics.
 
     Args:
-        images_at_once: The largest number of images in a forward pass, which bounds the memory; `None` for all. Where
-            there are more, exact statistics take as many passes over the data as there are uses of layers, each up to
-            the use whose moments it takes; the result is the same up to rounding.
+        images_at_once: The largest number of images in a forward pass, which bounds the memory; `None` for all, and
+            `"auto"` for 256 of 224 pixels, or as many as have together as many numbers. Where there are more, exact
+            statistics take as many passes over the data as there are uses of layers, each up to the use whose moments
+            it takes; the result is the same up to rounding.
         statistics: `"exact"`, or one of two that take a single pass over the batches as they are given, so that order
             and batches matter. With `"batch"` each batch is normalised by its own moments, and the moments are pooled.
             `"ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average (momentum
@@ -57,7 +62,7 @@ class AdaBN:
             empty, a layer gets a single number for each channel, which has no variance, or the moments are not finite.
     """
 
-    images_at_once: int | None = IMAGES_AT_ONCE
+    images_at_once: AtOnce = "auto"
     statistics: Moments = "exact"
     needs_labels: ClassVar[bool] = False
 
@@ -80,17 +85,17 @@ class AdaBN:
         return clone(adapted.state_dict())
 
 
-def check_images_at_once(images_at_once: int | None, adaptation: str) -> None:
+def check_images_at_once(images_at_once: AtOnce, adaptation: str) -> None:
     """Refuse a number of images that no pass can carry.
 
     Args:
-        images_at_once: The number of images in a pass; all of them with `None`.
+        images_at_once: The number of images in a pass, as in `AdaBN`.
         adaptation: The adaptation's name, for the message.
 
     Raises:
         InputError: It is less than 1.
     """
-    if images_at_once is not None and images_at_once < 1:
+    if isinstance(images_at_once, int) and images_at_once < 1:
         raise InputError(f"{adaptation} takes at least 1 image at once, got {images_at_once}")
 
 
@@ -134,7 +139,7 @@ def one_is_too_few(net: nn.Module, shape: tuple[int, ...]) -> bool:
 def take_statistics(
     net: nn.Module,
     images: Sequence[Tensor],
-    images_at_once: int | None,
+    images_at_once: AtOnce,
     task: Task,
     statistics: Moments = "exact",
     lr: float | None = None,
@@ -144,7 +149,7 @@ def take_statistics(
     Args:
         net: The network; it ends in evaluation mode.
         images: Batches of inputs, which are moved to the network's device.
-        images_at_once: The largest number of images in a pass for exact statistics; all of them with `None`.
+        images_at_once: The largest number of images in a pass for exact statistics, as in `AdaBN`.
         task: The task, which is named in errors.
         statistics: The way in which they are taken; see `AdaBN`.
         lr: The learning rate, where the network has been trained on these images before.
@@ -158,8 +163,10 @@ def take_statistics(
     if not batches:
         raise InputError(f"batch-norm statistics need at least one image of task {task.name}, and there is none")
     if statistics == "exact":
-        count = sum(map(len, batches))
-        batches = list(torch.cat(batches).split(count if images_at_once is None else images_at_once))
+        together = torch.cat(batches)
+        if images_at_once == "auto":
+            images_at_once = max(1, NUMBERS_AT_ONCE // max(1, together[0].numel()))
+        batches = list(together.split(images_at_once or len(together)))
     # A compiled network would compile the hooks too; it shares its layers with the one that it was made of.
     net = getattr(net, "_orig_mod", net)
     net.eval()

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from dua_lightning.adapt.adabn import IMAGES_AT_ONCE, Moments, check_images_at_once, require_batch_norm, take_statistics
+from dua_lightning.adapt.adabn import AtOnce, Moments, check_images_at_once, require_batch_norm, take_statistics
 from dua_lightning.adapt.finetune import check_steps, descend
 from dua_lightning.adapt.finite import require_finite
 from dua_lightning.errors import InputError
@@ -90,7 +90,7 @@ class AdaBNS(TunesBatchNorm):
             normalised, the training diverges, or `AdaBN` raises it.
     """
 
-    images_at_once: int | None = IMAGES_AT_ONCE
+    images_at_once: AtOnce = "auto"
     statistics: Moments = "exact"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from dua_lightning.adapt.adabn import IMAGES_AT_ONCE, AdaBN
+from dua_lightning.adapt.adabn import AdaBN, AtOnce
 from dua_lightning.merge.base import STATISTICS
 from dua_lightning.params import State, batch_norms
 from dua_lightning.tasks import Expert, UserModel
@@ -91,7 +91,7 @@ class ServerStatistics:
         InputError: `AdaBN` raises it.
     """
 
-    images_at_once: int | None = IMAGES_AT_ONCE
+    images_at_once: AtOnce = "auto"
 
     def __call__(
         self, net: nn.Module, experts: Sequence[Expert], model: UserModel, data: Sequence["ServerTask"]
