@@ -13,6 +13,7 @@ from PIL import Image
 
 from dua_lightning.data.decode import decode
 from dua_lightning.data.folder import folder
+from dua_lightning.data.own_users import own_users
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
 from dua_lightning.errors import InputError
 from tests.data.scenes import picture
@@ -352,3 +353,11 @@ def test_a_pool_as_it_should_be(both: Path) -> None:
     assert pool.pixels.dtype == pool.side.dtype == torch.uint8
     assert pool.labels.dtype == pool.sources.dtype == pool.owners.dtype == torch.int64
     assert ((pool.owners >= 0) == (pool.side == EXTRA)).all()
+
+
+def test_the_benchmark_tells_how_a_file_becomes_an_input(both: Path) -> None:
+    found = own_users(1, load(both), input_size=6)
+    assert found.categories == ("bath", "kitchen", "stairs", "beach", "street")
+    assert found.preprocessing is not None
+    files = [both / "users" / "ann" / "indoors" / "kitchen" / f"{i:02}.png" for i in range(3)]
+    assert torch.equal(found.preprocessing(files), found.users[1].images[0].inputs())

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dua_lightning.data.images import Images
+from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.data.server import ServerTask
 from dua_lightning.data.splits import by_task, split
 from dua_lightning.data.user import UserData
@@ -21,16 +22,23 @@ class Benchmark:
         server: The server's data of each task.
         users: The users; the sequence may make each user only when it is asked for.
         shape: The shape of one input.
-        classes: The number of columns of the shared head.
+        categories: The name of each column of the shared head.
         iterations: The number of Monte-Carlo draws of each user's halves.
+        preprocessing: How a picture file becomes an input; `None` where inputs do not come from picture files.
     """
 
     tasks: tuple[Task, ...]
     server: tuple[ServerTask, ...]
     users: Sequence[UserData]
     shape: tuple[int, ...]
-    classes: int
+    categories: tuple[str, ...]
     iterations: int
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def classes(self) -> int:
+        """The number of columns of the shared head."""
+        return len(self.categories)
 
 
 def digit_tasks(count: int = 5) -> tuple[Task, ...]:
@@ -63,6 +71,8 @@ def assemble(
     users_labelled: bool,
     iterations: int,
     augment: bool = False,
+    categories: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Benchmark:
     """Assemble a benchmark from the server's images and each user's, of all tasks together.
 
@@ -79,6 +89,8 @@ def assemble(
         users_labelled: Whether the users' images have labels.
         iterations: The number of Monte-Carlo draws of each user's halves.
         augment: Whether training images are cut and mirrored at random.
+        categories: The name of each class, by label; by default its number.
+        preprocessing: How a picture file becomes an input, if inputs come from picture files.
 
     Returns:
         The benchmark.
@@ -110,6 +122,7 @@ def assemble(
             for name in users
         ),
         server[:1].inputs().shape[1:],
-        tasks[-1].classes.stop,
+        tuple(map(str, range(tasks[-1].classes.stop)) if categories is None else categories),
         iterations,
+        preprocessing,
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dua_lightning.data.images import Images, images
+from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.tasks import Task
 
 SERVER, EVALUATION, EXTRA = 0, 1, 2
@@ -56,6 +57,17 @@ class Pool:
         """
         every = images(self.pixels, self.labels, self.sources, IMAGENET_MEAN, IMAGENET_STD, crop)
         return every[index]
+
+    def preprocessing(self, crop: int) -> Preprocessing:
+        """Describe how a file becomes what `take` gives of it.
+
+        Args:
+            crop: The side of the central cut that the network sees, in pixels.
+
+        Returns:
+            The steps.
+        """
+        return Preprocessing(self.pixels.shape[2], crop, IMAGENET_MEAN, IMAGENET_STD)
 
     def where(self, side: int, labels: Sequence[int] | None = None) -> Tensor:
         """Find the pictures of one side.

@@ -38,9 +38,10 @@ def scenes(
     Raises:
         InputError: A number cannot be met.
     """
+    crop = cut(pool, input_size)
     return assemble(
         pool.tasks,
-        pool.take(pool.where(SERVER), cut(pool, input_size)),
+        pool.take(pool.where(SERVER), crop),
         users,
         seed,
         batch_size,
@@ -48,6 +49,8 @@ def scenes(
         users_labelled,
         iterations,
         augment,
+        pool.categories,
+        pool.preprocessing(crop),
     )
 
 
