@@ -1,6 +1,7 @@
 """The device: what is measured and adapted on a user's data, and the accuracy matrix."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,9 +20,10 @@ from dua_lightning.regularise import NoRegulariser
 from dua_lightning.server import merge_prefixes
 from dua_lightning.tasks import Batch, Expert, Task, UserModel
 from dua_lightning.training import fit
-from dua_lightning.user import evaluate, measure
+from dua_lightning.user import evaluate, measure, tasks_by_confidence
 from tests.helpers import tiny
 from tests.helpers.training import training
+from tests.reference.confidence_loop import most_confident
 
 TASKS = tiny.tasks()
 START = tiny.network(seed=1).state_dict()
@@ -255,3 +257,74 @@ def test_what_is_measured_is_shaped_like_the_body_and_names_nothing_of_the_data(
     body = {name: value.shape for name, value in tiny.network().named_parameters() if name.startswith("body.")}
     for prior in priors():
         assert {name: value.shape for name, value in prior.items()} == body
+
+
+def double(net: nn.Module, some: Iterable[Expert]) -> tuple[nn.Module, list[Expert]]:
+    states = ({name: t.double() if t.is_floating_point() else t for name, t in expert.state.items()} for expert in some)
+    return net.double(), [Expert(task, state) for task, state in zip(TASKS, states, strict=True)]
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_picture_without_a_task_goes_to_the_most_confident_expert(uneven: bool):
+    net, some = double(tiny.network(seed=5), experts())
+    if uneven:
+        some = [Expert(Task("a", slice(0, 1)), some[0].state), Expert(Task("b", slice(1, 4)), some[1].state), some[2]]
+    xs = torch.cat([tiny.pictures(noise=0.85).inputs(), torch.rand(200, *tiny.SHAPE)]).double()
+    before = clone(net.state_dict())
+    found = tasks_by_confidence(net, some, [(xs[:7], None), (xs[7:], torch.zeros(len(xs) - 7))])
+    assert found.tolist() == most_confident(net, some, xs)
+    assert len(found.unique()) == (1 if uneven else 3)
+    assert tiny.same(net.state_dict(), before)
+
+
+def test_of_experts_as_confident_as_each_other_the_first_is_taken():
+    some = [Expert(task, experts()[0].state | {"head.weight": torch.zeros(6, 8)}) for task in TASKS]
+    some = [Expert(e.task, e.state | {"head.bias": torch.zeros(6)}) for e in some]
+    assert tasks_by_confidence(tiny.network(), some, [(torch.rand(4, *tiny.SHAPE), None)]).tolist() == [0] * 4
+
+
+def test_an_expert_whose_logits_are_not_finite_sorts_nothing():
+    broken = Expert(TASKS[1], experts()[1].state | {"head.bias": torch.full((6,), torch.nan)})
+    with pytest.raises(InputError, match="expert of task b gives logits that are NaN or infinite"):
+        tasks_by_confidence(tiny.network(), [experts()[0], broken], [(torch.rand(4, *tiny.SHAPE), None)])
+
+
+def without(task: int) -> UserData:
+    """A user without any images of a task."""
+    data = someone(labelled=False)
+    return data._with(images=[images[:0] if place == task else images for place, images in enumerate(data.images)])
+
+
+@pytest.mark.parametrize("task", range(3))
+@pytest.mark.parametrize("zero", ["mean", "zero"])
+def test_a_task_without_images_has_no_importance_and_is_not_adapted(task: int, zero: str):
+    data, adapt = without(task), Idle()
+    found, plain = measure(MAS(), tiny.network(), experts(), data), priors()
+    for place, (prior, expected) in enumerate(zip(found, plain, strict=True)):
+        assert tiny.same(prior, {n: t * 0 if place == task else t for n, t in expected.items()})
+    models = list(merge_prefixes(Mode(zero), experts(), found, START))
+    assert all(tensor.isfinite().all() for _, model in models for state in model.values() for tensor in state.values())
+    R, costs = evaluate(tiny.network(), experts(), models, adapt, data)
+    assert np.isnan(R).all()
+    assert TASKS[task].name not in {of.name for of, _ in costs}
+    assert {of.name for of, _ in costs} == {of.name for of in TASKS} - {TASKS[task].name}
+
+
+class Idle(Unchanged):
+    """Adapts nothing, and is no `Unchanged`."""
+
+
+def test_a_user_without_labels_is_adapted_and_not_scored():
+    data = someone()
+    images = [replace(part, labels=torch.full_like(part.labels, -1)) for part in data.images]
+    R, costs = evaluate(
+        tiny.network(), experts(), merge_prefixes(Last(), experts(), [], START), Idle(), data._with(images=images)
+    )
+    assert np.isnan(R).all()
+    assert len(costs) == 6
+
+
+def test_a_user_without_any_images_measures_nothing():
+    data = someone(labelled=False)
+    with pytest.raises(InputError, match="user far has no images of any task"):
+        measure(MAS(), tiny.network(), experts(), data._with(images=[images[:0] for images in data.images]))

@@ -1,22 +1,54 @@
 """The device: measures priors and adapts on the user's own data. Only what `measure` returns is sent to the server."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dua_lightning.adapt import Unchanged
 from dua_lightning.adapt.base import Adapt, OfExpert
 from dua_lightning.adapt.cost import Cost, measured
 from dua_lightning.data.user import UserData
+from dua_lightning.errors import InputError
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance.base import Importance
-from dua_lightning.params import State
-from dua_lightning.tasks import Expert, Prior, Task, UserModel
+from dua_lightning.params import State, device_of, eval_mode, fitted, inputs, task_logits
+from dua_lightning.tasks import Batch, Expert, Prior, Task, UserModel
+
+
+def tasks_by_confidence(net: nn.Module, experts: Sequence[Expert], data: Iterable[Batch]) -> Tensor:
+    """Find the task of images of which nobody has told it: the one whose expert is the most confident.
+
+    An expert is as confident as the largest probability of its softmax over the classes of its own task. The fewer
+    classes a task has, the more confident its expert is by chance.
+
+    Args:
+        net: A workspace.
+        experts: The experts, in the order of the tasks.
+        data: Batches; labels are not read.
+
+    Returns:
+        `(n,)` the place of each image's task, on the processor; of equally confident experts the first.
+
+    Raises:
+        InputError: The logits of an expert are not finite.
+    """
+    confidence = []
+    with eval_mode(net), torch.no_grad():
+        for task, state in ((expert.task, fitted(net, expert.state)) for expert in experts):
+            logits = [task_logits(net, state, inputs(net, x, device_of(state)), task.classes) for x, _ in data]
+            confidence.append(torch.cat(logits).softmax(1).amax(1))
+            if not confidence[-1].isfinite().all():
+                raise InputError(f"the expert of task {task.name} gives logits that are NaN or infinite; train it anew")
+    return torch.stack(confidence).argmax(0).cpu()
 
 
 def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
     """Measure Psi = (Omega_1 .. Omega_N): each expert on the user-validation data of its task.
+
+    The expert of a task that the user has no images of is of no importance to them: its prior is 0 everywhere.
 
     Args:
         importance: psi.
@@ -26,8 +58,20 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
 
     Returns:
         One prior for each expert, on its device.
+
+    Raises:
+        InputError: The user has no images of any task.
     """
-    return [importance(net, expert, data.of(expert.task).validation_batches()) for expert in experts]
+    of_tasks = [data.of(expert.task) for expert in experts]
+    found = [
+        importance(net, expert, own.validation_batches()) if len(own.validation) else None
+        for expert, own in zip(experts, of_tasks, strict=True)
+    ]
+    some = next((prior for prior in found if prior is not None), None)
+    if some is None:
+        raise InputError(f"user {data.user} has no images of any task to measure an importance on; give them some")
+    nothing = {name: torch.zeros_like(omega) for name, omega in some.items()}
+    return [nothing if prior is None else prior for prior in found]
 
 
 def evaluate(
@@ -39,7 +83,8 @@ def evaluate(
 ) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
     """Adapt and evaluate the personal models of a user.
 
-    A state that serves a task after several prefixes is adapted and evaluated once.
+    A state that serves a task after several prefixes is adapted and evaluated once; where there is nothing to adapt on,
+    it stays as it is. A user who has no labelled images of some task is not scored.
 
     Args:
         net: A workspace.
@@ -51,8 +96,10 @@ def evaluate(
     Returns:
         R `(N, N)` in percent, and the cost of each adaptation in the order in which they were made, none for
         `Unchanged`. `R[t-1, j]` is the accuracy of personal model t, adapted, on the evaluation data of task j, counted
-        from 0. Rows of prefixes that are not among `models` and entries above the diagonal are NaN.
+        from 0. Rows of prefixes that are not among `models` and entries above the diagonal are NaN; of a user who is
+        not scored all are.
     """
+    scored = not data.unscored
     R = np.full((len(data.tasks), len(data.tasks)), np.nan)
     seen: dict[str, tuple[State, float]] = {}
     costs: list[tuple[Task, Cost]] = []
@@ -63,11 +110,11 @@ def evaluate(
             if task.name in seen and seen[task.name][0] is state:
                 continue
             # An adapted state may be a copy of the whole network, so that no two are held at once.
-            final = state
-            if type(adapt) is not Unchanged:
+            final, own = state, data.of(task)
+            if type(adapt) is not Unchanged and len(own.validation):
                 phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
-                final, cost = measured(phi, net, state, task, data.of(task).adaptation_batches())
+                final, cost = measured(phi, net, state, task, own.adaptation_batches())
                 costs.append((task, cost))
-            seen[task.name] = state, accuracy(net, final, task, data.of(task).evaluation_batches())
+            seen[task.name] = state, accuracy(net, final, task, own.evaluation_batches()) if scored else math.nan
         R[t - 1, :t] = [seen[task.name][1] for task in tasks]
     return R, costs

@@ -164,8 +164,6 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty category": (_empty(BATH), r"bath has no pictures; put some there or remove the folder"),
     "one picture": (_few(BATH, 1), r"bath has 1 pictures that can be read; at least 2 are needed"),
     "folder in between": (lambda root: (root / BATH / "more").mkdir(), r"bath/more is no file"),
-    "a user without pictures": (lambda root: (root / "users" / "eve").mkdir(), r"users/eve has no pictures; put them"),
-    "a user's task without categories": (lambda root: (root / ANN / "space").mkdir(), r"ann/space has 0 categories"),
     "misspelt users": (
         lambda root: (root / "users").rename(root / "Users"),
         r"in/Users would not be read; call it users",
@@ -185,16 +183,25 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no users": (lambda root: [shutil.rmtree(root / "users"), (root / "users").mkdir()], r"users has no users; put"),
     "unknown task": (
         lambda root: put(root / ANN / "space" / "moon", 3),
-        r"no task and category like .*space/moon; rename",
+        r"ann/space is no task of the server; rename it, or make server/space; there are indoors, outdoors",
     ),
     "unknown category": (
         lambda root: put(root / ANN / "indoors" / "cellar", 3),
-        r"like .*cellar; .* server/indoors/cellar",
+        r"cellar is no category of the server's task indoors; .* server/indoors/cellar; there are bath, kitchen,",
     ),
-    "category of another task": (lambda root: put(root / ANN / "indoors" / "beach", 3), r"like .*indoors/beach"),
+    "misspelt category": (lambda root: put(root / ANN / "indoors" / "Kitchn", 3), r"; did you mean kitchen\?"),
+    "misspelt task": (lambda root: put(root / ANN / "Outdoors", 3), r"; did you mean outdoors\?"),
+    "category without its task": (
+        lambda root: put(root / ANN / "beach", 3),
+        r"ann/beach is no task of the server, but a category of task outdoors; move it to .*ann/outdoors/beach",
+    ),
+    "category of another task": (lambda root: put(root / ANN / "indoors" / "beach", 3), r"indoors/beach is no categ"),
     "empty category of a user": (_empty(f"{ANN}/indoors/kitchen"), r"ann/indoors/kitchen has no pictures"),
-    "user without a task": (lambda root: shutil.rmtree(root / ANN / "indoors"), r"ann has 0 pictures of task indoors"),
-    "one picture of a task": (_few(f"{ANN}/indoors/kitchen", 1), r"ann has 1 pictures of task indoors .* at least 2"),
+    "nobody with every task": (
+        lambda root: (shutil.rmtree(root / ANN / "indoors"), shutil.rmtree(root / "users/Bob/outdoors")),
+        r"no user is left: user Bob has 0 pictures of task outdoors that can be read; each user needs at least 2",
+    ),
+    "a pipe": (lambda root: os.mkfifo(root / BATH / "pipe"), r"bath/pipe is no file and no folder; remove it"),
     "no picture": (
         lambda root: (root / BATH / "05.png").write_text("x"),
         r"1 of 69 .*bath/05\.png is not a picture that",
@@ -251,7 +258,6 @@ def test_links_that_lead_somewhere_are_followed(both: Path, tmp_path: Path) -> N
 def test_what_cannot_be_used_is_left_out_on_request_and_named(both: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = shown(load(both))
     (both / "users" / "carl").symlink_to("/mnt/usb/carl")
-    (both / "users" / "dora").mkdir()
     (both / "users" / "notes.txt").write_text("")
     (both / ANN / "indoors" / "bath").symlink_to("bath")
     (both / "server" / "garden").symlink_to("gone")
@@ -261,10 +267,10 @@ def test_what_cannot_be_used_is_left_out_on_request_and_named(both: Path, caplog
         found = load(both, skip_unreadable=True)
     assert shown(found) == expected
     assert found.users == ("Bob", "ann")
-    assert "1 of 70 pictures" in caplog.text
+    assert "2 of 71 pictures" in caplog.text
     assert "server/indoors/bath/99.png" in caplog.text
-    assert f"6 folders and files in {both} are left out" in caplog.text
-    for name in ("users/carl", "users/dora", "users/notes.txt", "indoors/bath", "server/garden", "indoors/hall"):
+    assert f"4 folders and files in {both} are left out" in caplog.text
+    for name in ("users/carl", "users/notes.txt", "indoors/bath", "server/garden", "indoors/hall"):
         assert name in caplog.text
 
 
@@ -361,3 +367,62 @@ def test_the_benchmark_tells_how_a_file_becomes_an_input(both: Path) -> None:
     assert found.preprocessing is not None
     files = [both / "users" / "ann" / "indoors" / "kitchen" / f"{i:02}.png" for i in range(3)]
     assert torch.equal(found.preprocessing(files), found.users[1].images[0].inputs())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda root: (root / "users" / "dora").mkdir(), "user dora has no pictures that can be read"),
+        (lambda root: (root / "users/dora/indoors").mkdir(parents=True), "user dora has no pictures that can be read"),
+        (lambda root: put(root / "users/dora/indoors", 2, 7000), "user dora has 0 pictures of task outdoors"),
+        (lambda root: put(root / "users/dora", 1, 7000), "user dora has 0 pictures of task indoors"),
+    ],
+    ids=["empty", "an empty task", "a task alone", "one picture without a task"],
+)
+def test_a_user_who_lacks_pictures_is_named_and_left_out(
+    change: Callable[[Path], object], reason: str, both: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = shown(load(both))
+    change(both)
+    with caplog.at_level(logging.WARNING):
+        found = load(both)
+    assert found.users == ("Bob", "ann")
+    (line,) = caplog.messages
+    assert line.startswith(reason)
+    assert line.endswith(", and is left out; each user needs at least 2 of every task")
+    assert {key: value for key, value in shown(found).items() if key in expected} == expected
+    assert all(owner == -1 for key, (_, _, owner) in shown(found).items() if key not in expected)
+
+
+def test_a_user_of_whom_nothing_can_be_read_is_left_out(both: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for path in (both / ANN).rglob("*.png"):
+        path.write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        assert load(both, skip_unreadable=True).users == ("Bob",)
+    assert "user ann has no pictures that can be read, and is left out" in caplog.text
+    assert "9 of 69 pictures" in caplog.text
+
+
+def test_pictures_may_lie_in_categories_in_tasks_and_beside_them(both: Path) -> None:
+    put(both / "users/ann/indoors", 4, 3000)
+    put(both / "users/carl", 5, 4000)
+    put(both / "users/dora/indoors", 2, 5000)
+    put(both / "users/dora/outdoors", 2, 6000)
+    pool = load(both)
+    assert pool.users == ("Bob", "ann", "carl", "dora")
+    found = {
+        user: [
+            (int(((pool.owners == owner) & (pool.places == task) & (pool.labels >= 0)).sum()), int(unlabelled.sum()))
+            for task in (0, 1, -1)
+            for unlabelled in [(pool.owners == owner) & (pool.places == task) & (pool.labels < 0)]
+        ]
+        for owner, user in enumerate(pool.users)
+    }
+    assert found == {
+        "Bob": [(6, 0), (4, 0), (0, 0)],
+        "ann": [(3, 4), (6, 0), (0, 0)],
+        "carl": [(0, 0), (0, 0), (0, 5)],
+        "dora": [(0, 2), (0, 2), (0, 0)],
+    }
+    assert (pool.side[pool.owners >= 0] == EXTRA).all()
+    assert len(pool.where(SERVER)) == 50

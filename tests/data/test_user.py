@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,3 +173,73 @@ def test_the_recipe_tells_users_seeds_draws_images_and_labels_apart_and_nothing_
     others.append(UserData("someone", one.images, tiny.tasks(2), 0, batch_size=4))
     recipes = [str(data.recipe()) for data in (one, *others)]
     assert len(set(recipes)) == len(recipes)
+
+
+def mixed(iteration: int = 1) -> UserData:
+    """Task a: 4 labelled, 3 for evaluation, 2 for user-validation, 5 unlabelled; task b: unlabelled; 6 of no task."""
+    images = tiny.pictures(2, per_class=10)
+    half = torch.tensor([0, 0, 1, 1, 1, 2, 2] + [0] * 5 + [0, 0], dtype=torch.uint8)
+    a, b, c = images[:14], images[20:26], images[30:36]
+    a = replace(a, labels=a.labels.clone())
+    a.labels[[0, 1, 12, 13]] = torch.tensor([0, 0, 1, 1])
+    a.labels[7:12] = -1
+    b, c = (replace(part, labels=torch.full((6,), -1)) for part in (b, c))
+    return UserData(
+        "ann", [a, b], tiny.tasks(2), 0, iteration, halves=[half, torch.zeros(6, dtype=torch.uint8)], unsorted=c
+    )
+
+
+def test_images_stay_in_the_half_that_they_are_for_and_unlabelled_ones_are_never_scored_on():
+    seen = set()
+    for n in ITERATIONS:
+        data = mixed(n)
+        a, b = data.of(A), data.of(B)
+        evaluation, validation = a.evaluation.sources.tolist(), a.validation.sources.tolist()
+        assert sorted([*evaluation, *validation]) == list(range(14))
+        assert {2, 3, 4} <= set(evaluation)
+        assert {5, 6, 7, 8, 9, 10, 11} <= set(validation)
+        assert len(evaluation) == 5
+        assert (a.evaluation.labels >= 0).all()
+        seen.add(tuple(evaluation))
+        assert len(b.evaluation) == 0
+        assert b.validation.sources.tolist() == list(range(20, 26))
+        # Those without a task come behind those of all tasks.
+        assert data.validation.sources[-6:].tolist() == list(range(30, 36))
+        assert data.unscored == [B]
+        assert a.unscored == []
+    assert len(seen) > 1
+
+
+def test_labels_are_seen_only_where_every_image_has_one():
+    data = mixed()
+    assert not data.labelled
+    for part in (data, data.of(A), data.of(B)):
+        assert all(y is None for _, y in part.train_dataloader())
+    assert all(y is not None for _, y in data.of(A).test_dataloader())
+
+
+def test_images_get_tasks_and_keep_their_halves():
+    data = mixed(3)
+    found = data.with_tasks(torch.tensor([1, 0, 1, 1, 0, 1]))
+    assert found.unsorted is None
+    assert tiny.equal(found.of(A).evaluation, data.of(A).evaluation)
+    for task, new in ((A, [31, 34]), (B, [30, 32, 33, 35])):
+        before, after = data.of(task).validation.sources.tolist(), found.of(task).validation.sources.tolist()
+        assert after == [*before, *new]
+
+
+def test_a_task_of_which_no_class_has_two_images_is_not_scored():
+    images = tiny.pictures(1)[[0, 10]]
+    data = UserData("ann", [images], tiny.tasks(1), 0)
+    assert data.unscored == [A]
+    assert len(data.validation) == 2
+
+
+def test_the_recipe_tells_halves_and_images_without_a_task_apart():
+    one = mixed()
+    plain = UserData("ann", one.images, one.tasks, 0)
+    assert one.recipe().keys() - plain.recipe().keys() == {"halves", "unsorted"}
+    rest = {"halves": one.halves, "unsorted": one.unsorted}
+    others = [UserData("ann", one.images, one.tasks, 0, **{**rest, name: None}) for name in rest]
+    others.append(UserData("ann", one.images, one.tasks, 0, **{**rest, "unsorted": one.unsorted[:3]}))
+    assert len({str(data.recipe()) for data in (one, plain, *others)}) == 5

@@ -1,7 +1,10 @@
 """The scene benchmarks from the command line, on few photographs and a very narrow network."""
 
 import os
+import re
+import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dua_lightning.data.corruptions import NAMES
-from dua_lightning.report.records import read
+from dua_lightning.report.records import costs, read
 from tests.helpers.cli import Done, run
 from tests.helpers.process import spawn
 
@@ -81,18 +84,79 @@ def test_the_experts_of_catprior_serve_transprior_too(dua, tmp_path: Path) -> No
     assert tuple(dict.fromkeys(read(tmp_path / "out" / "records.csv")["user"])) == NAMES
 
 
-def test_own_folders_with_own_users(dua, tmp_path: Path) -> None:
-    stream = np.random.default_rng(0)
+OWN = ("data=own_users", "data.images.size=36", "data.input_size=32", "model.pooled=1", "model.weights=none")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A server with two tasks of two categories, and a user, ann, with labels."""
     for task, category in (("a", "x"), ("a", "y"), ("b", "z"), ("b", "w")):
-        for owner, count in (("server", 5), ("users/ann", 4), ("users/bob", 4)):
-            folder = tmp_path / "own" / owner / task / category
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(stream.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    sizes = ("data.images.size=36", "data.input_size=32", "model.pooled=1", "model.weights=none", "data.iterations=1")
-    done = dua("data=own_users", f"data.images.root={tmp_path / 'own'}", "adapt=adabn", *sizes)
+        fill(tmp_path / "own/server" / task / category, 5)
+        fill(tmp_path / "own/users/ann" / task / category, 4)
+    return tmp_path / "own"
+
+
+def fill(folder: Path, count: int) -> None:
+    stream = np.random.default_rng(zlib.crc32(str(folder).encode()))
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(stream.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+
+
+def test_own_folders_with_own_users(dua, own: Path, tmp_path: Path) -> None:
+    for category in ("a/x", "a/y", "b/z", "b/w"):
+        fill(own / "users/bob" / category, 4)
+    done = dua(*OWN, f"data.images.root={own}", "adapt=adabn", "data.iterations=1")
     assert done.status == 0, done.err
     assert set(read(tmp_path / "out" / "records.csv")["user"]) == {"ann", "bob"}
+
+
+ROWS = "method.rows=[{method: racl, adapt: adabn}, {method: racl, adapt: adabn_s}]"
+
+
+def test_users_without_labels_and_tasks_are_personalised_and_not_scored(dua, own: Path, tmp_path: Path) -> None:
+    fill(own / "users/bob/a", 4)
+    fill(own / "users/bob/b/z", 4)
+    fill(own / "users/carl", 6)
+    fill(own / "users/dora/a", 4)
+    (own / "users/ann/a/x/notes.txt").write_text("no picture")
+    arguments = (*OWN, f"data.images.root={own}", "data.iterations=2", "method=all", ROWS)
+    done = dua(*arguments)
+    assert done.status == 0, done.err
+    assert "user bob has no labels of a: personalised, not scored" in done.out
+    assert "user carl has no labels: personalised, not scored" in done.out
+    assert "users bob, carl have not all labels, which MAS-RACL + AdaBN-S needs: left out there" in done.out
+    assert "user dora has 0 pictures of task b that can be read, and is left out" in done.out
+    assert "1 of 54 pictures" in done.out
+    assert "users/ann/a/x/notes.txt" in done.out
+    (line,) = (line for line in done.out.splitlines() if "no tasks given" in line)
+    counts = re.fullmatch(r"seed 1: user carl: no tasks given; by the experts' confidence (\d) a, (\d) b", line)
+    assert counts is not None
+    assert sum(map(int, counts.groups())) == 6
+    assert set(read(tmp_path / "out" / "records.csv")["user"]) == {"ann"}
+    adapted = costs(tmp_path / "out" / "costs.csv").groupby("user", observed=True)["label"].unique()
+    both = {"MAS-RACL + AdaBN", "MAS-RACL + AdaBN-S"}
+    assert {user: set(labels) for user, labels in adapted.items()} == {
+        "ann": both,
+        **{user: {"MAS-RACL + AdaBN"} for user in ("bob", "carl")},
+    }
+    again = dua(*arguments)
+    assert "seed 1: reused 2 experts and 8 of 8 results" in again.out
+    assert line in again.out.splitlines()
+
+
+def test_a_run_that_scores_nobody_ends_well(dua, own: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own / "users/ann")
+    fill(own / "users/carl", 6)
+    done = dua(*OWN, f"data.images.root={own}", "data.iterations=1", "adapt=adabn")
+    assert done.status == 0, done.err
+    assert "none was scored" in done.out
+    assert not (tmp_path / "out" / "records.csv").exists()
+    refused = dua(*OWN, f"data.images.root={own}", "data.iterations=1", "adapt=finetune")
+    assert refused.status == 2
+    assert "adapt=finetune trains on users' labels, and no user has them all" in refused.err
+    sweep = dua(*OWN, f"data.images.root={own}", "data.iterations=1", "adapt=adabn,none", "-m")
+    assert sweep.status == 0, sweep.err
 
 
 BAD = {

@@ -2,25 +2,19 @@
 
 import logging
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from dua_lightning.data.decode import MOST_PIXELS, decoded
-from dua_lightning.data.listing import entries, form, shown, text, trouble
-from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
+from dua_lightning.data.decode import MOST_PIXELS
+from dua_lightning.data.listed import Category, Listed, gathered
+from dua_lightning.data.listing import entries, form, meant, shown, text, trouble
+from dua_lightning.data.pool import Pool
 from dua_lightning.errors import InputError
-from dua_lightning.streams import generator
-from dua_lightning.tasks import Task
 
 log = logging.getLogger(__name__)
 
-DIVIDED_LEAST, SERVER_LEAST, USER_LEAST = 4, 2, 2
-"""Fewest pictures of a category that makes all three sides, of one that is the server's alone, and of a user's task."""
 BRING_BACK = "mount or fetch what it stands for, or remove it"
 """The next step where a folder cannot be read."""
 
@@ -32,7 +26,7 @@ def folder(
     skip_unreadable: bool = False,
     most_pixels: int = MOST_PIXELS,
 ) -> Pool:
-    """Make a pool of pictures in `root/server/TASK/CATEGORY/*` and, optionally, `root/users/USER/TASK/CATEGORY/*`.
+    """Make a pool of pictures in `root/server/TASK/CATEGORY/*` and, optionally, below `root/users/USER`.
 
     Tasks, categories and users are sorted by name; every file is its own source. Pictures become squares as `decode`
     says, turned upright by their EXIF orientation.
@@ -41,8 +35,10 @@ def folder(
       extra, in the order of the stream `(0, "folder", task, category)`; four are the fewest. `owners` are -1, the
       benchmark divides the users' part.
     - With `users`, all pictures under `server` are the server's, at least two of each category. All pictures of a user
-      are extra and that user's own, as `owners` says; the benchmark draws the evaluation half. A user need not have
-      every category, but at least two pictures of every task.
+      are extra and that user's own, as `owners` says; the benchmark draws the evaluation half of those with labels:
+      `USER/TASK/CATEGORY/*` have labels, `USER/TASK/*` have none, and `USER/*` have no task either. All three may be in
+      one folder. A user need not have every category, but at least two pictures of every task, or two without a task;
+      others are left out, with a warning.
 
     Names may be of any characters. A user's task or category is the server's of the same name, whichever Unicode form
     either is written in. Hidden files and folders are passed over, and what file managers leave (`listing.STRAY`).
@@ -62,68 +58,42 @@ def folder(
 
     Raises:
         InputError: A folder is missing, a task has fewer than two categories, a category too few pictures, a user a
-            task or category that the server has not, two names are written alike, or something cannot
-            be read and may not be left out.
+            task or category that the server has not, no user enough pictures, two names are written alike, or something
+            cannot be read and may not be left out.
     """
     root = Path(root)
     server, of_users = _top(root)
     tree = _Tree([] if skip_unreadable else None)
-    tasks: list[Task] = []
-    files: dict[Path, list[Path]] = {}
+    tasks: list[str] = []
+    categories: list[Category] = []
+    pictures: list[Listed] = []
     for of_task in tree.folders(server, "task"):
-        found = tree.task(of_task)
+        found = {path: files for path in tree.folders(of_task, "category") if (files := tree.files(path))}
         if len(found) == 1:
             raise InputError(f"task {shown(of_task)} has 1 category; give it at least two folders of pictures")
-        if found:
-            tasks.append(Task(text(of_task.name), slice(len(files), len(files) + len(found))))
-            files |= found
+        if not found:
+            tree.drop(f"task {shown(of_task)} has 0 categories", "put pictures there, as CATEGORY/*, or remove it")
+            continue
+        for path, files in found.items():
+            pictures += [Listed(file, len(tasks), len(categories)) for file in files]
+            categories.append(Category(text(path.name), len(tasks), shown(path)))
+        tasks.append(text(of_task.name))
     if not tasks:
         raise InputError(f"{shown(server)} has no tasks; put the server's pictures there, as server/TASK/CATEGORY/*")
-    categories = list(files)
-    known = {_names(category, server): label for label, category in enumerate(categories)}
-    rows = [(path, label, -1) for label, category in enumerate(categories) for path in files[category]]
-    users: list[Path] = []
-    for user in [] if of_users is None else tree.folders(of_users, "user"):
-        own: dict[Path, list[Path]] = {}
-        for of_task in tree.folders(user, "task"):
-            own |= tree.task(of_task)
-        if not own:
-            tree.drop(f"{shown(user)} has no pictures", "put them there, as TASK/CATEGORY/*, or remove the folder")
-            continue
-        for category, paths in own.items():
-            if (label := known.get(_names(category, user))) is None:
-                raise InputError(
-                    f"the server has no task and category like {shown(category)}; rename it or make "
-                    f"server/{shown(category.relative_to(user))}"
-                )
-            rows += [(path, label, len(users)) for path in paths]
-        users.append(user)
+    labels: list[dict[str, int]] = [{} for _ in tasks]
+    for label, category in enumerate(categories):
+        labels[category.task][form(category.name)] = label
+    known = {form(task): (place, labels[place]) for place, task in enumerate(tasks)}
+    users = [] if of_users is None else tree.folders(of_users, "user")
+    for owner, user in enumerate(users):
+        pictures += [Listed(path, task, label, owner) for path, task, label in tree.user(user, known)]
     if of_users is not None and not users:
-        raise InputError(
-            f"{shown(of_users)} has no users; put their pictures there, as users/USER/TASK/*, or remove it"
-        )
-    labels, owners = torch.tensor([label for _, label, _ in rows]), torch.tensor([user for _, _, user in rows])
-    _check(tasks, categories, users, labels, owners)
-
-    paths = [path for path, _, _ in rows]
-    pixels, places = decoded(
-        paths, root, size, Path(cache), upright=True, skip_unreadable=skip_unreadable, most_pixels=most_pixels
-    )
+        raise InputError(f"{shown(of_users)} has no users; put their pictures there, as users/USER/*, or remove it")
     if tree.dropped:
         log.warning("%d folders and files in %s are left out: %s", len(tree.dropped), shown(root), tree.dropped)
-    labels, owners = labels[places], owners[places]
-    _check(tasks, categories, users, labels, owners)
-    return Pool(
-        "folder",
-        tuple(tasks),
-        tuple(text(category.name) for category in categories),
-        pixels,
-        labels,
-        places,
-        torch.where(owners < 0, SERVER, EXTRA).to(torch.uint8) if users else _divided(labels, list(known)),
-        owners,
-        tuple(text(user.name) for user in users),
-    )
+    names = [text(user.name) for user in users]
+    rest = size, Path(cache), skip_unreadable, most_pixels
+    return gathered("folder", root, tasks, categories, pictures, names, *rest)
 
 
 class _Tree:
@@ -141,37 +111,71 @@ class _Tree:
             raise InputError(f"{wrong}; {step}, or leave such things out with skip_unreadable=true")
         self.dropped.append(wrong)
 
-    def folders(self, within: Path, kind: str) -> list[Path]:
-        found: dict[str, Path] = {}
+    def contents(self, within: Path) -> tuple[list[Path], list[Path]]:
+        """The folders in a folder, and the files beside them; links that lead nowhere are among the files."""
+        folders: dict[str, Path] = {}
+        files = []
         for path in entries(within):
+            mode = stat.S_IFREG
+            with suppress(OSError):
+                mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
+                files.append(path)
+            elif not stat.S_ISDIR(mode):
+                raise InputError(f"{shown(path)} is no file and no folder; remove it")
+            elif (other := folders.setdefault(form(path.name), path)) != path:
+                raise InputError(f"the names {shown(path)} and {shown(other)} are written alike; rename one")
+        return list(folders.values()), files
+
+    def folders(self, within: Path, kind: str) -> list[Path]:
+        found, files = self.contents(within)
+        for path in files:
             try:
-                if not stat.S_ISDIR(path.stat().st_mode):
-                    self.drop(f"{shown(path)} is a file where the folder of a {kind} belongs", "move it elsewhere")
-                elif (other := found.setdefault(form(path.name), path)) != path:
-                    raise InputError(f"the names {shown(path)} and {shown(other)} are written alike; rename one")
+                path.stat()
+                self.drop(f"{shown(path)} is a file where the folder of a {kind} belongs", "move it elsewhere")
             except OSError as error:
                 self.drop(f"{shown(path)} {trouble(path, error)}", BRING_BACK)
-        return list(found.values())
-
-    def task(self, of_task: Path) -> dict[Path, list[Path]]:
-        """The pictures of each category of a task."""
-        found = {path: files for path in self.folders(of_task, "category") if (files := self.files(path))}
-        if not found:
-            self.drop(f"task {shown(of_task)} has 0 categories", "put pictures there, as CATEGORY/*, or remove it")
         return found
 
     def files(self, category: Path) -> list[Path]:
-        found = entries(category)
-        if not found:
+        folders, files = self.contents(category)
+        if folders:
+            raise InputError(
+                f"{shown(folders[0])} is no file; a category's pictures lie in its folder, without folders in between"
+            )
+        if not files:
             self.drop(f"{shown(category)} has no pictures", "put some there or remove the folder")
-        for path in found:
-            # A link that leads nowhere counts as a picture that cannot be read.
-            with suppress(OSError):
-                if not stat.S_ISREG(path.stat().st_mode):
+        return files
+
+    def user(self, user: Path, known: Mapping[str, tuple[int, Mapping[str, int]]]) -> Iterator[tuple[Path, int, int]]:
+        """A user's pictures, with the places of task and category; `known` has those of the server by their forms."""
+        of_tasks, files = self.contents(user)
+        for of_task in of_tasks:
+            if (name := form(of_task.name)) not in known:
+                raise InputError(_no_task(of_task, name, known))
+            task, labels = known[name]
+            of_categories, without = self.contents(of_task)
+            for category in of_categories:
+                if (of := form(category.name)) not in labels:
                     raise InputError(
-                        f"{shown(path)} is no file; a category's pictures lie in its folder, without folders in between"
+                        f"{shown(category)} is no category of the server's task {shown(of_task.name)}; "
+                        f"rename it, or make server/{shown(category.relative_to(user))}; {meant(of, labels)}"
                     )
-        return found
+                for path in self.files(category):
+                    yield path, task, labels[of]
+            for path in without:
+                yield path, task, -1
+        for path in files:
+            yield path, -1, -1
+
+
+def _no_task(path: Path, name: str, known: Mapping[str, tuple[int, Mapping[str, int]]]) -> str:
+    """The error for a folder of a user that is no task of the server."""
+    wrong = f"{shown(path)} is no task of the server"
+    for task, (_, labels) in known.items():
+        if name in labels:
+            return f"{wrong}, but a category of task {shown(task)}; move it to {shown(path.parent / task / path.name)}"
+    return f"{wrong}; rename it, or make server/{shown(path.name)}; {meant(name, known)}"
 
 
 def _top(root: Path) -> tuple[Path, Path | None]:
@@ -183,7 +187,7 @@ def _top(root: Path) -> tuple[Path, Path | None]:
         like = get_close_matches(path.name.lower(), (server.name, users.name), n=1, cutoff=0.88)
         if like and path.name not in (server.name, users.name) and _is_folder(path):
             raise InputError(f"{shown(path)} would not be read; call it {like[0]}, or by a name that is less like it")
-    for path, below in ((server, "TASK/CATEGORY/*"), (users, "USER/TASK/CATEGORY/*")):
+    for path, below in ((server, "TASK/CATEGORY/*"), (users, "USER/*")):
         if not _is_folder(path) and path.exists():
             raise InputError(f"{shown(path)} is a file; it should be a folder, with {path.name}/{below}")
     if not _is_folder(server):
@@ -201,36 +205,3 @@ def _is_folder(path: Path) -> bool:
         if isinstance(error, FileNotFoundError | NotADirectoryError) and not path.is_symlink():
             return False
         raise InputError(f"{shown(path)} {trouble(path, error)}; {BRING_BACK}") from error
-
-
-def _names(category: Path, above: Path) -> tuple[str, ...]:
-    """The names of task and category, in the form in which they are compared."""
-    return tuple(form(part) for part in category.relative_to(above).parts)
-
-
-def _check(tasks: Sequence[Task], categories: list[Path], users: list[Path], labels: Tensor, owners: Tensor) -> None:
-    """Raises `InputError` for a side that is too small to be split."""
-    least = SERVER_LEAST if users else DIVIDED_LEAST
-    for label, category in enumerate(categories):
-        if (count := int(((labels == label) & (owners < 0)).sum())) < least:
-            raise InputError(f"{shown(category)} has {count} pictures that can be read; at least {least} are needed")
-    for place, user in enumerate(users):
-        for task in tasks:
-            of_task = (owners == place) & (labels >= task.classes.start) & (labels < task.classes.stop)
-            if (count := int(of_task.sum())) < USER_LEAST:
-                raise InputError(
-                    f"{shown(user)} has {count} pictures of task {shown(task.name)} that can be read; each user needs "
-                    f"at least {USER_LEAST} of every task, of any of its categories"
-                )
-
-
-def _divided(labels: Tensor, names: list[tuple[str, ...]]) -> Tensor:
-    """`(n,)` uint8 side of each picture where the pool itself divides them."""
-    side = torch.full((len(labels),), EXTRA, dtype=torch.uint8)
-    for label, name in enumerate(names):
-        of_category = (labels == label).nonzero()[:, 0]
-        order = of_category[torch.randperm(len(of_category), generator=generator(0, "folder", *name))]
-        first, second = round(0.5 * len(order)), round(0.7 * len(order))
-        side[order[:first]] = SERVER
-        side[order[first:second]] = EVALUATION
-    return side

@@ -50,7 +50,7 @@ class Images:
     Args:
         store: `(N, channels, height, width)` uint8; several `Images` may share it.
         rows: `(n,)` int64, the places of these images in `store`.
-        labels: `(n,)` int64, classes of the whole benchmark.
+        labels: `(n,)` int64, classes of the whole benchmark; -1 where an image has no label.
         sources: `(n,)` int64, the original picture behind each image; two images of one source must not stand on two
             sides of a split.
         scale: `(n, channels)` float32.

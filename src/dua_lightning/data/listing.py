@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import normalize
 
@@ -99,3 +101,21 @@ def trouble(path: Path, error: OSError) -> str:
         return f"cannot be read ({reason})"
     ends = {errno.ENOENT: "which is not there", errno.ELOOP: "which leads back to it"}
     return f"is a link to {shown(os.readlink(path))}, {ends.get(error.errno or 0, f'which cannot be read ({reason})')}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Say which of some names was probably meant, as the end of a message.
+
+    Args:
+        name: A name that is not among them.
+        known: The names that there are.
+
+    Returns:
+        A question with the nearest name, or the names that there are.
+
+    >>> meant("Kitchn", ["bath", "kitchen"]), meant("x", ["bath", "kitchen"])
+    ('did you mean kitchen?', 'there are bath, kitchen')
+    """
+    small = {other.lower(): other for other in known}
+    near = get_close_matches(name.lower(), small, 1)
+    return f"did you mean {shown(small[near[0]])}?" if near else f"there are {', '.join(map(shown, small.values()))}"

@@ -1,8 +1,11 @@
-"""Users as the pictures come: the folders under `users/` of a folder of pictures."""
+"""Users as the pictures come: those of a pool whose pictures belong to users."""
+
+from dataclasses import replace
 
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.pool import Pool
 from dua_lightning.data.scenes import cut, scenes
+from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 
 
@@ -25,7 +28,7 @@ def own_users(
         augment: Whether training images are cut and mirrored at random.
         batch_size: Images of a training batch on the server.
         user_batch_size: Images of a batch in which phi takes a step.
-        users_labelled: Whether the users' images have labels.
+        users_labelled: Whether labels of the users' user-validation images may be seen, where there are some.
         iterations: The number of Monte-Carlo draws of each user's halves.
 
     Returns:
@@ -36,11 +39,26 @@ def own_users(
     """
     if not images.users:
         raise InputError(
-            f"the pictures of the pool {images.name} belong to no users; put them under ROOT/users/USER/TASK/CATEGORY, "
-            "or use the benchmark catprior or transprior, which divide them"
+            f"the pictures of the pool {images.name} belong to no users; put them under ROOT/users/USER, or name "
+            "users in the table, or use the benchmark catprior or transprior, which divide them"
         )
     crop = cut(images, input_size)
-    users = {
-        name: images.take((images.owners == place).nonzero()[:, 0], crop) for place, name in enumerate(images.users)
-    }
-    return scenes(images, users, seed, input_size, augment, batch_size, user_batch_size, users_labelled, iterations)
+    halves = images.halves if images.halves is not None and images.halves.any() else None
+
+    def user(place: int, name: str) -> UserData:
+        own = images.owners == place
+        of_tasks = [(own & (images.places == task)).nonzero()[:, 0] for task in range(len(images.tasks))]
+        unsorted = (own & (images.places < 0)).nonzero()[:, 0]
+        return UserData(
+            name,
+            [images.take(index, crop) for index in of_tasks],
+            images.tasks,
+            seed,
+            batch_size=user_batch_size,
+            labelled=users_labelled,
+            halves=None if halves is None else [halves[index] for index in of_tasks],
+            unsorted=images.take(unsorted, crop) if len(unsorted) else None,
+        )
+
+    benchmark = scenes(images, {}, seed, input_size, augment, batch_size, user_batch_size, users_labelled, iterations)
+    return replace(benchmark, users=tuple(user(place, name) for place, name in enumerate(images.users)))

@@ -27,12 +27,15 @@ class Pool:
         tasks: The tasks in the order of learning; each owns contiguous labels.
         categories: The name of each class, by label.
         pixels: `(n, 3, size, size)` uint8.
-        labels: `(n,)` int64.
+        labels: `(n,)` int64; -1 where a user's picture has none.
         sources: `(n,)` int64, as in `Images`; no source is on two sides.
         side: `(n,)` uint8, each one of `SERVER`, `EVALUATION`, `EXTRA`.
         owners: `(n,)` int64, the user whose picture it is by the source's own division, an index of `users`, or -1
             where the benchmark divides.
         users: The names of the users that the source has.
+        of_task: `(n,)` int64, the place of each picture's task, -1 where a user's picture has none; by default that of
+            its label.
+        halves: `(n,)` uint8, the half that each picture of a user is for, as in `UserData`; by default all are drawn.
     """
 
     name: str
@@ -44,6 +47,15 @@ class Pool:
     side: Tensor
     owners: Tensor
     users: tuple[str, ...] = ()
+    of_task: Tensor | None = None
+    halves: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """The place of each picture's task, `(n,)`; -1 where it has none."""
+        if self.of_task is not None:
+            return self.of_task
+        return torch.bucketize(self.labels, torch.tensor([task.classes.stop for task in self.tasks]), right=True)
 
     def take(self, index: Tensor, crop: int) -> Images:
         """Take some pictures, normalised as ImageNet's are; no pixel is copied.

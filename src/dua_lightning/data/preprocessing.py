@@ -1,4 +1,4 @@
-"""How a picture file becomes an input of the network."""
+"""The way from a picture file to an input of the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -25,6 +25,8 @@ def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images
     Raises:
         InputError: A side stays empty.
     """
+    if not divisible(images):
+        raise InputError(f"{len(images)} images cannot be split in two; some class needs at least two pictures")
     first = torch.zeros(len(images), dtype=torch.bool)
     for label in images.labels.unique():
         of_class = images.labels == label
@@ -32,9 +34,19 @@ def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images
         count = min(max(round(share * len(sources)), 1), max(len(sources) - 1, 0))
         chosen = sources[torch.randperm(len(sources), generator=stream)[:count]]
         first |= of_class & torch.isin(images.sources, chosen)
-    if first.all() or not first.any():
-        raise InputError(f"{len(images)} images cannot be split in two; some class needs at least two pictures")
     return images[first], images[~first]
+
+
+def divisible(images: Images) -> bool:
+    """Tell whether images can be split: whether some class has two source pictures.
+
+    Args:
+        images: The images.
+
+    Returns:
+        Whether it has.
+    """
+    return any(len(images.sources[images.labels == label].unique()) > 1 for label in images.labels.unique())
 
 
 def by_task(images: Images, tasks: Sequence[slice]) -> list[Images]:

@@ -4,12 +4,17 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, cast
 
+import torch
 from lightning import LightningDataModule
+from torch import Tensor
 
 from dua_lightning.data.images import EVALUATION_BATCH, BatchOrder, Images, Loader, Passes, StreamName, loader
-from dua_lightning.data.splits import split
+from dua_lightning.data.splits import divisible, split
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch, Task
+
+DRAWN, FOR_EVALUATION, FOR_VALIDATION = 0, 1, 2
+"""The half that an image is for: the one that each iteration draws, or always the same one."""
 
 KEEP_BYTES = 256 * 2**20
 """Images of one half up to this size, as the network sees them, are kept in memory: every row of a run reads them."""
@@ -23,7 +28,8 @@ class UserData(LightningDataModule):
     come together; `of` gives the data of a single task.
 
     Each Monte-Carlo iteration draws the halves anew, from the stream `(seed, "user", user, task, iteration)`; no source
-    picture is in both.
+    picture is in both. Images without a label are always for user-validation, and so are those of a task of which no
+    class has two pictures. So are images whose task is not known, which are of none until `with_tasks`.
 
     Args:
         user: The user's name.
@@ -32,7 +38,11 @@ class UserData(LightningDataModule):
         seed: The run's seed.
         iteration: The Monte-Carlo iteration, from 1.
         batch_size: Images of a batch in which phi takes a step.
-        labelled: Whether user-validation images have labels; on a real device they mostly have not.
+        labelled: Whether labels of user-validation images may be seen; on a real device they mostly may not. They are
+            not where some of these images have none.
+        halves: For each task `(n,)` uint8 with one of `DRAWN`, `FOR_EVALUATION` and `FOR_VALIDATION` for each image; by
+            default all are drawn. Images for evaluation have labels.
+        unsorted: Images whose task is not known, without labels, if there are any.
     """
 
     def __init__(
@@ -44,6 +54,8 @@ class UserData(LightningDataModule):
         iteration: int = 1,
         batch_size: int = 20,
         labelled: bool = True,
+        halves: Sequence[Tensor] | None = None,
+        unsorted: Images | None = None,
     ) -> None:
         super().__init__()
         self.user = user
@@ -52,7 +64,9 @@ class UserData(LightningDataModule):
         self.seed = seed
         self.iteration = iteration
         self.batch_size = batch_size
-        self.labelled = labelled
+        self.labelled = labelled and unsorted is None and all((part.labels >= 0).all() for part in images)
+        self.halves = halves
+        self.unsorted = unsorted
 
     def draw(self, iteration: int) -> "UserData":
         """Give the same user with the halves of another draw.
@@ -63,7 +77,25 @@ class UserData(LightningDataModule):
         Returns:
             The user's data in those halves.
         """
-        return UserData(self.user, self.images, self.tasks, self.seed, iteration, self.batch_size, self.labelled)
+        return self._with(iteration=iteration)
+
+    def with_tasks(self, places: Tensor) -> "UserData":
+        """Give the same user with every image of `unsorted` at a task.
+
+        Args:
+            places: `(n,)` the place of each image's task.
+
+        Returns:
+            The user's data, in the same halves.
+        """
+        assert self.unsorted is not None
+        found = [self.unsorted[places == place] for place in range(len(self.tasks))]
+        halves = self.halves and [
+            torch.cat([half, torch.full((len(new),), FOR_VALIDATION, dtype=half.dtype)])
+            for half, new in zip(self.halves, found, strict=True)
+        ]
+        images = [Images.cat([old, new]) for old, new in zip(self.images, found, strict=True)]
+        return self._with(images=images, halves=halves, unsorted=None)
 
     def of(self, task: Task) -> "UserData":
         """Give the data of one task, with the same halves.
@@ -78,18 +110,37 @@ class UserData(LightningDataModule):
 
     @cached_property
     def _parts(self) -> list["UserData"]:
-        rest = self.seed, self.iteration, self.batch_size, self.labelled
-        pairs = zip(self.tasks, self.images, strict=True)
-        return [UserData(self.user, [images], [task], *rest) for task, images in pairs]
+        return [
+            self._with(images=[images], tasks=[task], halves=self.halves and [self.halves[place]], unsorted=None)
+            for place, (task, images) in enumerate(zip(self.tasks, self.images, strict=True))
+        ]
+
+    def _with(self, **changes: Any) -> "UserData":
+        names = ("user", "images", "tasks", "seed", "iteration", "batch_size", "labelled", "halves", "unsorted")
+        return UserData(**{name: changes.get(name, getattr(self, name)) for name in names})
 
     @cached_property
     def _halves(self) -> tuple[Images, Images]:
-        pairs = [
-            split(images, 0.5, generator(self.seed, "user", self.user, task.name, self.iteration))
-            for task, images in zip(self.tasks, self.images, strict=True)
-        ]
+        pairs = [self._split(place) for place in range(len(self.tasks))]
         evaluation, validation = zip(*pairs, strict=True)
-        return Images.cat(evaluation), Images.cat(validation)
+        return Images.cat(evaluation), Images.cat([*validation, *([] if self.unsorted is None else [self.unsorted])])
+
+    def _split(self, place: int) -> tuple[Images, Images]:
+        """The halves of one task."""
+        images, task = self.images[place], self.tasks[place]
+        half = torch.full((len(images),), DRAWN) if self.halves is None else self.halves[place]
+        drawn = (half == DRAWN) & (images.labels >= 0)
+        parts = images[:0], images[drawn]
+        if divisible(images[drawn]):
+            parts = split(images[drawn], 0.5, generator(self.seed, "user", self.user, task.name, self.iteration))
+        for_evaluation = half == FOR_EVALUATION
+        evaluation = Images.cat([parts[0], images[for_evaluation]])
+        return evaluation, Images.cat([parts[1], images[~drawn & ~for_evaluation]])
+
+    @property
+    def unscored(self) -> list[Task]:
+        """The tasks of which there are no labelled images to measure accuracies on; such a user is not scored."""
+        return [task for task in self.tasks if not len(self.of(task).evaluation)]
 
     @property
     def evaluation(self) -> Images:
@@ -107,7 +158,12 @@ class UserData(LightningDataModule):
         Returns:
             Plain values by name; images by their digests.
         """
+        # Users of whom everything is drawn have the recipes that they had before others were known.
+        further = {} if self.halves is None else {"halves": [half.numpy().tobytes().hex() for half in self.halves]}
+        if self.unsorted is not None:
+            further["unsorted"] = [self.unsorted.digest()]
         return {
+            **further,
             "user": self.user,
             "tasks": [[task.name, repr(task.classes)] for task in self.tasks],
             "images": [images.digest() for images in self.images],
@@ -150,6 +206,15 @@ class UserData(LightningDataModule):
             Batches to be read and not written to; they are kept in memory where they are small.
         """
         return self._kept_validation.batches()
+
+    def unsorted_batches(self) -> Iterable[Batch]:
+        """Give the batches of the images whose task is not known.
+
+        Returns:
+            Batches in a fixed order, without labels.
+        """
+        assert self.unsorted is not None
+        return _in_order(self.unsorted, False)
 
     def evaluation_batches(self) -> Iterable[Batch]:
         """Give the batches of `test_dataloader`, for accuracies.

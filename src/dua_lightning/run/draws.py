@@ -59,10 +59,13 @@ class Result:
     Args:
         R: The accuracy matrix `(N, N)` in percent.
         costs: The cost of each adaptation and its task.
+        by_confidence: The number of pictures that each task has got by the experts' confidence; empty where the user's
+            pictures have tasks of their own.
     """
 
     R: np.ndarray
     costs: list[tuple[Task, Cost]]
+    by_confidence: tuple[int, ...] = ()
 
     def tensors(self, tasks: tuple[Task, ...]) -> Tensors:
         """Turn the result into tensors for the store, which name a task by its place.
@@ -77,6 +80,7 @@ class Result:
             "R": torch.tensor(self.R),
             "tasks": torch.tensor([tasks.index(task) for task, _ in self.costs], dtype=torch.int64),
             "costs": torch.tensor([astuple(cost) for _, cost in self.costs], dtype=torch.float64),
+            "by_confidence": torch.tensor(self.by_confidence, dtype=torch.int64),
         }
 
     @staticmethod
@@ -94,6 +98,7 @@ class Result:
         return Result(
             tensors["R"].numpy().copy(),
             [(tasks[place], Cost(int(trainable), int(size), *rest)) for place, (trainable, size, *rest) in costs],
+            tuple(tensors["by_confidence"].tolist()),
         )
 
 
@@ -117,8 +122,9 @@ class Draws:
         self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
         shape, classes = self.benchmark.shape, self.benchmark.classes
         self.net = build_network(settings.model.node, settings.model.place, shape, classes, seed)
+        labelled = any(someone.labelled for someone in self.known_users)
         for row in self.rows:
-            row.check(self.net, self.benchmark.users[0].labelled)
+            row.check(self.net, labelled)
             self._check_merge(row)
         self.start: State = clone(self.net.state_dict())
         self.device = training.device(settings.training)
@@ -127,10 +133,14 @@ class Draws:
         self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
         self.recipes = Recipes(settings, self.start, self.benchmark)
 
+    @property
+    def known_users(self) -> Sequence[UserData]:
+        """The users who are there; of a population, which makes each user when it is visited, the first one."""
+        users = self.benchmark.users
+        return users if isinstance(users, tuple) else users[:1]
+
     def check_sizes(self) -> None:
         """Refuse batches of one picture where the network cannot normalise a single one.
-
-        Of a population, which makes each user when it is visited, the first user is checked.
 
         Raises:
             InputError: Somebody has such a batch; the message names them, the task, and the number of pictures.
@@ -150,11 +160,12 @@ class Draws:
                     f"statistics=server cannot be used: the server has a single validation picture of task {name}, and "
                     f"{why}; give it more pictures"
                 )
-        users = self.benchmark.users if isinstance(self.benchmark.users, tuple) else self.benchmark.users[:1]
-        draws = [someone.draw(n) for someone in users for n in range(1, self.benchmark.iterations + 1)]
+        draws = [someone.draw(n) for someone in self.known_users for n in range(1, self.benchmark.iterations + 1)]
         for data, task in product(draws, self.benchmark.tasks):
             batches = sizes(data.of(task).train_dataloader())
-            for row in self.rows:
+            for row in self.rows if batches else ():
+                if not self.takes(row, data):
+                    continue
                 if isinstance(row.phi, NormalisesTogether) and row.phi.normalised_together(batches) < 2:
                     raise InputError(
                         f"adapt={row.adapt} cannot be used: the pictures of task {task.name} that user {data.user} "
@@ -182,9 +193,22 @@ class Draws:
         found = sha256()
         for data in self.benchmark.users:
             for iteration in range(1, self.benchmark.iterations + 1):
-                for row in self.rows:
+                for row in (row for row in self.rows if self.takes(row, data)):
                     found.update(self.recipes.result(row, data.draw(iteration)).key.encode())
         return found.hexdigest()
+
+    @staticmethod
+    def takes(row: Row, data: UserData) -> bool:
+        """Tell whether a row takes a user: it leaves out those who lack the labels that it needs.
+
+        Args:
+            row: The row.
+            data: The user's data.
+
+        Returns:
+            Whether it does.
+        """
+        return data.labelled or not row.needs_labels
 
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.
@@ -218,7 +242,8 @@ class Draws:
         self.net.to(self.device)
         data = self.data(draw)
         own_priors: dict[str, list[Prior]] = {}
-        found = [self._result(self.rows[place], data, own_priors, shared) for place in draw.rows]
+        sorted_: dict[str, tuple[UserData, tuple[int, ...]]] = {}
+        found = [self._result(self.rows[place], data, own_priors, sorted_, shared) for place in draw.rows]
         return found, time.perf_counter() - began
 
     def _check_merge(self, row: Row) -> None:
@@ -244,16 +269,35 @@ class Draws:
                 "its own; use a network whose head has its own weights, or a merge with priors"
             )
 
-    def _result(self, row: Row, data: UserData, own_priors: dict[str, list[Prior]], shared: Shared) -> Result:
-        states = [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)]
-        experts = joined(self.benchmark.tasks, states)
+    def _result(
+        self,
+        row: Row,
+        data: UserData,
+        own_priors: dict[str, list[Prior]],
+        sorted_: dict[str, tuple[UserData, tuple[int, ...]]],
+        shared: Shared,
+    ) -> Result:
+        keys = [recipe.key for recipe in self.recipes.experts(row)]
+        experts = joined(self.benchmark.tasks, [self._here(key, shared) for key in keys])
         try:
+            # The last expert's recipe tells those before it.
+            if keys[-1] not in sorted_:
+                sorted_[keys[-1]] = self._sorted(experts, data)
+            data, by_confidence = sorted_[keys[-1]]
             priors = self._priors(row, experts, data, own_priors, shared)
-            return Result(*user.evaluate(self.net, experts, self._models(row, experts, priors), row.phi, data))
+            models = self._models(row, experts, priors)
+            return Result(*user.evaluate(self.net, experts, models, row.phi, data), by_confidence)
         except DivergedError as error:
             raise InputError(f"{row.label}, user {data.user}: {error}, adapt.lr") from error
         except InputError as error:
             raise InputError(f"{row.label}, user {data.user}: {error}") from error
+
+    def _sorted(self, experts: tuple[Expert, ...], data: UserData) -> tuple[UserData, tuple[int, ...]]:
+        """The data with a task for every picture, and how many of each task have got it by the experts' confidence."""
+        if data.unsorted is None:
+            return data, ()
+        places = user.tasks_by_confidence(self.net, experts, data.unsorted_batches())
+        return data.with_tasks(places), tuple(places.bincount(minlength=len(experts)).tolist())
 
     def _here(self, key: str, shared: Shared) -> Tensors:
         """Shared tensors on the device of this run; on the processor the very tensors."""

@@ -32,6 +32,11 @@ from dua_lightning.tasks import Task
 
 SHOWN = 12
 """The number of users in the picture of domains."""
+NOT_SCORED = (
+    "no user has labels of every task, so that all were personalised and none was scored: there is no table; to see "
+    "whether it helps, put pictures of some users into folders of their categories"
+)
+"""The end of a run that has no accuracies."""
 
 
 def run(cfg: DictConfig, settings: Settings) -> str:
@@ -73,6 +78,8 @@ def run(cfg: DictConfig, settings: Settings) -> str:
             for of_seed in settings.seeds:
                 results = Results(of_seed, display, logger, engine, trainings)
                 if not pictures:
+                    for line in results.notes():
+                        display.say(line)
                     shown = _first_users(results.benchmark)
                     pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
                 for user, iteration, of_rows in results.by_draw():
@@ -81,9 +88,10 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                         costs.write(_costs(of_seed, row, user, iteration, result.costs))
                 computed, seconds = computed + results.computed, seconds + results.seconds
                 contents.append(results.content)
-        if not costs.begun:
-            # Those of an earlier run in this folder are not this one's.
-            costs.path.unlink(missing_ok=True)
+        for stream in (accuracies, costs):
+            if not stream.begun:
+                # Those of an earlier run in this folder are not this one's.
+                stream.path.unlink(missing_ok=True)
         cost = tables.UserCost(computed, seconds / computed) if computed else None
         with Display(console), stage("drawing the figures"):
             report(folder, settings.name, pictures, logger, console, cost)
@@ -146,6 +154,9 @@ def report(
         cost: The cost of each user, for runs that computed any.
     """
     path = folder / "records.csv"
+    if not path.exists():
+        console.print(NOT_SCORED)
+        return
     reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
     tables.write_summary(reduced, costs, cost, folder / "summary.json")
     pictures = [*pictures, *figures.draw_all(reduced, folder / "figures")]

@@ -16,7 +16,7 @@ from dua_lightning.server import measure, merge_prefixes, train_experts
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import fingerprint
 from dua_lightning.store.versions import Used, version
-from dua_lightning.user import evaluate
+from dua_lightning.user import evaluate, tasks_by_confidence
 from dua_lightning.user import measure as measure_on_device
 
 ALL_DEVICES = (-1, "-1", "auto")
@@ -118,6 +118,8 @@ class Recipes:
             **self._device,
         }
         used: list[Used] = [merge_prefixes, evaluate, type(data)]
+        if data.unsorted is not None:
+            used.append(tasks_by_confidence)
         if row.psi is not None:
             used += [measure, self._data_class] if row.prior == "server" else [measure_on_device]
         if row.statistics is not None:

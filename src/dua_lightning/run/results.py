@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
+import numpy as np
+
 from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.server import union
@@ -27,6 +29,9 @@ from dua_lightning.training import Fitted
 MOST_WAITING = 1000
 """Finished draws that wait for an earlier one that takes longer; with more, no further ones are started."""
 
+SHOWN = 10
+"""The most names in a line."""
+
 
 @dataclass
 class _Collected:
@@ -35,6 +40,7 @@ class _Collected:
     user: str
     draw: Draw
     results: list[Result | None]
+    reused: int = 0
     missing: dict[int, Recipe] = field(default_factory=dict)
 
 
@@ -74,6 +80,7 @@ class Results:
         self._recipes = self._draws.recipes
         self._experts: dict[str, tuple[Expert, ...]] = {}
         self._shared: set[str] = set()
+        self._said: set[str] = set()
         self._content = sha256()
 
     @property
@@ -97,11 +104,12 @@ class Results:
         total = len(users) * iterations
         work = self._draws.work()
         waiting: dict[int, _Collected] = {}
-        turn = reused = 0
+        turn = reused = asked = 0
         with self._display.bar(f"seed {self.seed}: users", total) as advance:
             for place in range(total):
                 collected = waiting[place] = self._kept(place // iterations, place % iterations + 1)
-                reused += len(self.rows) - len(collected.missing)
+                reused += collected.reused
+                asked += collected.reused + len(collected.missing)
                 if collected.missing:
                     keys = {key: None for row in collected.missing for key in self._share(self.rows[row])}
                     self._engine.submit(work, place, collected.draw, list(keys))
@@ -115,26 +123,58 @@ class Results:
                     turn += 1
                     advance(f"user {collected.user}")
                     found = [result for result in collected.results if result is not None]
+                    self._say_tasks(collected.user, found)
                     yield collected.user, collected.draw.iteration, found
         if experts or reused:
-            self._display.say(
-                f"seed {self.seed}: reused {experts} experts and {reused} of {total * len(self.rows)} results"
-            )
+            self._display.say(f"seed {self.seed}: reused {experts} experts and {reused} of {asked} results")
+
+    def notes(self) -> Iterator[str]:
+        """Tell who is left out of what for want of labels, as far as users are known before a run visits them.
+
+        Yields:
+            Lines.
+        """
+        users, tasks = self._draws.known_users, self.benchmark.tasks
+        for lacking in dict.fromkeys(tuple(someone.unscored) for someone in users):
+            if lacking:
+                names = [someone.user for someone in users if tuple(someone.unscored) == lacking]
+                of = "" if lacking == tasks else f" of {', '.join(task.name for task in lacking)}"
+                yield f"{_named('user', names)} no labels{of}: personalised, not scored"
+        out = [someone.user for someone in users if not someone.labelled]
+        labels = [row.label for row in self.rows if row.needs_labels]
+        if out and labels:
+            yield f"{_named('user', out)} not all labels, which {', '.join(labels)} needs: left out there"
+
+    def _say_tasks(self, user: str, results: list[Result]) -> None:
+        """Say how many of a user's pictures got which task by confidence; rows with other experts may differ."""
+        for counts in dict.fromkeys(result.by_confidence for result in results if result.by_confidence):
+            of = ", ".join(f"{count} {task.name}" for count, task in zip(counts, self.benchmark.tasks, strict=True))
+            line = f"user {user}: no tasks given; by the experts' confidence {of}"
+            if line not in self._said:
+                self._said.add(line)
+                self._display.say(f"seed {self.seed}: {line}")
 
     def _kept(self, user: int, iteration: int) -> _Collected:
         """Read the results of a draw that the store has."""
         data = self.benchmark.users[user].draw(iteration)
         results: list[Result | None] = []
         missing: dict[int, Recipe] = {}
+        reused = 0
         for place, row in enumerate(self.rows):
+            if not self._draws.takes(row, data):
+                N = len(self.benchmark.tasks)
+                results.append(Result(np.full((N, N), np.nan), []))
+                continue
             recipe = self._recipes.result(row, data)
             self._content.update(recipe.key.encode())
             kept = self._store.get(recipe)
             results.append(None if kept is None else Result.of(kept, self.benchmark.tasks))
             if kept is None:
                 missing[place] = recipe
+            else:
+                reused += 1
         draw = Draw(user, iteration, tuple(missing), digest(data.recipe()))
-        return _Collected(data.user, draw, results, missing)
+        return _Collected(data.user, draw, results, reused, missing)
 
     def _receive(self, waiting: dict[int, _Collected]) -> None:
         place, (results, seconds) = self._engine.receive()
@@ -224,3 +264,13 @@ class Results:
         if self._draws.settings.keep_priors or self._engine.by_path:
             return self._store.once(recipe, lambda: named(measured()))
         return named(measured())
+
+
+def _named(kind: str, names: list[str]) -> str:
+    """A few names and a verb, for a line.
+
+    >>> _named("user", ["ann"]), _named("user", ["ann", "bob"])
+    ('user ann has', 'users ann, bob have')
+    """
+    shown = [*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])]
+    return f"{kind} {shown[0]} has" if len(names) == 1 else f"{kind}s {', '.join(shown)} have"

@@ -63,12 +63,17 @@ class Row:
         made: Regulariser = self.regularise.build(Regulariser)
         return made
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a user needs labels for it, so that it leaves out those who have none."""
+        return self.phi.needs_labels or (self.prior == "user" and self.psi is not None and self.psi.needs_labels)
+
     def check(self, net: nn.Module | None, labelled: bool) -> None:
         """Check that the row can be computed.
 
         Args:
             net: The network; `None` where it is not known yet.
-            labelled: Whether the users' data have labels: all users' have, or none's.
+            labelled: Whether some user's data have labels.
 
         Raises:
             InputError: The network cannot be adapted so, or labels are needed that are not there.
@@ -78,15 +83,15 @@ class Row:
                 self.phi.check(net)
         except InputError as error:
             raise InputError(f"adapt={self.adapt} cannot be used: {error}") from error
-        if self.prior == "user" and self.psi is not None and self.psi.needs_labels and not labelled:
-            raise InputError(
-                f"{self.label} measures importance={self.importance} on users' labels, and data.users_labelled=false; "
-                "use importance=mas, or importance=fim importance.labels=sampled"
-            )
-        if self.phi.needs_labels and not labelled:
-            raise InputError(
-                f"adapt={self.adapt} trains on users' labels, and data.users_labelled=false; use adapt=none"
-            )
+        if labelled or not self.needs_labels:
+            return
+        why = "and no user has them all, or data.users_labelled=false"
+        if self.phi.needs_labels:
+            raise InputError(f"adapt={self.adapt} trains on users' labels, {why}; use adapt=adabn or adapt=none")
+        raise InputError(
+            f"{self.label} measures importance={self.importance} on users' labels, {why}; use importance=mas, or "
+            "importance=fim importance.labels=sampled"
+        )
 
 
 def rows(settings: SeedSettings) -> list[Row]:

@@ -269,6 +269,8 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _table(folder: Path, jobs: list[Path]) -> None:
+    # Jobs in which no user is scored have no records.
+    jobs = [job for job in jobs if (job / "records.csv").exists()]
     if not jobs:
         return
     from dua_lightning.report.runs import join
@@ -283,6 +285,8 @@ def _objective(cfg: DictConfig, folder: Path) -> float:
     from dua_lightning.report.records import chunks
     from dua_lightning.report.reduce import over_seeds, reduce
 
+    if not (folder / "records.csv").exists():
+        return math.nan
     return float(over_seeds(reduce(chunks(folder / "records.csv")).draws)[str(cfg.objective)].mean())
 
 
@@ -330,7 +334,8 @@ def _finished(cfg: DictConfig, folder: Path) -> bool:
 
 
 def _note(cfg: DictConfig, folder: Path, content: str) -> dict[str, str]:
-    records = hashlib.sha256((folder / "records.csv").read_bytes()).hexdigest()
+    path = folder / "records.csv"
+    records = hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest()
     return {"configuration": _digest(cfg), "content": content, "records": records}
 
 
