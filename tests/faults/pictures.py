@@ -155,5 +155,6 @@ def _refused(at: Path, path: Path, target: str) -> str:
         folder(at / "own", 6, at / "cache")
     except InputError as error:
         line = str(error)
-        return "" if "\n" not in line and str(path) in line and target in line else f"no line that names it: {line}"
+        named = str(path) in line or (not target and "user ann has " in line)
+        return "" if "\n" not in line and named and target in line else f"no line that names it: {line}"
     return "nothing was said"

@@ -142,7 +142,7 @@ def _check_server(categories: Sequence[Category], users: bool, labels: Tensor, o
 def _check_users(
     users: Sequence[str], tasks: Sequence[str], of_task: Tensor, owners: Tensor, halves: Tensor
 ) -> dict[int, str]:
-    """What each user lacks who lacks pictures, by the user's place; raises `InputError` where nobody is left."""
+    """Tell what each user lacks who lacks pictures, by the user's place; raises `InputError` where nobody is left."""
     lacking: dict[int, str] = {}
     for place, user in enumerate(users):
         own = owners == place

@@ -134,16 +134,18 @@ class Results:
         Yields:
             Lines.
         """
-        users, tasks = self._draws.known_users, self.benchmark.tasks
-        for lacking in dict.fromkeys(tuple(someone.unscored) for someone in users):
-            if lacking:
-                names = [someone.user for someone in users if tuple(someone.unscored) == lacking]
-                of = "" if lacking == tasks else f" of {', '.join(task.name for task in lacking)}"
-                yield f"{_named('user', names)} no labels{of}: personalised, not scored"
+        users = self._draws.known_users
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for someone in users:
+            lacking.setdefault(tuple(task.name for task in someone.unscored), []).append(someone.user)
+        for tasks, names in lacking.items():
+            if tasks:
+                of = "" if len(tasks) == len(self.benchmark.tasks) else f" of {', '.join(tasks)}"
+                yield f"{_have(names)} no labels{of}: personalised, not scored"
         out = [someone.user for someone in users if not someone.labelled]
         labels = [row.label for row in self.rows if row.needs_labels]
         if out and labels:
-            yield f"{_named('user', out)} not all labels, which {', '.join(labels)} needs: left out there"
+            yield f"{_have(out)} not all labels, which {', '.join(labels)} needs: left out there"
 
     def _say_tasks(self, user: str, results: list[Result]) -> None:
         """Say how many of a user's pictures got which task by confidence; rows with other experts may differ."""
@@ -266,11 +268,13 @@ class Results:
         return named(measured())
 
 
-def _named(kind: str, names: list[str]) -> str:
-    """A few names and a verb, for a line.
+def _have(users: list[str]) -> str:
+    """The names of users and a verb, for a line.
 
-    >>> _named("user", ["ann"]), _named("user", ["ann", "bob"])
+    >>> _have(["ann"]), _have(["ann", "bob"])
     ('user ann has', 'users ann, bob have')
     """
-    shown = [*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])]
-    return f"{kind} {shown[0]} has" if len(names) == 1 else f"{kind}s {', '.join(shown)} have"
+    if len(users) == 1:
+        return f"user {users[0]} has"
+    more = f" and {len(users) - SHOWN} more" if len(users) > SHOWN else ""
+    return f"users {', '.join(users[:SHOWN])}{more} have"
