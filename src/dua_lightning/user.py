@@ -30,6 +30,27 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     return [importance(net, expert, data.of(expert.task).validation_batches()) for expert in experts]
 
 
+def personalise(
+    net: nn.Module, expert: Expert, state: State, adapt: Adapt, data: UserData
+) -> tuple[State, Cost | None]:
+    """Make the final state of one task: the personal model's, adapted on the user's own data.
+
+    Args:
+        net: A workspace.
+        expert: The task's unmerged expert, for adaptations that ask for it.
+        state: The state of the personal model that serves the task.
+        adapt: phi.
+        data: The user's data.
+
+    Returns:
+        The final state, and what the adaptation cost; with `Unchanged` the very state, and nothing.
+    """
+    if type(adapt) is Unchanged:
+        return state, None
+    phi = adapt.of(expert) if isinstance(adapt, OfExpert) else adapt
+    return measured(phi, net, state, expert.task, data.of(expert.task).adaptation_batches())
+
+
 def evaluate(
     net: nn.Module,
     experts: Sequence[Expert],
@@ -63,10 +84,8 @@ def evaluate(
             if task.name in seen and seen[task.name][0] is state:
                 continue
             # An adapted state may be a copy of the whole network, so that no two are held at once.
-            final = state
-            if type(adapt) is not Unchanged:
-                phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
-                final, cost = measured(phi, net, state, task, data.of(task).adaptation_batches())
+            final, cost = personalise(net, experts[j], state, adapt, data)
+            if cost is not None:
                 costs.append((task, cost))
             seen[task.name] = state, accuracy(net, final, task, data.of(task).evaluation_batches())
         R[t - 1, :t] = [seen[task.name][1] for task in tasks]
