@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The folder of the configuration: a wheel carries it inside the package; a checkout has it at the top."""
 
-COMMANDS = ("store", "report", "compare")
+COMMANDS = ("store", "report", "compare", "export", "predict")
 """First words of the command line that name a command; with anything else it is a run."""
 
 # The variable has a second name: `main` gives the first one to Hydra, and processes of a launcher inherit both.
@@ -121,6 +121,14 @@ def _command(name: str, arguments: list[str]) -> int:
         from dua_lightning.commands import report
 
         return report.main(arguments)
+    if name == "export":
+        from dua_lightning.commands import export
+
+        return export.main(arguments)
+    if name == "predict":
+        from dua_lightning.commands import predict
+
+        return predict.main(arguments)
     from dua_lightning.commands import compare
 
     return compare.main(arguments)

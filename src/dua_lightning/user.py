@@ -74,6 +74,29 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     return [nothing if prior is None else prior for prior in found]
 
 
+def personalise(
+    net: nn.Module, expert: Expert, state: State, adapt: Adapt, data: UserData
+) -> tuple[State, Cost | None]:
+    """Make the final state of one task: the personal model's, adapted on the user's own data.
+
+    Args:
+        net: A workspace.
+        expert: The task's unmerged expert, for adaptations that ask for it.
+        state: The state of the personal model that serves the task.
+        adapt: phi.
+        data: The user's data.
+
+    Returns:
+        The final state, and what the adaptation cost; the very state, and nothing, with `Unchanged` and where the user
+        has no images of the task.
+    """
+    own = data.of(expert.task)
+    if type(adapt) is Unchanged or not len(own.validation):
+        return state, None
+    phi = adapt.of(expert) if isinstance(adapt, OfExpert) else adapt
+    return measured(phi, net, state, expert.task, own.adaptation_batches())
+
+
 def evaluate(
     net: nn.Module,
     experts: Sequence[Expert],
@@ -110,11 +133,10 @@ def evaluate(
             if task.name in seen and seen[task.name][0] is state:
                 continue
             # An adapted state may be a copy of the whole network, so that no two are held at once.
-            final, own = state, data.of(task)
-            if type(adapt) is not Unchanged and len(own.validation):
-                phi = adapt.of(experts[j]) if isinstance(adapt, OfExpert) else adapt
-                final, cost = measured(phi, net, state, task, own.adaptation_batches())
+            final, cost = personalise(net, experts[j], state, adapt, data)
+            if cost is not None:
                 costs.append((task, cost))
-            seen[task.name] = state, accuracy(net, final, task, own.evaluation_batches()) if scored else math.nan
+            batches = data.of(task).evaluation_batches()
+            seen[task.name] = state, accuracy(net, final, task, batches) if scored else math.nan
         R[t - 1, :t] = [seen[task.name][1] for task in tasks]
     return R, costs

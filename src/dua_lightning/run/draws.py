@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import partial
 from hashlib import sha256
@@ -22,6 +23,7 @@ from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.merge import ServerStatistics
 from dua_lightning.merge.base import check_head, check_norms, shared
 from dua_lightning.params import State, body_names, clone
+from dua_lightning.progress import stage
 from dua_lightning.run import training
 from dua_lightning.run.network import build_network
 from dua_lightning.run.recipes import Recipes
@@ -242,9 +244,51 @@ class Draws:
         self.net.to(self.device)
         data = self.data(draw)
         own_priors: dict[str, list[Prior]] = {}
-        sorted_: dict[str, tuple[UserData, tuple[int, ...]]] = {}
-        found = [self._result(self.rows[place], data, own_priors, sorted_, shared) for place in draw.rows]
+        divided: dict[str, tuple[UserData, tuple[int, ...]]] = {}
+        found = [self._result(self.rows[place], data, own_priors, divided, shared) for place in draw.rows]
         return found, time.perf_counter() - began
+
+    def personal(self, row: Row, data: UserData, shared: Shared) -> dict[str, State]:
+        """Compute the final states of a user, those that `compute` evaluates after the last task.
+
+        Args:
+            row: The row.
+            data: The user's data in the halves of a draw.
+            shared: Experts and the server's priors, by the keys of their recipes.
+
+        Returns:
+            The adapted state that serves each task, by the task's name.
+        """
+        self.net.to(self.device)
+        with _named(row, data):
+            experts = self._experts(row, shared)
+            data, _ = self._sorted(experts, data)
+            ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
+            of = {expert.task.name: expert for expert in experts}
+            return {
+                task: user.personalise(self.net, of[task], state, row.phi, data)[0] for task, state in model.items()
+            }
+
+    def server_priors(self, row: Row, experts: tuple[Expert, ...], keep: bool) -> Tensors:
+        """Measure the server's priors on its own data.
+
+        Args:
+            row: A row with such priors.
+            experts: The row's experts.
+            keep: Whether the store keeps them; where it has them, they are taken from there.
+
+        Returns:
+            The priors, as `named` turns them into tensors.
+        """
+
+        def measured() -> Tensors:
+            assert row.psi is not None
+            here = [Expert(e.task, {name: t.to(self.device) for name, t in e.state.items()}) for e in experts]
+            net = self.net.to(self.device)
+            with stage(f"seed {self.settings.seed}: the server measures {row.importance}"):
+                return named(server.measure(row.psi, net, here, self.benchmark.server, row.training_data_too))
+
+        return self.store.once(self.recipes.priors(row, None), measured) if keep else measured()
 
     def _check_merge(self, row: Row) -> None:
         if row.chi.keeps_statistics:
@@ -274,23 +318,33 @@ class Draws:
         row: Row,
         data: UserData,
         own_priors: dict[str, list[Prior]],
-        sorted_: dict[str, tuple[UserData, tuple[int, ...]]],
+        divided: dict[str, tuple[UserData, tuple[int, ...]]],
         shared: Shared,
     ) -> Result:
-        keys = [recipe.key for recipe in self.recipes.experts(row)]
-        experts = joined(self.benchmark.tasks, [self._here(key, shared) for key in keys])
-        try:
+        with _named(row, data):
+            experts = self._experts(row, shared)
             # The last expert's recipe tells those before it.
-            if keys[-1] not in sorted_:
-                sorted_[keys[-1]] = self._sorted(experts, data)
-            data, by_confidence = sorted_[keys[-1]]
-            priors = self._priors(row, experts, data, own_priors, shared)
-            models = self._models(row, experts, priors)
+            key = self.recipes.experts(row)[-1].key
+            if key not in divided:
+                divided[key] = self._sorted(experts, data)
+            data, by_confidence = divided[key]
+            models = self._merged(row, experts, data, own_priors, shared, row.last_alone)
             return Result(*user.evaluate(self.net, experts, models, row.phi, data), by_confidence)
-        except DivergedError as error:
-            raise InputError(f"{row.label}, user {data.user}: {error}, adapt.lr") from error
-        except InputError as error:
-            raise InputError(f"{row.label}, user {data.user}: {error}") from error
+
+    def _experts(self, row: Row, shared: Shared) -> tuple[Expert, ...]:
+        return joined(self.benchmark.tasks, [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)])
+
+    def _merged(
+        self,
+        row: Row,
+        experts: tuple[Expert, ...],
+        data: UserData,
+        own_priors: dict[str, list[Prior]],
+        shared: Shared,
+        last_alone: bool,
+    ) -> Iterator[tuple[int, UserModel]]:
+        """The personal model after each task or after the last one alone."""
+        return self._models(row, experts, self._priors(row, experts, data, own_priors, shared), last_alone)
 
     def _sorted(self, experts: tuple[Expert, ...], data: UserData) -> tuple[UserData, tuple[int, ...]]:
         """The data with a task for every picture, and how many of each task have got it by the experts' confidence."""
@@ -333,12 +387,13 @@ class Draws:
                 own_priors[recipe.key] = measured()
         return own_priors[recipe.key]
 
-    def _models(self, row: Row, experts: tuple[Expert, ...], priors: list[Prior]) -> Iterator[tuple[int, UserModel]]:
-        """The personal model after each task, or after the last one alone."""
+    def _models(
+        self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
+    ) -> Iterator[tuple[int, UserModel]]:
         N, start = len(experts), self._here("start", {"start": self.start})
         merged = (
             [(N, row.chi(experts, priors, start))]
-            if row.last_alone
+            if last_alone
             else server.merge_prefixes(row.chi, experts, priors, start)
         )
         for t, model in merged:
@@ -360,6 +415,17 @@ class Draws:
                 for task, state in whole.items()
             }
         return {task: {**model[task], **own} for task, own in self._statistics[key].items()}
+
+
+@contextmanager
+def _named(row: Row, data: UserData) -> Iterator[None]:
+    """Name row and user in the refusals of the block."""
+    try:
+        yield
+    except DivergedError as error:
+        raise InputError(f"{row.label}, user {data.user}: {error}, adapt.lr") from error
+    except InputError as error:
+        raise InputError(f"{row.label}, user {data.user}: {error}") from error
 
 
 def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]:

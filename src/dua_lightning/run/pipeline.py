@@ -21,7 +21,7 @@ from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.report.terminal import Terminal
-from dua_lightning.run import provenance
+from dua_lightning.run import finished, provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
 from dua_lightning.run.results import Results
@@ -58,6 +58,7 @@ def run(cfg: DictConfig, settings: Settings) -> str:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     provenance.write(cfg, folder)
+    finished.write(settings.seeds, folder)
     console = Terminal()
     labels = [row.label for row in rows(settings.seeds[0])]
     label = labels[0] if len(labels) == 1 else loggers.SEVERAL

@@ -18,12 +18,12 @@ from dua_lightning.report.progress import TrainingProgress
 from dua_lightning.report.records import TrainingRecord
 from dua_lightning.report.stream import Stream
 from dua_lightning.run import training
-from dua_lightning.run.draws import Draw, Draws, Result, joined, named
+from dua_lightning.run.draws import Draw, Draws, Result, joined
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Recipe, digest
 from dua_lightning.store.tensorfile import Tensors
-from dua_lightning.tasks import Expert, Prior
+from dua_lightning.tasks import Expert
 from dua_lightning.training import Fitted
 
 MOST_WAITING = 1000
@@ -197,7 +197,8 @@ class Results:
         if row.prior == "server":
             recipe = self._recipes.priors(row, None)
             if recipe.key not in self._shared:
-                self._give(recipe, self._server_priors(row, recipe, experts))
+                keep = self._draws.settings.keep_priors or self._engine.by_path
+                self._give(recipe, self._draws.server_priors(row, experts, keep))
             keys.append(recipe.key)
         return keys
 
@@ -250,22 +251,6 @@ class Results:
             seconds = sum(fitted.seconds for fitted in made)
             self._display.say(f"{text} trained in {seconds:.1f} s, validation %: {best}")
         return joined(self.benchmark.tasks, [expert.state for expert in experts])
-
-    def _server_priors(self, row: Row, recipe: Recipe, experts: tuple[Expert, ...]) -> Tensors:
-        """Measure the server's priors, once for all users; they are kept where asked, or where workers read them."""
-
-        def measured() -> list[Prior]:
-            assert row.psi is not None
-            device = self._draws.device
-            here = [Expert(e.task, {name: t.to(device) for name, t in e.state.items()}) for e in experts]
-            with stage(f"seed {self.seed}: the server measures {row.importance}"):
-                return server.measure(
-                    row.psi, self._draws.net.to(device), here, self.benchmark.server, row.training_data_too
-                )
-
-        if self._draws.settings.keep_priors or self._engine.by_path:
-            return self._store.once(recipe, lambda: named(measured()))
-        return named(measured())
 
 
 def _have(users: list[str]) -> str:
