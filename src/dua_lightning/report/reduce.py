@@ -404,7 +404,8 @@ def _named(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hash(frame: pd.DataFrame) -> np.ndarray:
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    # A name may be bytes that are no UTF-8, which pandas would refuse.
+    return pd.util.hash_pandas_object(frame, index=False, encoding="unicode_escape").to_numpy()
 
 
 def _results(R: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Run:
         """
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", _command(kept)
-        rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
+        rows: list[dict[str, Any]] = self.settings.get(ROWS) or [{}]
         asked = {_axis(text): text.partition("=")[2] for text in kept if _axis(text) in AXES}
         rows = [row for row in rows if all(row.get(axis, choice) == choice for axis, choice in asked.items())]
         seed = self.settings.get("seed")

@@ -173,7 +173,14 @@ def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R:
         The records.
     """
     whose = _whose(settings, row, user, iteration)
-    own: dict[str, Any] = {"method": row.method, "importance": row.importance, "fidelity": settings.fidelity.name}
+    own: dict[str, Any] = {
+        "method": row.method,
+        "importance": row.importance,
+        "fidelity": settings.fidelity.name,
+        "prior": row.prior,
+        "statistics": row.statistics_name,
+        "uses": row.uses,
+    }
     return [
         Record(**whose, **own, after=int(t) + 1, on=int(j) + 1, accuracy=float(R[t, j]))
         for t, j in np.argwhere(~np.isnan(R))

@@ -35,6 +35,7 @@ class Row:
         training_data_too: Whether a server measures on its training data as well.
         chi: The merge.
         statistics: The step after the merge; `None` where the merge needs none.
+        statistics_name: The name of that step for the records; `none` where the merge needs none.
         phi: The adaptation.
         settings: The plain values that the objects were built of; `None` for those that are not there.
     """
@@ -52,6 +53,7 @@ class Row:
     training_data_too: bool
     chi: Merge
     statistics: Statistics | None
+    statistics_name: str
     phi: Adapt
     settings: dict[str, Any]
 
@@ -62,6 +64,14 @@ class Row:
 
         made: Regulariser = self.regularise.build(Regulariser)
         return made
+
+    @property
+    def uses(self) -> str:
+        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels."""
+        own_psi = self.psi if self.prior == "user" else None
+        if self.phi.needs_labels or (own_psi is not None and own_psi.needs_labels):
+            return "labels"
+        return "nothing" if own_psi is None and type(self.phi) is Unchanged else "images"
 
     def check(self, net: nn.Module | None, labelled: bool) -> None:
         """Check that the row can be computed.
@@ -151,6 +161,7 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         training_data_too=training_data_too,
         chi=chi,
         statistics=statistics,
+        statistics_name="none" if statistics is None else settings.statistics.name,
         phi=phi,
         settings={
             "regulariser": settings.regularise.plain(),
