@@ -42,6 +42,7 @@ def run(tmp_path: Path) -> Path:
                     accuracy = base + 2.0 * seed + 5.0 * user + (user - 1.0) * (adapt == "adabn")
                     common = {"data": "transprior", "model": "mobilenet_v2", "method": "imm", "importance": "mas"}
                     whose = {"user": f"user_{user}", "iteration": 1, "seed": seed, "fidelity": "paper"}
+                    whose |= {"prior": "server", "statistics": "last", "uses": "nothing"}
                     written.write(
                         [Record(**common, **whose, adapt=adapt, label=label, after=1, on=1, accuracy=accuracy)]
                     )

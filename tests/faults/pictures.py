@@ -108,7 +108,9 @@ def _named(user: str, task: str, category: str, file: str, at: Path) -> str:
     digest(data.recipe(), *(of_task.recipe() for of_task in benchmark.server))
     if sum(len(half) for half in (data.evaluation, data.validation)) != 8:
         return "other halves"
-    record = Record("d", "m", "n", "i", "a", pool.tasks[0].name, "paper", data.user, 1, 1, 1, 1, 50.0)
+    record = Record(
+        "d", "m", "n", "i", "a", pool.tasks[0].name, "paper", "user", "last", "images", data.user, 1, 1, 1, 1, 50.0
+    )
     records.write([record], at / "records.csv")
     (at / "records.csv").read_text(encoding="utf-8")
     (found,) = records.read(at / "records.csv").to_dict("records")

@@ -38,6 +38,7 @@ from tests.helpers import tiny
 from tests.helpers.training import training
 
 SHAPE = (6, 5, 4)
+OWN = ("user", "last", "images")
 CHECKPOINTS = (("last", 1), ("best", 2))
 
 
@@ -123,7 +124,10 @@ def _records(folder: Path) -> Path:
     path = folder / "records.csv"
     pairs = [(user, after, on) for user in ("ann", "bob") for after in (1, 2) for on in range(1, after + 1)]
     records.write(
-        [Record("d", "m", "racl", "mas", "none", "MAS-RACL", "paper", u, 1, 1, a, o, 50.5 + a) for u, a, o in pairs],
+        [
+            Record("d", "m", "racl", "mas", "none", "MAS-RACL", "paper", *OWN, u, 1, 1, a, o, 50.5 + a)
+            for u, a, o in pairs
+        ],
         path,
     )
     return path
@@ -352,5 +356,5 @@ def _npy(header: str) -> bytes:
 
 
 def _huge_task() -> bytes:
-    values = ["d", "m", "racl", "mas", "none", "MAS-RACL", "paper", "ann", 1, 1, 999_999, 999_999, 50.0]
+    values = ["d", "m", "racl", "mas", "none", "MAS-RACL", "paper", *OWN, "ann", 1, 1, 999_999, 999_999, 50.0]
     return f"{','.join(records.COLUMNS)}\n{','.join(map(str, values))}\n".encode()

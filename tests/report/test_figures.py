@@ -35,7 +35,7 @@ def of(rows: int = 1, users: int = 1, tasks: int = 2, seeds: int = 1) -> Reduced
     """Results of rows and users called 0, 1, .."""
     key = ("digits", "mlp", "racl", "mas", "none")
     lines = [
-        (*key, f"{row}", "paper", f"{user}", 1, seed, t, j, (7 * row + 5 * t + 3 * j) % 90.0)
+        (*key, f"{row}", "paper", "user", "last", "images", f"{user}", 1, seed, t, j, (7 * row + 5 * t + 3 * j) % 90.0)
         for row, user, seed, t in product(range(rows), range(users), range(seeds), range(1, tasks + 1))
         for j in range(1, t + 1)
     ]

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable
 from dataclasses import astuple
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -29,7 +31,10 @@ def plain(values: Iterable[object]) -> list[object]:
 def test_any_name_comes_back(streamed: bool, user: str, task: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("records")
     made = {
-        "records": [Record("d", task, "m", "i", "a", "l", "paper", who, 1, 2, 1, 1, 100 / 3) for who in (user, "z")],
+        "records": [
+            Record("d", task, "m", "i", "a", "l", "paper", "user", "last", "images", who, 1, 2, 1, 1, 100 / 3)
+            for who in (user, "z")
+        ],
         "costs": [
             CostRecord("d", "m", "a", task, who, 1, 2, task, "exact", 3, 4, 0.5, math.nan) for who in (user, "1")
         ],
@@ -45,3 +50,24 @@ def test_any_name_comes_back(streamed: bool, user: str, task: str, tmp_path_fact
             records.write(rows, path)
         read = {"records": records.read, "costs": records.costs, "trainings": records.trainings}[kind]
         assert [plain(row) for row in read(path).itertuples(index=False)] == [plain(astuple(row)) for row in rows]
+
+
+def test_tables_of_earlier_versions_are_filled_by_methods_and_adaptations(tmp_path: Path) -> None:
+    rows = [
+        # method, importance, adapt, label; prior, statistics, uses
+        ("racl", "mas", "none", "MAS-RACL", "user", "last", "images"),
+        ("racl", "fim", "none", "FIM-RACL", "user", "last", "labels"),
+        ("racl", "mas", "none", "MAS-RACL, server's priors", "server", "last", "nothing"),
+        ("racl", "none", "none", "RACL, mean merge", "none", "last", "nothing"),
+        ("imm", "fim", "none", "FIM-IMM, server statistics, lr=0.1", "server", "server", "nothing"),
+        ("imm", "mas", "adabn", "MAS-IMM + AdaBN", "server", "last", "images"),
+        ("mean_imm", "none", "adabn_s", "mean-IMM + AdaBN-S", "none", "last", "labels"),
+        ("joint", "none", "none", "Joint", "none", "none", "nothing"),
+        ("task_experts", "none", "finetune", "Task Experts", "none", "none", "labels"),
+    ]
+    made = [Record("d", "m", *row[:4], "paper", *row[4:], "ann", 1, 1, 1, 1, 50.0) for row in rows]
+    records.write(made, tmp_path / "new.csv")
+    frame = records.read(tmp_path / "new.csv")
+    old = frame.drop(columns=["prior", "statistics", "uses"]).to_csv(index=False)
+    (tmp_path / "old.csv").write_text(old, encoding="utf-8")
+    pd.testing.assert_frame_equal(records.read(tmp_path / "old.csv"), frame)

@@ -271,3 +271,10 @@ def test_summary_table_and_figure_of_many_users_show_percentiles_and_cost(tmp_pa
     assert "32.1 ms of a worker" in text
     first, _ = figures.draw_all(found, tmp_path)
     assert (first.name, first.read_bytes()[:4]) == ("spread.png", b"\x89PNG")
+
+
+def test_a_user_may_be_called_by_bytes_that_are_no_utf8() -> None:
+    lines = [replace(record, user=f"{record.user}\udce9") for record in made()]
+    found = reduce.reduce([pd.DataFrame(lines), pd.DataFrame(lines)]).draws
+    assert found["user"].unique().tolist() == ["a\udce9", "bcd\udce9"]
+    assert len(found) == 36

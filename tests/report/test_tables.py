@@ -15,6 +15,9 @@ from dua_lightning.report.records import COLUMNS, Record
 from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.terminal import Terminal
 
+OWN = {"racl": ("user", "last", "images"), "imm": ("server", "last", "nothing"), "joint": ("none", "none", "nothing")}
+"""For each row who measures its prior, its statistics, and what it uses of a user's own."""
+
 
 def value(method: str, user: str, iteration: int, seed: int, after: int, on: int) -> float:
     """An accuracy that differs in every argument."""
@@ -35,6 +38,7 @@ def made() -> list[Record]:
                 "none",
                 label,
                 "paper",
+                *OWN[method],
                 user,
                 iteration,
                 seed,
@@ -94,7 +98,7 @@ def test_the_table_cuts_no_number_where_it_is_narrow(width: int, frame: pd.DataF
 def test_matrices_hold_the_records_and_nothing_else(frame: pd.DataFrame) -> None:
     ((keys, R),) = records.matrices(frame)
     assert R.shape == (3 * 2 * 2 * 3, 3, 3)
-    identity = ["digits", "mlp", "racl", "mas", "none", "MAS-RACL", "paper", "bcd", 2, 3]
+    identity = ["digits", "mlp", "racl", "mas", "none", "MAS-RACL", "paper", "user", "last", "images", "bcd", 2, 3]
     (place,) = keys.index[(keys == identity).all(axis=1)]
     assert R[place, 2, 0] == value("racl", "bcd", 2, 3, 3, 1)
     assert np.isnan(R[place][np.triu_indices(3, 1)]).all()

@@ -106,18 +106,44 @@ class Commands:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A question and its answer.
+
+    Args:
+        question: The question.
+        text: The answer in sentences.
+        commands: Commands to be pasted into a shell.
+    """
+
+    question: str
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Questions and their answers.
+
+    Args:
+        answers: The answers in the order of the questions.
+    """
+
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading, sentences, and the parts that they are about.
 
     Args:
         title: The heading.
         text: The sentences.
-        parts: Tables, pictures and commands.
+        parts: Tables, pictures, commands and answers.
     """
 
     title: str
     text: str
-    parts: tuple[Table | Picture | Commands, ...]
+    parts: tuple[Table | Picture | Commands | Answers, ...]
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ PER_LEGEND = 28
 """Curves beyond this have no line of their own: from here on colour and line are those of another one."""
 SLANTED = 22
 """The characters of a line of a name that is written slanted under an axis."""
+TASK = 14
+"""The characters of a line of a task's name along an axis."""
 LONGEST_WORD = 30
 """The largest number of characters of a word in a title."""
 TITLE_LINES = 4
@@ -183,9 +185,8 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
         low = float(min(np.nanmin(R) for R in found.values()))
         for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
             image = _squares(axes, R, "viridis", low, 100, ".0f" if len(R) <= TASKS_NUMBERED else "")
-            ticks = _ticks(len(R))
-            axes.set_xticks(ticks - 1, ticks)
-            axes.set_yticks(ticks - 1, ticks)
+            _tasks(axes.xaxis, reduced.task_names[: len(R)], first=0)
+            _tasks(axes.yaxis, reduced.task_names[: len(R)], first=0, slanted=False)
             axes.set_title(*_names([name], 22))
         figure.supxlabel(
             _counted("accuracy (%) on task: read each column downwards", MOST_PANELS, len(found)), fontsize=9
@@ -211,18 +212,42 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
     columns, lines = _panels(len(found))
     size = (2.2 * columns + 0.8, 2.0 * lines + 0.9)
     common = _common(list(found.values()))
-    with _saved(path, size, headlines.lost(found), lines, columns, sharex=True, sharey=True) as (figure, grid):
+    with _saved(path, size, headlines.lost(found, reduced.task_names[0]), lines, columns, sharex=True, sharey=True) as (
+        figure,
+        grid,
+    ):
         for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
             after = np.arange(1, len(R) + 1)
             for j in range(len(R)):
                 axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
                 axes.plot(after, R[:, j], **_task(j, len(common)))
             axes.set_title(*_names([name], 22))
-            axes.set_xticks(_ticks(len(R)))
+            _tasks(axes.xaxis, reduced.task_names[: len(R)], first=1)
             axes.grid(axis="y")
-        _legend(figure, grid, [str(j + 1) for j in range(len(common))])
+        _legend(figure, grid, reduced.task_names)
         figure.supxlabel(_counted("after learning task", MOST_PANELS, len(found)), fontsize=9)
         figure.supylabel("accuracy (%)", fontsize=9)
+    return path
+
+
+def few_images(found: pd.DataFrame, path: Path) -> Path:
+    """Draw the accuracy of AdaBN over the number of images that it takes.
+
+    Args:
+        found: The lines of `verdict.few`.
+        path: The file.
+
+    Returns:
+        The file.
+    """
+    places = range(len(found))
+    with _saved(path, (6, 3), headlines.few_images(found)) as (_, grid):
+        axes = grid.flat[0]
+        axes.errorbar(places, found["accuracy"], yerr=found["CI"].fillna(0), fmt="o-", color=COLOURS[0], capsize=4)
+        axes.set_xticks(places, [*(f"{images:,.0f}" for images in found["images"][:-1]), "all"])
+        axes.set_xlabel("images of each task on the device, with the 95 % interval of the difference to all")
+        axes.set_ylabel("average accuracy (%)")
+        axes.grid(axis="y")
     return path
 
 
@@ -445,6 +470,17 @@ def _height(inches: float) -> float:
 def _ticks(count: int) -> np.ndarray:
     """Some of the numbers from 1 to `count`, the first and evenly spaced ones."""
     return np.arange(1, count + 1, -(-count // TICKS))
+
+
+def _tasks(axis: Axis, names: Sequence[str], first: int, slanted: bool = True) -> None:
+    """Write the tasks along an axis on which the first is at `first`; of many only some, by their numbers."""
+    ticks = _ticks(len(names))
+    if len(ticks) < len(names):
+        axis.set_ticks(ticks - 1 + first, [str(tick) for tick in ticks])
+        return
+    texts = _names(names, TASK)
+    look: dict[str, Any] = {"rotation": 35, "ha": "right"} if slanted and max(map(len, texts)) > 3 else {}
+    axis.set_ticks(ticks - 1 + first, texts, fontsize=8, **look)
 
 
 def _slanted(names: Iterable[object]) -> float:

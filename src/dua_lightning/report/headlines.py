@@ -90,11 +90,12 @@ def kept(R: Mapping[str, np.ndarray]) -> str:
     return f"Of the accuracy on earlier tasks {best} keeps {known[best]:.0f} %, {worst} {known[worst]:.0f} %"
 
 
-def lost(R: Mapping[str, np.ndarray]) -> str:
+def lost(R: Mapping[str, np.ndarray], first: str = "1") -> str:
     """Say how the accuracy on the first task changes from when it was learnt to the end.
 
     Args:
         R: The accuracy matrix of each row, in percent.
+        first: The name of the first task.
 
     Returns:
         The title.
@@ -104,8 +105,21 @@ def lost(R: Mapping[str, np.ndarray]) -> str:
     if not known or len(next(iter(R.values()))) == 1:
         return "Accuracy on each task while others are learnt"
     worst, best = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
-    text = f"While other tasks are learnt, accuracy on task 1 {_moved(known[worst])} under {worst}"
+    text = f"While other tasks are learnt, accuracy on task {first} {_moved(known[worst])} under {worst}"
     return text if best == worst else f"{text}, and {_moved(known[best])} under {best}"
+
+
+def few_images(found: pd.DataFrame) -> str:
+    """Say how much less AdaBN of the fewest images gives than AdaBN of all.
+
+    Args:
+        found: The lines of `verdict.few`.
+
+    Returns:
+        The title.
+    """
+    first = found.iloc[0]
+    return f"{first['row']} is {first['difference']:+.1f} points from AdaBN of all images"
 
 
 def differences(pairs: pd.DataFrame) -> str:

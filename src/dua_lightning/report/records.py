@@ -33,6 +33,9 @@ class Record:
         adapt: The adaptation's name.
         label: The row's name in tables.
         fidelity: `paper`, or `released` for the behaviour of the authors' code.
+        prior: Who measured the prior: `user`, `server`, or `none` where the merge needs no prior.
+        statistics: The step after the merge; `none` where the model keeps the batch-norm statistics of its training.
+        uses: What the row uses of a user's own: `nothing`, `images`, or `labels` for images with their labels.
         user: The user's name.
         iteration: The Monte-Carlo iteration, from 1.
         seed: The seed.
@@ -48,6 +51,9 @@ class Record:
     adapt: str
     label: str
     fidelity: str
+    prior: str
+    statistics: str
+    uses: str
     user: str
     iteration: int
     seed: int
@@ -118,6 +124,8 @@ KEYS = COLUMNS[: COLUMNS.index("after")]
 """The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
 NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
 """The types of the columns that hold numbers."""
+ADDED = ("prior", "statistics", "uses")
+"""Columns that tables of earlier versions lack."""
 PLAIN: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
 """Arguments of pandas that leave texts as they are: a user may be called `nan`, or by bytes that are no UTF-8."""
 
@@ -187,9 +195,9 @@ def chunks(path: Path) -> Iterator[pd.DataFrame]:
         rest = pd.DataFrame()
         with pd.read_csv(path, dtype=str, **PLAIN, chunksize=CHUNK) as pieces:
             for piece in pieces:
-                if missing := [name for name in COLUMNS if name not in piece]:
+                if missing := [name for name in COLUMNS if name not in piece and name not in ADDED]:
                     raise ValueError(f"it has no column {missing[0]}")
-                frame = pd.concat([rest, piece.astype(NUMBERS)], ignore_index=True)
+                frame = pd.concat([rest, _filled(piece)[COLUMNS].astype(NUMBERS)], ignore_index=True)
                 # The last matrix of a piece may go on in the next one.
                 starts = (frame[KEYS] != frame[KEYS].shift()).any(axis=1)
                 cut = int(np.flatnonzero(starts)[-1])
@@ -201,6 +209,25 @@ def chunks(path: Path) -> Iterator[pd.DataFrame]:
         raise InputError(
             f"{path} is not a table of records ({' '.join(str(error).split())}); delete it and run again"
         ) from error
+
+
+def _filled(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `ADDED`, where the table has none, by the methods and adaptations of the versions without them."""
+    if set(ADDED) <= set(frame):
+        return frame
+    merged = frame["method"].isin(("racl", "imm", "mean_imm"))
+    given = frame["label"].str.extract(r", (user|server)'s priors")[0]
+    prior = given.fillna(frame["method"].map({"racl": "user", "imm": "server"})).fillna("none")
+    prior = prior.where(frame["importance"] != "none", "none")
+    statistics = frame["label"].str.extract(r", (\w+) statistics")[0]
+    supervised = frame["adapt"].isin(("finetune", "adabn_s", "adabn_s_released"))
+    own = prior == "user"
+    uses = np.select(
+        [supervised | (own & (frame["importance"] == "fim")), own | (frame["adapt"] != "none")],
+        ["labels", "images"],
+        "nothing",
+    )
+    return frame.assign(prior=prior, statistics=statistics.fillna(merged.map({True: "last", False: "none"})), uses=uses)
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,8 @@
 users need no room. The functions after it make small tables of these lines; `draws` is everywhere that of `Reduced`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -42,10 +42,12 @@ class Reduced:
             of its behaviour.
         means: For each row, by its `ROW` columns, the accuracy matrix `(N, N)` in percent, averaged over users,
             iterations and seeds.
+        tasks: The names of the tasks of each benchmark, where they are known.
     """
 
     draws: pd.DataFrame
     means: dict[tuple[str, ...], np.ndarray]
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def many(self) -> bool:
@@ -65,7 +67,15 @@ class Reduced:
             Each benchmark's name and its part.
         """
         for data, part in self.draws.groupby("data", sort=False):
-            yield str(data), Reduced(_named(part), self.means)
+            yield str(data), Reduced(_named(part), self.means, self.tasks)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks' names in the order of learning; their numbers from 1 for several benchmarks, or unknown names."""
+        N = max(map(len, self.matrices.values()))
+        known = [self.tasks.get(str(data), ()) for data in self.draws["data"].unique()]
+        numbers = [str(t + 1) for t in range(N)]
+        return list(known[0]) if len(known) == 1 and len(known[0]) == N else numbers
 
 
 def reduce(tables: Iterable[pd.DataFrame]) -> Reduced:
@@ -404,7 +414,8 @@ def _named(draws: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hash(frame: pd.DataFrame) -> np.ndarray:
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    # A name may be bytes that are no UTF-8, which pandas would refuse.
+    return pd.util.hash_pandas_object(frame, index=False, encoding="unicode_escape").to_numpy()
 
 
 def _results(R: np.ndarray) -> np.ndarray:

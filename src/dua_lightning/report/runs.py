@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pandas as pd
 import yaml
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import records
+from dua_lightning.report import facts, records
 from dua_lightning.report.curves import METRICS, place
+from dua_lightning.report.facts import Facts, task_names
 from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
 
@@ -45,6 +46,7 @@ class Run:
         costs: A line for each adaptation, or none.
         curves: A line for each epoch of a training, where the run's logger was `csv`, or none.
         trainings: A line for each expert that it trained, or none.
+        facts: Its benchmark and its network, where the folder has them.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Run:
     costs: pd.DataFrame
     curves: pd.DataFrame
     trainings: pd.DataFrame
+    facts: Facts | None
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """Write the commands that make the run again.
@@ -64,7 +67,7 @@ class Run:
         """
         kept = [text for text in self.given if _axis(text) != "paths.output_dir"]
         yield "all of it", _command(kept)
-        rows: list[dict[str, str]] = self.settings.get(ROWS) or [{}]
+        rows: list[dict[str, Any]] = self.settings.get(ROWS) or [{}]
         asked = {_axis(text): text.partition("=")[2] for text in kept if _axis(text) in AXES}
         rows = [row for row in rows if all(row.get(axis, choice) == choice for axis, choice in asked.items())]
         seed = self.settings.get("seed")
@@ -121,7 +124,7 @@ def study(folders: Sequence[Path]) -> Study:
     return Study(
         runs=tuple(runs),
         missing=tuple(dict.fromkeys([*(f for folder in folders for f in _failures(folder)), *_unfinished(runs)])),
-        reduced=reduce(_relabelled([run.folder for run in runs], labels)),
+        reduced=replace(reduce(_relabelled([run.folder for run in runs], labels)), tasks=_tasks(runs)),
         costs=_joined([run.costs for run in runs]),
         curves=_joined([run.curves.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
         trainings=_joined([run.trainings.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
@@ -176,6 +179,23 @@ def join(jobs: Sequence[Path], path: Path) -> None:
             file.write(records.lines([*header, *frame.itertuples(index=False, name=None)]))
 
 
+def again(given: Iterable[str], *changes: str) -> str:
+    """Write the command that makes a run again, with other choices.
+
+    Args:
+        given: The words of its command line.
+        *changes: The other choices, such as `seed=[1,2,3]`; a method takes the place of all that rows are made of.
+
+    Returns:
+        The command, in a folder of its own.
+    """
+    changed = {_axis(text) for text in changes} | {"paths.output_dir"}
+    kept = [text for text in given if _axis(text) not in changed]
+    if "method" in changed:
+        kept = [text for text in kept if _axis(text) not in AXES and not _axis(text).startswith(OF_ROWS)]
+    return _command([*kept, *changes])
+
+
 def flat(node: Any, path: str = "") -> dict[str, Any]:
     """Give settings by their dotted names; lists stay whole.
 
@@ -216,6 +236,14 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     named = tuple(f"{name.rpartition('.')[0]}." for name in found if name.endswith(".name"))
     return [name for name in found if name.endswith(".name") or not name.startswith(named)]
+
+
+def _tasks(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
+    """The names of tasks by benchmark; none where the runs on one differ in them."""
+    of: dict[str, list[Facts | None]] = {}
+    for run in runs:
+        of.setdefault(str(run.settings.get("data.name")), []).append(run.facts)
+    return {data: task_names(several) for data, several in of.items()}
 
 
 def _results(folder: Path) -> pd.DataFrame:
@@ -274,6 +302,7 @@ def _read(folder: Path) -> Run:
         costs=records.costs(folder / "costs.csv"),
         curves=_curves(folder, trainings),
         trainings=trainings,
+        facts=facts.read(folder),
     )
 
 

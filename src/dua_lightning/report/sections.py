@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from dua_lightning.report import figures, headlines, reduce
+from dua_lightning.report import figures, headlines, reduce, verdict
 from dua_lightning.report.characters import filename
-from dua_lightning.report.document import Commands, Document, Picture, Section, Table
+from dua_lightning.report.document import Answers, Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
-from dua_lightning.report.runs import ROWS, Study, flat
+from dua_lightning.report.runs import ROWS, Run, Study, flat
 
 FOLDED = 20
 """Longer tables of pairs are folded."""
@@ -36,11 +36,12 @@ def document(study: Study, folder: Path) -> Document:
     draws = reduced.draws
     drawn = _Drawn(folder, several=draws["data"].nunique() > 1)
     sections = [
+        *_verdicts(study, drawn),
         _accuracy(reduced, drawn),
         _published(study),
         _differences(reduced, drawn),
         _users(reduced, drawn),
-        _matrices(reduced, drawn),
+        _matrices(study, drawn),
         _costs(study, drawn),
         _settings(study),
         _again(study),
@@ -101,6 +102,30 @@ class _Drawn:
     def name(self, name: str, data: object) -> str:
         """Name the file for one benchmark, whatever characters that has in its name."""
         return f"{name}-{filename(str(data))}" if self.several else name
+
+
+def _verdicts(study: Study, drawn: _Drawn) -> Iterator[Section]:
+    """A verdict on each benchmark with each network."""
+    groups = study.reduced.draws.groupby(["data", "model"], sort=False)
+    for (data, model), draws in groups:
+        runs = [run for run in study.runs if _of(run, "data.name", data) and _of(run, "model.name", model)]
+        # Commands of one run would not make the rows of several.
+        alone = runs[0] if len(runs) == 1 else None
+        costs = study.costs[(study.costs["data"] == data) & (study.costs["model"] == model)]
+        facts = next((run.facts for run in runs if run.facts), None)
+        answers = verdict.verdict(draws, costs, facts, *((alone.given, alone.folder) if alone else ()))
+        if not answers:
+            continue
+        parts: list[Answers | Picture] = [Answers(answers)]
+        if len(few := verdict.few(draws)) > 1:
+            path = drawn.folder / f"{filename(f'few_images-{data}-{model}' if len(groups) > 1 else 'few_images')}.svg"
+            parts.append(Picture(figures.few_images(few, path), headlines.few_images(few)))
+        title = "The verdict" if len(groups) == 1 else f"The verdict on {data} with {model}"
+        yield Section(title, "", tuple(parts))
+
+
+def _of(run: Run, setting: str, value: object) -> bool:
+    return str(run.settings.get(setting)) == value
 
 
 def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:
@@ -181,16 +206,36 @@ def _users(reduced: Reduced, drawn: _Drawn) -> Section:
     )
 
 
-def _matrices(reduced: Reduced, drawn: _Drawn) -> Section:
+def _matrices(study: Study, drawn: _Drawn) -> Section:
+    reduced = study.reduced
     return Section(
         "What is kept while tasks are learnt",
         "Accuracy on each task (across) after each task (downwards), averaged over users, draws and seeds; then "
         "each task as a curve, before the mean of all rows in grey.",
         (
             *drawn.each("matrices", reduced, figures.accuracy_matrices, lambda part: headlines.kept(part.matrices)),
-            *drawn.each("forgetting", reduced, figures.forgetting_curves, lambda part: headlines.lost(part.matrices)),
+            *_tasks(study),
+            *drawn.each(
+                "forgetting",
+                reduced,
+                figures.forgetting_curves,
+                lambda part: headlines.lost(part.matrices, part.task_names[0]),
+            ),
         ),
     )
+
+
+def _tasks(study: Study) -> Iterator[Table]:
+    """The tasks and their categories, where the runs have written them down."""
+    told = dict.fromkeys(
+        (str(run.settings.get("data.name")), place + 1, task.name, ", ".join(task.categories))
+        for run in study.runs
+        if run.facts
+        for place, task in enumerate(run.facts.tasks)
+    )
+    if told:
+        frame = pd.DataFrame(list(told), columns=["data", "number", "task", "categories"])
+        yield Table("tasks", frame, "Tasks in the order of learning; records have their numbers.")
 
 
 def _costs(study: Study, drawn: _Drawn) -> Section | None:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dua_lightning.report.document import Answer
 from dua_lightning.report.reduce import (
     COST_FORMATS,
     MERITS,
@@ -38,16 +41,20 @@ class UserCost:
     seconds: float
 
 
-def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, path: Path) -> None:
+def write_summary(
+    reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, path: Path, answers: Sequence[Answer] = ()
+) -> None:
     """Write the rows as JSON; a figure that is not defined is null.
 
-    Few users have a figure each; many have percentiles, and the cost of a user stands behind the rows.
+    Few users have a figure each; many have percentiles, and the cost of a user stands behind the rows. The verdict
+    comes last.
 
     Args:
         reduced: The reduced records.
         costs: A line for each `CostRecord`.
         cost: The cost of a user, if any was computed.
         path: The file.
+        answers: The verdict.
 
     Raises:
         InputError: The file cannot be written.
@@ -67,6 +74,8 @@ def write_summary(reduced: Reduced, costs: pd.DataFrame, cost: UserCost | None, 
         found["seeds"] = part.groupby("seed")["average_accuracy"].mean().to_dict()
     if reduced.many:
         summary["cost_per_user"] = asdict(cost) if cost else None
+    if answers:
+        summary["verdict"] = [asdict(answer) for answer in answers]
     write_text(path, json.dumps(_without_nan(summary), indent=2) + "\n")
 
 
@@ -123,6 +132,26 @@ def costs(records: pd.DataFrame) -> Sheet:
         for name, values in cost_medians(records).items()
     ]
     return Sheet("cost of adapting one task on the device, medians", columns)
+
+
+def answered(answers: Sequence[Answer], width: int) -> str:
+    """Write the verdict for the terminal.
+
+    Args:
+        answers: The answers.
+        width: The width of the terminal; commands are never broken.
+
+    Returns:
+        The lines: each question, and its answer below.
+    """
+    lines = []
+    for answer in answers:
+        # A number and its percent stay in one line.
+        text = answer.text.replace(" %", "\N{NO-BREAK SPACE}%")
+        wrapped = textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        lines += [answer.question, *(line.replace("\N{NO-BREAK SPACE}%", " %") for line in wrapped)]
+        lines += [f"    {command}" for command in answer.commands]
+    return "\n".join(lines)
 
 
 def shown(mean: float, std: float) -> str:

@@ -1,6 +1,6 @@
 """One run: configuration in, records, table and figures out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
 from dua_lightning.progress import stage
-from dua_lightning.report import figures, loggers, records, tables
+from dua_lightning.report import facts, figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.report.terminal import Terminal
+from dua_lightning.report.verdict import verdict
 from dua_lightning.run import finished, provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
@@ -81,6 +82,7 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                 if not pictures:
                     for line in results.notes():
                         display.say(line)
+                    facts.write(provenance.facts(results.benchmark, results.net), folder)
                     shown = _first_users(results.benchmark)
                     pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
                 for user, iteration, of_rows in results.by_draw():
@@ -95,7 +97,7 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                 stream.path.unlink(missing_ok=True)
         cost = tables.UserCost(computed, seconds / computed) if computed else None
         with Display(console), stage("drawing the figures"):
-            report(folder, settings.name, pictures, logger, console, cost)
+            report(folder, settings.name, pictures, logger, console, cost, list(HydraConfig.get().overrides.task))
     finally:
         # A service may still be sent what was logged.
         with Display(console), stage("closing the logger"):
@@ -143,8 +145,9 @@ def report(
     logger: RunLogger | None,
     console: Terminal,
     cost: tables.UserCost | None = None,
+    given: Sequence[str] | None = None,
 ) -> None:
-    """Make summary, table and figures from the records in a folder; print the table and the files' names.
+    """Make summary, table, verdict and figures from the records in a folder; print them and the files' names.
 
     Args:
         folder: The folder with `records.csv` and perhaps `costs.csv`.
@@ -153,17 +156,27 @@ def report(
         logger: The logger that gets the results, if any.
         console: The console that is printed to.
         cost: The cost of each user, for runs that computed any.
+        given: The words of the command line that made the run, where it is one.
     """
     path = folder / "records.csv"
     if not path.exists():
         console.print(NOT_SCORED)
         return
     reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
-    tables.write_summary(reduced, costs, cost, folder / "summary.json")
+    known = facts.read(folder)
+    if known:
+        names = facts.task_names([known])
+        reduced = replace(reduced, tasks={str(data): names for data in reduced.draws["data"].unique()})
+    # The rows of several benchmarks or networks have a verdict each, in the report.
+    one = len(reduced.draws[["data", "model"]].drop_duplicates()) == 1
+    answers = verdict(reduced.draws, costs, known, given, folder) if one else ()
+    tables.write_summary(reduced, costs, cost, folder / "summary.json", answers)
     pictures = [*pictures, *figures.draw_all(reduced, folder / "figures")]
     console.print(tables.table(reduced, name, costs, cost))
     if len(costs) and not reduced.many:
         console.print(tables.costs(costs))
+    if answers:
+        console.print(tables.answered(answers, console.width))
     files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else []), *pictures]
     for written in files:
         console.print(f"  {written}")
@@ -185,7 +198,14 @@ def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R:
         The records.
     """
     whose = _whose(settings, row, user, iteration)
-    own: dict[str, Any] = {"method": row.method, "importance": row.importance, "fidelity": settings.fidelity.name}
+    own: dict[str, Any] = {
+        "method": row.method,
+        "importance": row.importance,
+        "fidelity": settings.fidelity.name,
+        "prior": row.prior,
+        "statistics": row.statistics_name,
+        "uses": row.uses,
+    }
     return [
         Record(**whose, **own, after=int(t) + 1, on=int(j) + 1, accuracy=float(R[t, j]))
         for t, j in np.argwhere(~np.isnan(R))

@@ -12,8 +12,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from dua_lightning import __version__
+from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.params import batch_norms, body_names
+from dua_lightning.report.facts import Facts, TaskFacts
 from dua_lightning.store.files import write_text
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy", "mlxtend", "scikit-image", "scikit-learn")
@@ -39,6 +43,26 @@ def write(cfg: DictConfig, folder: Path) -> None:
     arguments = [*where, *hydra.overrides.task] if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
     found = {"command": ["python", "-m", "dua_lightning", *arguments], **environment()}
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def facts(benchmark: Benchmark, net: nn.Module) -> Facts:
+    """Give what reports need to know of a benchmark and a network.
+
+    Args:
+        benchmark: The benchmark.
+        net: The network.
+
+    Returns:
+        The facts.
+    """
+    parameters = dict(net.named_parameters())
+    return Facts(
+        tuple(TaskFacts(task.name, tuple(benchmark.categories[task.classes])) for task in benchmark.tasks),
+        len(benchmark.users),
+        tuple(benchmark.shape),
+        sum(parameters[name].nbytes for name in set(body_names(net).values())),
+        bool(batch_norms(net)),
+    )
 
 
 def environment() -> dict[str, Any]:

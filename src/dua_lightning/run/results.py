@@ -69,6 +69,7 @@ class Results:
         self._draws.check_sizes()
         self.rows = self._draws.rows
         self.benchmark: Benchmark = self._draws.benchmark
+        self.net = self._draws.net
         self.seed = settings.seed
         self.computed = 0
         self.seconds = 0.0

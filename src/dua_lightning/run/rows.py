@@ -35,6 +35,7 @@ class Row:
         training_data_too: Whether a server measures on its training data as well.
         chi: The merge.
         statistics: The step after the merge; `None` where the merge needs none.
+        statistics_name: The name of that step for the records; `none` where the merge needs none.
         phi: The adaptation.
         settings: The plain values that the objects were built of; `None` for those that are not there.
     """
@@ -52,6 +53,7 @@ class Row:
     training_data_too: bool
     chi: Merge
     statistics: Statistics | None
+    statistics_name: str
     phi: Adapt
     settings: dict[str, Any]
 
@@ -67,6 +69,17 @@ class Row:
     def needs_labels(self) -> bool:
         """Whether a user needs labels for it, so that it leaves out those who have none."""
         return self.phi.needs_labels or (self.prior == "user" and self.psi is not None and self.psi.needs_labels)
+
+    @property
+    def uses(self) -> str:
+        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels."""
+        if self.needs_labels:
+            return "labels"
+        return (
+            "images"
+            if (self.prior == "user" and self.psi is not None) or type(self.phi) is not Unchanged
+            else "nothing"
+        )
 
     def check(self, net: nn.Module | None, labelled: bool) -> None:
         """Check that the row can be computed.
@@ -156,6 +169,7 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         training_data_too=training_data_too,
         chi=chi,
         statistics=statistics,
+        statistics_name="none" if statistics is None else settings.statistics.name,
         phi=phi,
         settings={
             "regulariser": settings.regularise.plain(),

@@ -272,7 +272,7 @@ def expand(cfg: DictConfig) -> list[DictConfig]:
     """
     if "rows" not in cfg.method:
         return [cfg]
-    rows = check(_plain(cfg)["method"]["rows"], list[dict[str, str]], "method.rows")
+    rows = check(_plain(cfg)["method"]["rows"], list[dict[str, str | int | float | bool]], "method.rows")
     given = HydraConfig.get().overrides
     overrides = [(_axis(text), text) for text in given.task]
     asked = {axis: text.partition("=")[2] for axis, text in overrides if axis in OF_ROWS[1:]}

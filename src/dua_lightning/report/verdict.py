@@ -1,0 +1,429 @@
+"""The verdict: what the rows of a run say of the questions that an engineer asks, in sentences made from the numbers.
+
+Every claim about users is measured from the best that the server can do without any of their data. That is the row with
+the highest mean over all users among those that use nothing of theirs. To choose the strongest of them on the users'
+own evaluation halves favours the server, and so speaks against the claim. The personal row is not chosen by its
+results: it is the first by `_preference`, and the others are in the tables alone.
+
+Differences are paired by seed, user and draw. Intervals are 95 % t intervals over users, of each user's mean over seeds
+and draws. Rows of the authors' released behaviour are left out.
+"""
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dua_lightning.report.document import Answer
+from dua_lightning.report.facts import Facts
+from dua_lightning.report.reduce import PAIR
+from dua_lightning.report.runs import again
+from dua_lightning.report.statistics import FEWEST, LEVEL, interval
+
+NEAR = 1.0
+"""Points of accuracy that hardly matter: fewer images are enough where they lose no more."""
+NAMED = 5
+"""More users than this are counted, and not named."""
+SEEDS = 3
+"""Fewer seeds than this say little of another training."""
+MOST_USERS = 10_000
+"""Needing more users than this is said to be out of reach."""
+FEW = re.compile(r" \+ AdaBN of (\d+) images")
+"""The end of a row's label that tells how many images AdaBN took."""
+ROW = ["prior", "statistics", "adapt", "uses"]
+"""Columns that tell what a row is."""
+UNCLEAR = "Not enough to tell"
+SURE = f"{100 * LEVEL:.0f} % interval"
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """One row minus another one, average accuracy in points."""
+
+    apart: pd.Series
+
+    @cached_property
+    def users(self) -> pd.Series:
+        return self.apart.groupby(level="user", sort=False).mean()
+
+    @cached_property
+    def mean(self) -> float:
+        return float(self.users.mean())
+
+    @cached_property
+    def half(self) -> float:
+        """Half the interval over users; NaN for too few of them."""
+        return float(interval(self.users.to_numpy()).half) if len(self.users) >= FEWEST else math.nan
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return abs(self.mean) > self.half
+
+    @property
+    def near(self) -> bool:
+        """Whether the whole interval is within `NEAR` points of 0."""
+        return abs(self.mean) + self.half < NEAR
+
+    def __str__(self) -> str:
+        text = _points(self.mean)
+        if not math.isnan(self.half):
+            low, high = self.mean - self.half, self.mean + self.half
+            text += f" ({SURE} {low:+.1f} to {high:+.1f}, {len(self.users):,} users)"
+        return text
+
+    def decide(self) -> str:
+        """Say what would decide an open question, roughly, from the standard deviations."""
+        if len(self.users) < FEWEST:
+            return f"an interval over users needs at least {FEWEST} of them"
+        spread = float(self.users.std())
+        again = self.apart.groupby(level="user").agg(["var", "count"])
+        noise = float((again["var"] / again["count"]).mean()) if (again["count"] > 1).all() else 0.0
+        if noise > spread**2 / 2:
+            return "most of the spread is chance within each user: more seeds or draws would decide"
+        needed = math.ceil((2 * spread / abs(self.mean)) ** 2) if self.mean else MOST_USERS + 1
+        if needed > MOST_USERS:
+            return "if there is a difference, it is too small to be worth more users"
+        return f"about {max(needed, len(self.users) + 1):,} users like these would decide"
+
+
+class _Rows:
+    """The rows of one benchmark and one network."""
+
+    def __init__(self, draws: pd.DataFrame) -> None:
+        lines = draws.drop_duplicates("label").set_index("label")[ROW]
+        self.of: dict[str, dict[str, Any]] = {str(label): dict(line) for label, line in lines.iterrows()}
+        self.wide = draws.pivot_table(index=PAIR, columns="label", values="average_accuracy", sort=False)
+        self.draws = draws
+
+    @cached_property
+    def server(self) -> str | None:
+        """The best row that uses nothing of a user's; see the module."""
+        found = [label for label, row in self.of.items() if row["uses"] == "nothing"]
+        return max(found, key=self.accuracy, default=None)
+
+    @cached_property
+    def personal(self) -> str | None:
+        """The row that stands for personalization without labels; see `_preference`."""
+        found = [label for label, row in self.of.items() if row["uses"] == "images" and not FEW.search(label)]
+        return min(found, key=self._preference, default=None)
+
+    def _preference(self, label: str) -> tuple[bool, int]:
+        """A fixed order: AdaBN before none, then priors of the server's, of users', and none; then that of records."""
+        row = self.of[label]
+        return row["adapt"] != "adabn", ("server", "user", "none").index(row["prior"])
+
+    def accuracy(self, label: str) -> float:
+        """The mean over users, each the mean over seeds and draws, in percent."""
+        return float(self.wide[label].groupby(level="user").mean().mean())
+
+    def difference(self, first: str, second: str) -> _Difference | None:
+        """First minus second; `None` where they have no user, seed and draw in common."""
+        apart = (self.wide[first] - self.wide[second]).dropna()
+        return _Difference(apart) if len(apart) else None
+
+    def kin(self, label: str, **row: str) -> str | None:
+        """Find the row of the same training and merge with these columns."""
+        found = (
+            other
+            for other, line in self.of.items()
+            if _kin(other) == _kin(label) and row.items() <= line.items() and not FEW.search(other)
+        )
+        return next(found, None)
+
+
+def verdict(
+    draws: pd.DataFrame,
+    costs: pd.DataFrame,
+    facts: Facts | None = None,
+    given: Sequence[str] | None = None,
+    folder: Path | None = None,
+) -> tuple[Answer, ...]:
+    """Answer the questions of an engineer by the rows of one benchmark and one network.
+
+    Args:
+        draws: The lines of `Reduced.draws`.
+        costs: A line for each `CostRecord`.
+        facts: The benchmark and the network, where they are known.
+        given: The words of the command line that made the run, where there is one.
+        folder: The run's folder, which further commands name.
+
+    Returns:
+        The answers in the order of the questions; none for fewer than two rows.
+    """
+    kept = draws[(draws["fidelity"] == "paper") & ~draws["adapt"].astype(str).str.endswith("_released")]
+    if kept["label"].nunique() < 2:
+        return ()
+    return tuple(_answers(_Rows(kept), costs, facts, given, folder))
+
+
+def _answers(
+    rows: _Rows, costs: pd.DataFrame, facts: Facts | None, given: Sequence[str] | None, folder: Path | None
+) -> Iterator[Answer]:
+    personal, server = rows.personal, rows.server
+    # Without batch normalisation no row can adapt by AdaBN, and most questions have no answer.
+    asks = facts is None or facts.batch_norm
+    missing = () if given is None or not asks else (again(given, "method=verdict"),)
+    found = rows.difference(personal, server) if personal and server else None
+    if personal is None or server is None or found is None:
+        lacking = "uses a user's images without labels" if personal is None else "does without users' data"
+        yield Answer("Does personalization help here?", f"Not asked: no row {lacking}.", missing)
+        return
+    yield Answer("Does personalization help here?", _helps(rows, personal, server, found))
+    yield Answer("For how many users?", _count(found))
+    yield Answer("How sure is that?", _sure(rows, found))
+    yield Answer("Who is worse off?", _worse(found))
+    yield from _statistics(rows, personal, asks, missing)
+    yield from _prior(rows, missing)
+    yield from _images(rows, asks, missing)
+    yield from _labels(rows, personal)
+    yield Answer("What does it cost on the device?", _cost(rows, personal, costs, facts))
+    yield from _next(rows, personal if _word(found) == "Yes" else server, found, given, folder)
+
+
+def few(draws: pd.DataFrame) -> pd.DataFrame:
+    """Compare AdaBN of a few images with AdaBN of all of them.
+
+    Args:
+        draws: The lines of `Reduced.draws` of one benchmark and one network.
+
+    Returns:
+        A line for each number of images of each task, in rising order, and a last one for all (`images` is infinite):
+        `accuracy` in percent, `difference` to all images in points and `CI`, half its interval over users. There are no
+        lines where no row takes a few images, or none takes all.
+    """
+    rows = _Rows(draws[draws["fidelity"] == "paper"])
+    numbers = {label: int(match[1]) for label in rows.of if (match := FEW.search(label))}
+    columns = ["row", "images", "accuracy", "difference", "CI"]
+    whole = next((full for label in numbers if (full := rows.kin(label, adapt="adabn"))), None)
+    if whole is None:
+        return pd.DataFrame(columns=columns)
+    lines = [
+        (label, numbers[label], rows.accuracy(label), found.mean, found.half)
+        for label in sorted(numbers, key=numbers.__getitem__)
+        if _kin(label) == _kin(whole) and (found := rows.difference(label, whole))
+    ]
+    return pd.DataFrame([*lines, (whole, math.inf, rows.accuracy(whole), 0.0, 0.0)], columns=columns)
+
+
+def _helps(rows: _Rows, personal: str, server: str, found: _Difference) -> str:
+    word = _word(found)
+    text = (
+        f"{'No, it harms' if word == 'No' else word}: {personal} is right on {rows.accuracy(personal):.1f} % of the images, and {server}, the best row "
+        f"without users' data, on {rows.accuracy(server):.1f} %: {found}."
+    )
+    # Only a merge with statistics that nobody has put right leaves the server less than it can do.
+    alone = [row for row in rows.of.values() if row["uses"] == "nothing" and row["statistics"] in ("server", "none")]
+    if not alone and rows.of[personal]["adapt"] == "adabn":
+        text += (
+            " The server's best is not among the rows: a merge has wrong batch-norm statistics, and statistics=server "
+            "would put them right without any user."
+        )
+    return text
+
+
+def _count(found: _Difference) -> str:
+    users = found.users
+    text = f"{(users > 0).sum():,} of {len(users):,} are served better, {(users < 0).sum():,} worse"
+    intervals = _own(found)
+    if intervals is None:
+        return f"{text}; by the sign alone, as each has too few seeds and draws for an interval of its own."
+    clear = [(users - intervals > 0).sum(), (users + intervals < 0).sum()]
+    return f"{text}; beyond the user's own noise ({SURE} each), {clear[0]:,} better and {clear[1]:,} worse."
+
+
+def _own(found: _Difference) -> pd.Series | None:
+    """Half the interval of each user over seeds, or over draws; `None` where neither are enough."""
+    for axis in ("seed", "iteration"):
+        means = found.apart.groupby(level=["user", axis], sort=False).mean().unstack(axis, sort=False)
+        if means.shape[1] >= FEWEST:
+            return pd.Series(interval(means.to_numpy()).half, means.index)[found.users.index].fillna(0)
+    return None
+
+
+def _sure(rows: _Rows, found: _Difference) -> str:
+    seeds = found.apart.groupby(level="seed").mean()
+    texts = []
+    if _word(found) == UNCLEAR:
+        texts.append(f"{UNCLEAR}: {found.decide()}.")
+    else:
+        texts.append(f"The {SURE} says how far other users would move the mean.")
+    if len(seeds) >= SEEDS:
+        texts.append(f"From seed to seed the mean is {seeds.min():+.1f} to {seeds.max():+.1f} points.")
+    else:
+        texts.append(f"{'Two seeds' if len(seeds) > 1 else 'One seed'} cannot say how far another training would.")
+    return " ".join(texts)
+
+
+def _worse(found: _Difference) -> str:
+    users = found.users[found.users < 0].sort_values()
+    if users.empty:
+        return "Nobody."
+    names = [f"{user} ({points:+.1f} points)" for user, points in users.head(NAMED).items()]
+    more = len(users) - len(names)
+    intervals = _own(found)
+    text = _and([*names, f"{more:,} more"] if more else names)
+    if intervals is not None and not (users + intervals[users.index] < 0).any():
+        text += ", nobody beyond their own noise"
+    return f"{text}."
+
+
+def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
+    question = "Is it the user, or only the merged statistics put right?"
+    merged = [label for label, row in rows.of.items() if row["statistics"] not in ("server", "none")]
+    for label in [personal, *merged]:
+        own = rows.kin(label, adapt="adabn")
+        given = next(
+            (found for s in ("last", "mean", "task") if (found := rows.kin(label, adapt="none", statistics=s))), None
+        )
+        alone = rows.kin(label, adapt="none", statistics="server")
+        if own and given and alone and (rest := rows.difference(own, alone)) and (put := rows.difference(alone, given)):
+            word = "The user" if rest.clear and rest.mean > 0 else "Only the statistics" if rest.near else UNCLEAR
+            if rest.clear and rest.mean < 0:
+                word = "The statistics, and the user's are worse than the server's"
+            yield Answer(
+                question,
+                f"{word}: AdaBN betters {given} by {_points(put.mean + rest.mean)}; of these the server could have "
+                f"{put.mean:+.1f} alone, by statistics=server, and the user's own images add {rest}.",
+            )
+            return
+    if merged and asks:
+        yield Answer(question, "Not asked: it takes a merge as it is, with statistics=server, and with AdaBN.", missing)
+
+
+def _prior(rows: _Rows, missing: tuple[str, ...]) -> Iterator[Answer]:
+    question = "Does the user's own prior add anything?"
+    pairs = [
+        (label, other)
+        for label, row in rows.of.items()
+        if row["prior"] == "user" and (other := label.replace("-RACL", "-IMM")) in rows.of and other != label
+    ]
+    for own, server in sorted(pairs, key=lambda pair: (rows.of[pair[0]]["adapt"] != "adabn", rows.of[pair[0]]["uses"])):
+        if found := rows.difference(own, server):
+            more = f"; {found.decide()}" if _word(found) == UNCLEAR else ""
+            yield Answer(question, f"{_word(found)}: {own} minus {server} is {found}{more}.")
+            return
+    yield Answer(question, "Not asked: it takes a row of RACL, and the same of IMM.", missing)
+
+
+def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
+    question = "How many images does a user need?"
+    found = few(rows.draws)
+    lines = found[np.isfinite(found["images"].astype(float))]
+    if lines.empty:
+        if asks:
+            yield Answer(question, "Not asked: it takes rows of adapt=adabn_few.", missing)
+        return
+    texts = {
+        int(line["images"]): f"{_points(line['difference'])} against all"
+        + (
+            ""
+            if math.isnan(line["CI"])
+            else f" ({SURE} {line['difference'] - line['CI']:+.1f} to {line['difference'] + line['CI']:+.1f})"
+        )
+        for line in lines.to_dict("records")
+    }
+    enough = lines[lines["difference"] - lines["CI"] > -NEAR]
+    if len(enough):
+        number = int(enough.iloc[0]["images"])
+        yield Answer(
+            question,
+            f"{_things(number, 'image')} of each task {'is' if number == 1 else 'are'} enough: {texts[number]}.",
+        )
+    elif (lines["difference"] + lines["CI"] < -NEAR).all():
+        number = int(lines.iloc[-1]["images"])
+        yield Answer(question, f"More than {number:,} of each task: with so many, {texts[number]}.")
+    else:
+        told = "; ".join(f"with {number:,} of each task, {text}" for number, text in texts.items())
+        yield Answer(question, f"{UNCLEAR}: {told}.")
+
+
+def _labels(rows: _Rows, personal: str) -> Iterator[Answer]:
+    labelled = [label for label, row in rows.of.items() if row["uses"] == "labels"]
+    chosen = rows.kin(personal, adapt="adabn_s") or next(iter(labelled), None)
+    if chosen and (found := rows.difference(chosen, personal)):
+        yield Answer("What would the user's labels add?", f"{chosen}, which needs them, minus {personal} is {found}.")
+
+
+def _cost(rows: _Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) -> str:
+    texts = []
+    spent = costs[costs["label"] == personal]
+    if len(spent):
+        middle = spent[["trainable", "bytes", "seconds"]].median()
+        trained = _things(int(middle["trainable"]), "parameter") if middle["trainable"] else "no parameters"
+        texts.append(
+            f"For each task {personal} takes {_brief(middle['seconds'])} s on the machine of this run, trains "
+            f"{trained}, and keeps {_size(middle['bytes'])} beside the server's model."
+        )
+    sends = rows.of[personal]["prior"] == "user"
+    size = f" of {_size(facts.prior_bytes)} for each task" if facts else ""
+    if sends:
+        texts.append(f"The device sends the server a prior{size}; measuring it is not timed.")
+    else:
+        other = any(row["prior"] == "user" for row in rows.of.values())
+        texts.append(
+            "It sends nothing"
+            + (f"; a prior of the user's own would be{size or ' a number for each weight'}." if other else ".")
+        )
+    return " ".join(texts)
+
+
+def _next(
+    rows: _Rows, chosen: str, found: _Difference, given: Sequence[str] | None, folder: Path | None
+) -> Iterator[Answer]:
+    seeds = sorted({int(seed) for seed in rows.draws["seed"]})
+    more = [*seeds, *(seed for seed in range(1, 100) if seed not in seeds)][: max(SEEDS, 2 * len(seeds))]
+    texts, commands = [], []
+    unclear = _word(found) == UNCLEAR
+    if given is not None and (len(seeds) < SEEDS or unclear):
+        texts.append("more seeds")
+        commands.append(again(given, f"seed=[{','.join(map(str, sorted(more)))}]"))
+    if folder is not None:
+        texts.append("the report")
+        commands.append(shlex.join(["dua", "report", str(folder)]))
+        if given is not None and not unclear:
+            texts.append(f"the model of {chosen}")
+            commands.append(shlex.join(["dua", "export", str(folder), "--row", chosen]))
+    if commands:
+        yield Answer("Which command next?", f"In this order {_and(texts)}:", tuple(commands))
+
+
+def _word(found: _Difference) -> str:
+    if found.near:
+        return "Hardly"
+    return ("Yes" if found.mean > 0 else "No") if found.clear else UNCLEAR
+
+
+def _kin(label: str) -> str:
+    """The label without statistics and adaptation: rows of one training and merge have the same."""
+    return re.sub(r", \w+ statistics| \+ [^,]*", "", label)
+
+
+def _points(points: float) -> str:
+    return f"{points:+.1f} points"
+
+
+def _brief(number: float) -> str:
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+
+
+def _size(count: float) -> str:
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def _things(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
