@@ -75,11 +75,7 @@ class Row:
         """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels."""
         if self.needs_labels:
             return "labels"
-        return (
-            "images"
-            if (self.prior == "user" and self.psi is not None) or type(self.phi) is not Unchanged
-            else "nothing"
-        )
+        return "nothing" if self.prior != "user" and type(self.phi) is Unchanged else "images"
 
     def check(self, net: nn.Module | None, labelled: bool) -> None:
         """Check that the row can be computed.
