@@ -61,7 +61,7 @@ def decoded(
 
     Args:
         paths: The files.
-        root: A folder above all of them.
+        root: The folder that messages name, and from which they name files within it.
         size: The side of the squares, in pixels.
         cache: The folder of the memory map.
         upright: Whether pictures are turned as their EXIF orientation says.
@@ -124,7 +124,7 @@ def decoded(
             "skip_unreadable=true"
         )
     if lost:
-        names = [shown(path.relative_to(root).as_posix()) for path in lost]
+        names = [shown((path.relative_to(root) if path.is_relative_to(root) else path).as_posix()) for path in lost]
         log.warning("%d of %d pictures in %s cannot be read and are left out: %s", len(lost), count, shown(root), names)
     places = readable.nonzero()[:, 0]
     return rows[: len(places)], places
