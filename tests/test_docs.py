@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dua_lightning.__main__ import CONF
-from dua_lightning.commands import compare, report, store
+from dua_lightning.commands import compare, init, report, store
 from dua_lightning.errors import InputError
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import of_seed
@@ -89,6 +89,7 @@ SCRIPTS = under("experiments/**/*.sh")
 COMMANDS = [page for page in [*PAGES, *STUDIES, *under("conf/**/*.yaml")] if page != "docs/extending.md"]
 PROGRAM = "python -m dua_lightning "
 TOOLS = {
+    "init": init.main,
     "report": report.main,
     "compare": compare.main,
     "store": lambda arguments: store.main(arguments, CONF / "paths" / "default.yaml"),

@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The folder of the configuration: a wheel carries it inside the package; a checkout has it at the top."""
 
-COMMANDS = ("store", "report", "compare", "export", "predict")
+COMMANDS = ("init", "store", "report", "compare", "export", "predict")
 """First words of the command line that name a command; with anything else it is a run."""
 
 # The variable has a second name: `main` gives the first one to Hydra, and processes of a launcher inherit both.
@@ -113,6 +113,10 @@ def _run() -> None:
 
 
 def _command(name: str, arguments: list[str]) -> int:
+    if name == "init":
+        from dua_lightning.commands import init
+
+        return init.main(arguments)
     if name == "store":
         from dua_lightning.commands import store
 

@@ -216,17 +216,50 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     assert Image.MAX_IMAGE_PIXELS == 89_478_485, "Pillow's own limit stays for others"
 
 
-def test_the_photograph_of_a_telephone_is_read_in_little_memory(tmp_path: Path) -> None:
-    """108 megapixels; whole, its pixels would take 324 MB."""
+@pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (12_000, 6_000)])
+def test_the_photograph_of_a_telephone_is_read_in_little_memory(width: int, height: int, tmp_path: Path) -> None:
+    """72 and 108 megapixels; whole, the pixels would take 216 and 324 MB."""
     path = tmp_path / "a.jpg"
-    Image.linear_gradient("L").resize((12_000, 9_000)).save(path, quality=50)
+    Image.linear_gradient("L").resize((width, height)).save(path, quality=50)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before = reset_peak()
         found = decode(path, 64, upright=True)
     assert status("VmHWM") - before < 100 * 2**20
-    expected = decode(saved(Image.linear_gradient("L").resize((1_200, 900)), tmp_path / "a.png"), 64, upright=True)
+    small = Image.linear_gradient("L").resize((width // 10, height // 10))
+    expected = decode(saved(small, tmp_path / "a.png"), 64, upright=True)
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 2
+
+
+def test_a_picture_that_is_not_large_is_decoded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(picture(7, 800, 600), tmp_path / "a.jpg", quality=50)
+    whole = decode(path, 64, upright=True)
+    monkeypatch.setattr(module, "LARGE", 800 * 600)
+    assert (decode(path, 64, upright=True) == whole).all()
+    monkeypatch.setattr(module, "LARGE", 800 * 600 - 1)
+    shrunk = decode(path, 64, upright=True)
+    assert (shrunk != whole).any()
+    assert np.abs(shrunk.astype(int) - whole).max() < 16
+
+
+@pytest.mark.parametrize("ending", ["JPG", "jpeg", "Jpg", "JPEG", "WEBP", "Png", "TIF", "BMP", "GIF", "heic", ""])
+def test_an_ending_of_any_case_or_none_is_read(ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(WHOLE)
+    assert decode(tmp_path / f"a.{ending}", 64, upright=True).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("RGB", "webp"), ("RGB", "avif"), ("RGB", "tif"), ("L", "png")],
+)
+def test_every_kind_of_a_telephone_or_scanner_is_turned_upright(mode: str, ending: str, tmp_path: Path) -> None:
+    if ending == "avif" and "AVIF" not in module._formats():
+        pytest.skip("AVIF is not installed")
+    image, exif = picture(5, 40, 40).convert(mode), Image.Exif()
+    exif[0x0112] = 6
+    flat = decode(saved(image, tmp_path / f"flat.{ending}", quality=95), 40, upright=True)
+    path = saved(image, tmp_path / f"turned.{ending}", quality=95, exif=exif)
+    assert np.abs(decode(path, 40, upright=True).astype(int) - np.rot90(flat, -1, (1, 2))).mean() < 1
 
 
 def test_a_large_picture_whose_format_cannot_shrink_is_read_too(tmp_path: Path) -> None:

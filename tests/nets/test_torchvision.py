@@ -124,7 +124,7 @@ def test_weights_that_cannot_be_downloaded_say_where_to_put_the_file(
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
-    with pytest.raises(InputError, match=r"https://nowhere.* \(no network\); put that file"):
+    with pytest.raises(InputError, match=r"https://nowhere.* \(no network\); put the file"):
         build("shufflenet_v2_x0_5", weights="imagenet", folder=tmp_path / "data")
 
 

@@ -228,11 +228,14 @@ PICTURES = [path.stem for path in sorted((CONF / "data").glob("*.yaml")) if "ima
 @pytest.mark.parametrize("images", choices("data/images"))
 def test_every_benchmark_of_pictures_composes_with_every_source_of_them(benchmark: str, images: str) -> None:
     overrides = [f"data={benchmark}", f"data/images={images}", "model=vgg11_bn"]
-    cfg = of_seed([config(*overrides, *(["data.images.root=R"] if images == "folder" else []))], 1)
+    where = {"folder": ["data.images.root=R"], "table": ["data.images.table=T"]}
+    cfg = of_seed([config(*overrides, *where.get(images, []))], 1)
     small = images in ("photos", "digits")
     assert cfg.data.node["images"]["name"] == images
     assert cfg.data.node["input_size"] == (32 if small else 96 if images == "miniplaces" else 224)
     assert cfg.model.node["weights"] == ("none" if small else "imagenet")
+    if images in where:
+        assert cfg.data.node["images"]["skip_unreadable"] is (benchmark == "own_users")
     if images == "mit_indoor":
         assert cfg.data.node["images"]["resize_users"] is True
 

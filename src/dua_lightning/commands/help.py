@@ -21,6 +21,8 @@ trainer.max_epochs=5 paths.output_dir=DIR paths.data_dir=DIR. `--cfg job` shows
 them all, `debug=true` the traceback of an error.
 
 To copy:
+  python -m dua_lightning init DIR        # an example of pictures of your own
+  python -m dua_lightning +experiment=own_users data.images.root=DIR
   python -m dua_lightning +experiment=digits
   python -m dua_lightning method=task_experts seed=2
   python -m dua_lightning -m method=racl,imm importance=mas,fim seed=1,2,3

@@ -69,8 +69,6 @@ def folder(
     pictures: list[Listed] = []
     for of_task in tree.folders(server, "task"):
         found = {path: files for path in tree.folders(of_task, "category") if (files := tree.files(path))}
-        if len(found) == 1:
-            raise InputError(f"task {shown(of_task)} has 1 category; give it at least two folders of pictures")
         if not found:
             tree.drop(f"task {shown(of_task)} has 0 categories", "put pictures there, as CATEGORY/*, or remove it")
             continue

@@ -76,7 +76,7 @@ def gathered(
 
     Args:
         name: The pool's name.
-        root: A folder above all pictures.
+        root: The folder that messages name, and from which they name pictures within it.
         tasks: The names of the tasks in the order of learning.
         categories: The categories, those of a task together and in the order of the tasks.
         pictures: The pictures.
@@ -94,13 +94,15 @@ def gathered(
             cannot be read and may not be left out.
     """
     counts = [sum(category.task == place for category in categories) for place in range(len(tasks))]
+    for task, count in zip(tasks, counts, strict=True):
+        if count < 2:
+            raise InputError(f"task {shown(task)} has {count} category; give it at least two with pictures")
     ends = torch.tensor(counts).cumsum(0).tolist()
     of_task, labels, owners, halves = (
         torch.tensor([getattr(picture, column) for picture in pictures], dtype=torch.int64)
         for column in ("task", "label", "owner", "half")
     )
     _check_server(categories, bool(users), labels, owners)
-    _check_users(users, tasks, of_task, owners, halves)
 
     paths = [picture.path for picture in pictures]
     pixels, places = decoded(
@@ -108,7 +110,7 @@ def gathered(
     )
     of_task, labels, owners, halves = (column[places] for column in (of_task, labels, owners, halves))
     _check_server(categories, bool(users), labels, owners)
-    lacking = _check_users(users, tasks, of_task, owners, halves)
+    lacking = _lacking(users, tasks, of_task, owners, halves)
     for reason in lacking.values():
         log.warning("%s, and is left out; each user needs at least %d of every task", reason, USER_LEAST)
     left = [place for place in range(len(users)) if place not in lacking]
@@ -139,7 +141,7 @@ def _check_server(categories: Sequence[Category], users: bool, labels: Tensor, o
             raise InputError(f"{category.where} has {count} pictures that can be read; at least {least} are needed")
 
 
-def _check_users(
+def _lacking(
     users: Sequence[str], tasks: Sequence[str], of_task: Tensor, owners: Tensor, halves: Tensor
 ) -> dict[int, str]:
     """Tell what each user lacks who lacks pictures, by the user's place; raises `InputError` where nobody is left."""

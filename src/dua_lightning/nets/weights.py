@@ -117,8 +117,8 @@ def _published(name: str, weights: str, folder: str | Path | None) -> Path:
         torch.hub.download_url_to_file(url, str(places[0] / file), _digest_in(file))
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
-            f"the weights {wanted} of {name} could not be downloaded from {url} ({error}); put that file into "
-            f"{places[0].absolute()}, or use weights=PATH or weights=none"
+            f"the weights {wanted} of {name} could not be downloaded from {url} ({error}); put the file {file} "
+            f"into {places[0].absolute()}, or use weights=PATH or weights=none"
         ) from error
     return places[0] / file
 
