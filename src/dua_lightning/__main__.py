@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -113,29 +115,8 @@ def _run() -> None:
 
 
 def _command(name: str, arguments: list[str]) -> int:
-    if name == "init":
-        from dua_lightning.commands import init
-
-        return init.main(arguments)
-    if name == "store":
-        from dua_lightning.commands import store
-
-        return store.main(arguments, CONF / "paths" / "default.yaml")
-    if name == "report":
-        from dua_lightning.commands import report
-
-        return report.main(arguments)
-    if name == "export":
-        from dua_lightning.commands import export
-
-        return export.main(arguments)
-    if name == "predict":
-        from dua_lightning.commands import predict
-
-        return predict.main(arguments)
-    from dua_lightning.commands import compare
-
-    return compare.main(arguments)
+    main: Callable[..., int] = import_module(f"dua_lightning.commands.{name}").main
+    return main(arguments, CONF / "paths" / "default.yaml") if name == "store" else main(arguments)
 
 
 def _ours(error: Exception) -> bool:
