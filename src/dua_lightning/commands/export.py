@@ -28,9 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = Parser(prog="dua export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument(
-        "--user", nargs="+", action="extend", metavar="NAME", help="users, by their names (default: all)"
-    )
+    parser.add_argument("--user", action="append", metavar="NAME", help="a user; may be given again (default: all)")
     parser.add_argument("--row", metavar="LABEL", help="the row, by its name in tables, where the run has several")
     parser.add_argument("--seed", type=int, metavar="S", help="the seed (default: the run's first)")
     parser.add_argument("--draw", type=int, default=1, metavar="N", help="the draw of users' halves (default: 1)")

@@ -256,7 +256,7 @@ def _kept(folder: Path, user: str, about: Mapping[str, Any]) -> bool:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What `model.json` says, if it is what was written."""
+    """The values of `model.json`, if they are those that were written."""
     path = folder / ABOUT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
