@@ -12,7 +12,7 @@ from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.nets import mlp
 from dua_lightning.params import clone
-from dua_lightning.personal import PersonalModel, files, load, save
+from dua_lightning.personal import PersonalModel, files, formats, load, save
 from dua_lightning.personal.network import portable, rebuild
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Batch, Task
@@ -113,7 +113,7 @@ def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.formats, "write", full)
+    monkeypatch.setattr(files, "write_task", full)
     with pytest.raises(InputError, match=r"ann cannot be written \(No space left on device"):
         save(model(), tmp_path, ("pt2",))
     assert load(folder).user == "ann"
@@ -226,6 +226,6 @@ def test_a_format_that_there_is_not_is_refused(tmp_path: Path) -> None:
 
 
 def test_onnx_without_its_packages_says_how_to_install_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.formats, "NEEDED", ("onnx_that_is_not_there",))
+    monkeypatch.setattr(formats, "NEEDED", ("onnx_that_is_not_there",))
     with pytest.raises(InputError, match=r"pip install 'dua_lightning\[export\]'"):
         save(model(), tmp_path, ("onnx",))

@@ -157,4 +157,4 @@ def test_a_network_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) 
             return x if x.sum() > 0 else -x
 
     with pytest.raises(InputError, match=r"^this Branches cannot be written as pt2 \(.*\); leave pt2 out of the form"):
-        formats.write("pt2", Branches(), (3,), tmp_path / "x.pt2")
+        formats.write_task("pt2", Branches(), (3,), tmp_path / "x.pt2")

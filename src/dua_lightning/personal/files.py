@@ -13,7 +13,7 @@ from dua_lightning.data.listing import entries
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.params import fitted
-from dua_lightning.personal import formats
+from dua_lightning.personal.formats import WRITERS, write_task
 from dua_lightning.personal.model import PersonalModel
 from dua_lightning.personal.network import rebuild, refuse_foreign
 from dua_lightning.progress import stage
@@ -28,7 +28,7 @@ FORMAT = 1
 """The version of the folder's form."""
 ABOUT, WEIGHTS = "model.json", "model.safetensors"
 """The files that every folder has."""
-SAFETENSORS, FORMATS = "safetensors", ("safetensors", *formats.WRITERS)
+SAFETENSORS, FORMATS = "safetensors", ("safetensors", *WRITERS)
 """All formats; the first one is always written."""
 SHARED = "shared/"
 """The beginning of the names of tensors that all tasks have in common."""
@@ -56,7 +56,7 @@ def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) 
     """
     if unknown := [kind for kind in kinds if kind not in FORMATS]:
         raise InputError(f"{unknown[0]} is not a format; there are {', '.join(FORMATS)}")
-    kinds = [kind for kind in formats.WRITERS if kind in kinds]
+    kinds = [kind for kind in WRITERS if kind in kinds]
     folder = Path(out) / name(model.user)
     tensors = _tensors(model)
     about = _about(model, tensors, kinds)
@@ -72,7 +72,7 @@ def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) 
             for task in model.tasks:
                 net = model.module(task.name)
                 for kind in kinds:
-                    formats.write(kind, net, model.shape, new / _file(task, kind))
+                    write_task(kind, net, model.shape, new / _file(task, kind))
                     sync(new / _file(task, kind))
                     advance()
             about["files"] = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
