@@ -120,6 +120,24 @@ def test_a_save_that_fails_leaves_the_old_model(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["ann"]
 
 
+def test_an_old_model_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(model(), tmp_path, TENSORS)
+    rename = Path.rename
+
+    def refusing(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(InputError, match=r"ann cannot be written \(Device or resource busy"):
+        save(replace(model(), row="EWC"), tmp_path, TENSORS)
+    assert load(folder).row == "mean-IMM"
+    assert [path.name for path in tmp_path.iterdir()] == ["ann"]
+
+
 @pytest.mark.parametrize("user", ["..", ".", "", "a/b", "小红", "con\n", " "])
 def test_a_user_of_any_name_has_a_folder_below(tmp_path: Path, user: str) -> None:
     folder = save(model(user), tmp_path / "out", TENSORS)
@@ -171,7 +189,9 @@ def test_code_from_outside_is_not_called_without_leave(
     monkeypatch.chdir(tmp_path)
     folder = save(model(), tmp_path, TENSORS)
     rewritten(folder, **values)
-    with pytest.raises(InputError, match=r"mkdir, which is code from outside; .* \(--code (os|dua_lightning)\)"):
+    with pytest.raises(
+        InputError, match=r"^the model is made by .*mkdir, which is code from outside; .* \(--code (os|dua_lightning)\)"
+    ):
         load(folder)
     assert not (tmp_path / "x").exists()
 
