@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from dua_lightning import personal_models, save
 from dua_lightning.__main__ import CONF
-from dua_lightning.commands import compare, init, report, store
+from dua_lightning.commands import compare, export, init, predict, report, store
 from dua_lightning.errors import InputError
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import of_seed
+from tests.personal import runs
 from tests.test_imports import STAIRS
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +80,30 @@ def test_the_tutorial_runs_and_prints_what_it_says(
     assert scope["ewc"].learnt == 2
 
 
+def test_the_page_of_exports_reads_every_format_without_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.run(tmp_path, "method=mean_imm", "model=mobilenet_v2", "model.weights=none")
+    (model,) = personal_models(run, user="ann")
+    monkeypatch.chdir(tmp_path)
+    onnx = all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime"))
+    save(model, "models", ("pt2", "onnx") if onnx else ("pt2",))
+    path = tmp_path / "pictures/users/ann/kitchen/pots/0.jpg"
+    path.rename("picture.jpg")
+    scope: dict[str, Any] = {}
+    for code in blocks("docs/export.md", "python"):
+        if onnx or "onnxruntime" not in code:
+            exec(compile(code, "docs/export.md", "exec"), scope)
+    x = model.preprocessing([Path("picture.jpg")])
+    # Rounded to bytes in another order.
+    assert (scope["x"] - x).abs().max() < 2 / 255 / 0.2
+    expected = model.probabilities("kitchen", scope["x"])
+    for found in (scope["probabilities"], *([torch.tensor(scope["by_onnx"])] if onnx else [])):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert all(torch.equal(scope["state"][name], model.states["kitchen"][name]) for name in scope["state"])
+    assert scope["state"].keys() == model.states["kitchen"].keys()
+
+
 def under(pattern: str) -> list[str]:
     """The files that a pattern finds, by their path from the top."""
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
@@ -92,6 +119,8 @@ TOOLS = {
     "init": init.main,
     "report": report.main,
     "compare": compare.main,
+    "export": export.main,
+    "predict": predict.main,
     "store": lambda arguments: store.main(arguments, CONF / "paths" / "default.yaml"),
 }
 

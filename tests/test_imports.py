@@ -21,7 +21,7 @@ STAIRS = (
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
     *("evaluation", "server", "user", "engines"),
-    *("report", "run", "commands", "__main__"),
+    *("report", "run", "personal", "commands", "__main__"),
 )
 # Packages that live in some rooms only.
 TENANTS = {
@@ -32,6 +32,7 @@ TENANTS = {
     "matplotlib": {"report.figures", "report.fonts", "report.loggers"},
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
+    "onnxruntime": {"personal.formats"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 

@@ -28,43 +28,35 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = Parser(prog="dua export", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument(
-        "--user", nargs="+", action="extend", metavar="NAME", help="users, by their names (default: all)"
-    )
+    parser.add_argument("--user", action="append", metavar="NAME", help="a user; may be given again (default: all)")
     parser.add_argument("--row", metavar="LABEL", help="the row, by its name in tables, where the run has several")
     parser.add_argument("--seed", type=int, metavar="S", help="the seed (default: the run's first)")
     parser.add_argument("--draw", type=int, default=1, metavar="N", help="the draw of users' halves (default: 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: `models` in RUN)")
     parser.add_argument(
         "--formats",
-        type=_kinds,
         metavar="FORMAT,..",
         help=f"{','.join(KINDS)}; the first one is always written (default: all that are installed)",
     )
     given = parser.parse_args(arguments)
+    kinds = KINDS if given.formats is None else tuple(given.formats.split(","))
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise InputError(f"--formats {given.formats} cannot be used: {unknown[0]} is none of {', '.join(KINDS)}")
     # Help does without torch, which takes seconds to load.
     from dua_lightning.personal import personal_models, save
     from dua_lightning.personal.files import size
     from dua_lightning.personal.formats import onnx_can_be_written
 
-    errors = Terminal(stderr=True)
-    kinds = given.formats
-    if kinds is None:
-        kinds = KINDS if onnx_can_be_written() else KINDS[:-1]
-        if kinds != KINDS:
-            errors.print("no ONNX is written: pip install 'dua_lightning[export]'")
+    lacking = given.formats is None and not onnx_can_be_written()
+    if lacking:
+        kinds = KINDS[:-1]
     out: Path = given.out or given.run / "models"
     # Standard output has the folders alone, each as soon as it is there.
-    with shown(errors):
+    with shown(Terminal(stderr=True)):
         for model in personal_models(given.run, given.user, given.row, given.seed, given.draw):
             folder = save(model, out, kinds)
             of = f"{model.row}, seed {model.seed}, draw {given.draw}"
             Terminal().print(f"  {folder}  {decimal(size(folder))}  {of}")
+    if lacking:
+        Terminal(stderr=True).print("no ONNX is written: pip install 'dua_lightning[export]'")
     return 0
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(text.split(","))
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise InputError(f"--formats {text} cannot be used: {unknown[0]} is none of {', '.join(KINDS)}")
-    return kinds

@@ -45,11 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--code",
-        nargs="+",
-        action="extend",
+        action="append",
         default=[],
         metavar="PACKAGE",
-        help="packages outside this one that may build the network",
+        help="a package outside this one that may build the network; may be given again",
     )
     given = parser.parse_args(arguments)
     if given.top < 1:

@@ -13,7 +13,7 @@ from dua_lightning.data.listing import entries
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.params import fitted
-from dua_lightning.personal import formats
+from dua_lightning.personal.formats import WRITERS, write_task
 from dua_lightning.personal.model import PersonalModel
 from dua_lightning.personal.network import rebuild, refuse_foreign
 from dua_lightning.progress import stage
@@ -28,7 +28,7 @@ FORMAT = 1
 """The version of the folder's form."""
 ABOUT, WEIGHTS = "model.json", "model.safetensors"
 """The files that every folder has."""
-SAFETENSORS, FORMATS = "safetensors", ("safetensors", *formats.WRITERS)
+FORMATS = ("safetensors", *WRITERS)
 """All formats; the first one is always written."""
 SHARED = "shared/"
 """The beginning of the names of tensors that all tasks have in common."""
@@ -36,7 +36,7 @@ PIXELS = {"colours": "RGB", "layout": "NCHW", "resize": "bilinear, antialiased",
 """Words in `model.json` on how a picture becomes an input, which are the same for all models."""
 
 
-def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) -> Path:
+def save(model: PersonalModel, out: str | Path, formats: Sequence[str] = FORMATS) -> Path:
     """Write a model into a folder of its own, whole or not at all.
 
     A folder that holds the same model in the same formats already is kept; one of another model of this user is
@@ -45,7 +45,7 @@ def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) 
     Args:
         model: The model.
         out: The folder in which the user's folder is made.
-        kinds: The formats: `safetensors`, which is written in any case, `pt2` and `onnx`.
+        formats: The formats: `safetensors`, which is written in any case, `pt2` and `onnx`.
 
     Returns:
         The user's folder.
@@ -54,9 +54,9 @@ def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) 
         InputError: There is no such format, the network cannot be written in one, or the folder holds something else
             or cannot be written.
     """
-    if unknown := [kind for kind in kinds if kind not in FORMATS]:
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
         raise InputError(f"{unknown[0]} is not a format; there are {', '.join(FORMATS)}")
-    kinds = [kind for kind in formats.WRITERS if kind in kinds]
+    kinds = [kind for kind in WRITERS if kind in formats]
     folder = Path(out) / name(model.user)
     tensors = _tensors(model)
     about = _about(model, tensors, kinds)
@@ -72,14 +72,19 @@ def save(model: PersonalModel, out: str | Path, kinds: Sequence[str] = FORMATS) 
             for task in model.tasks:
                 net = model.module(task.name)
                 for kind in kinds:
-                    formats.write(kind, net, model.shape, new / _file(task, kind))
+                    write_task(kind, net, model.shape, new / _file(task, kind))
                     sync(new / _file(task, kind))
                     advance()
             about["files"] = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
             write_text(new / ABOUT, json.dumps({**about, "sha256": digest(about)}, indent=2) + "\n")
             if folder.exists():
                 folder.rename(old)
-            new.rename(folder)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
             sync(folder.parent)
     return folder
 
@@ -104,6 +109,8 @@ def load(folder: str | Path, code: Sequence[str] = ()) -> PersonalModel:
     try:
         refuse_foreign([about["network"], about["row"]["settings"]["phi"]], code)
         return _model(about, tensors)
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(folder, f"{ABOUT} lacks something ({error})") from error
 
@@ -256,7 +263,7 @@ def _kept(folder: Path, user: str, about: Mapping[str, Any]) -> bool:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What `model.json` says, if it is what was written."""
+    """The values of `model.json`, if they are those that were written."""
     path = folder / ABOUT
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

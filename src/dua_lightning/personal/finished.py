@@ -89,8 +89,8 @@ def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
     """The model of one user; `shared` keeps what users have in common."""
     if draws.store.get(draws.recipes.result(row, data)) is None:
         raise InputError(
-            f"the store has no result of {row.label} for user {data.user} that this code makes of these pictures; "
-            f"{again(folder)}"
+            f"the store has no result of {row.label} for user {data.user} that this code makes of these pictures and "
+            f"these first weights; {again(folder)}"
         )
     if not shared:
         shared.update(_shared(draws, row, folder))

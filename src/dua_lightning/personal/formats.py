@@ -85,7 +85,7 @@ WRITERS: dict[str, Callable[[nn.Module, tuple[int, ...], Path], None]] = {"pt2":
 """The formats of one task's network, which are also the ends of the files' names."""
 
 
-def write(kind: str, net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def write_task(kind: str, net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     """Write a network in one of the formats.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dua_lightning.errors import InputError
 from dua_lightning.run.settings import SeedSettings
@@ -51,7 +51,7 @@ def read(folder: Path) -> tuple[SeedSettings, ...]:
         raise InputError(f"{folder} is not the folder of a run that has {SETTINGS}; {again(folder)}")
     try:
         return TypeAdapter(tuple[SeedSettings, ...]).validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path} cannot be read ({reason}); {again(folder)}") from error
 

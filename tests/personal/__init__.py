@@ -1,0 +1,1 @@
+"""Personal models as files."""
