@@ -38,7 +38,8 @@ def personal_models(
         draw: The Monte-Carlo iteration, from 1.
 
     Yields:
-        The models in the order of the run's users; one at a time is in memory.
+        The models in the order of the run's users, but for users who lack the labels that the row needs; one at a time
+        is in memory.
 
     Raises:
         InputError: There is no such run, row, seed, draw or user, or the store lacks what the run has put there.
@@ -60,7 +61,10 @@ def personal_models(
             raise InputError(f"the run has no user {unknown[0]}; it has {some}")
     shared: dict[str, Tensors] = {}
     for someone in users:
-        if wanted is None or someone.user in wanted:
+        taken = draws.takes(chosen, someone)
+        if wanted is not None and someone.user in wanted and not taken:
+            raise InputError(f"{chosen.label} needs labels, and user {someone.user} has none; name another row")
+        if taken and (wanted is None or someone.user in wanted):
             with stage(f"making the model of user {someone.user}"):
                 model = _model(draws, chosen, someone.draw(draw), folder, shared)
             yield model
@@ -95,6 +99,7 @@ def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
     if not shared:
         shared.update(_shared(draws, row, folder))
     benchmark, settings = draws.benchmark, draws.settings
+    states, data = draws.personal(row, data, shared)
     used = row.prior == "user" or type(row.phi) is not Unchanged
     pictures = {task.name: len(data.of(task).validation) if used else 0 for task in benchmark.tasks}
     return PersonalModel(
@@ -104,7 +109,7 @@ def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
         categories=benchmark.categories,
         shape=tuple(benchmark.shape),
         net=draws.net,
-        states=_on_processor(draws.personal(row, data, shared)),
+        states=_on_processor(states),
         preprocessing=benchmark.preprocessing,
         network=portable(settings.model.node),
         seed=settings.seed,

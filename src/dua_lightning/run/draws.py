@@ -248,7 +248,7 @@ class Draws:
         found = [self._result(self.rows[place], data, own_priors, divided, shared) for place in draw.rows]
         return found, time.perf_counter() - began
 
-    def personal(self, row: Row, data: UserData, shared: Shared) -> dict[str, State]:
+    def personal(self, row: Row, data: UserData, shared: Shared) -> tuple[dict[str, State], UserData]:
         """Compute the final states of a user, those that `compute` evaluates after the last task.
 
         Args:
@@ -257,7 +257,7 @@ class Draws:
             shared: Experts and the server's priors, by the keys of their recipes.
 
         Returns:
-            The adapted state that serves each task, by the task's name.
+            The adapted state that serves each task, by the task's name, and the data with a task for every picture.
         """
         self.net.to(self.device)
         with _named(row, data):
@@ -265,9 +265,10 @@ class Draws:
             data, _ = self._sorted(experts, data)
             ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
             of = {expert.task.name: expert for expert in experts}
-            return {
+            states = {
                 task: user.personalise(self.net, of[task], state, row.phi, data)[0] for task, state in model.items()
             }
+            return states, data
 
     def server_priors(self, row: Row, experts: tuple[Expert, ...], keep: bool) -> Tensors:
         """Measure the server's priors on its own data.
