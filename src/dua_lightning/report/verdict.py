@@ -40,7 +40,9 @@ FEW = re.compile(r" \+ AdaBN of (\d+) images")
 ROW = ["prior", "statistics", "adapt", "uses"]
 """Columns that tell what a row is."""
 UNCLEAR = "Not enough to tell"
+"""The answer where the interval has 0 in it, or there are too few users for one."""
 SURE = f"{100 * LEVEL:.0f} % interval"
+"""The name of intervals in sentences."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _answers(
 ) -> Iterator[Answer]:
     personal, server = rows.personal, rows.server
     # Without batch normalisation no row can adapt by AdaBN, and most questions have no answer.
-    asks = facts is None or facts.batch_norm
+    asks = facts.batch_norm if facts else any(row["adapt"] == "adabn" for row in rows.of.values())
     missing = () if given is None or not asks else (again(given, "method=verdict"),)
     found = rows.difference(personal, server) if personal and server else None
     if personal is None or server is None or found is None:
@@ -215,9 +217,11 @@ def few(draws: pd.DataFrame) -> pd.DataFrame:
 
 def _helps(rows: _Rows, personal: str, server: str, found: _Difference) -> str:
     word = _word(found)
+    says = "No, it harms" if word == "No" else word
+    with_data, without = rows.wide[[personal, server]].dropna().groupby(level="user").mean().mean()
     text = (
-        f"{'No, it harms' if word == 'No' else word}: {personal} is right on {rows.accuracy(personal):.1f} % of the images, and {server}, the best row "
-        f"without users' data, on {rows.accuracy(server):.1f} %: {found}."
+        f"{says}: {personal} is right on {with_data:.1f} % of the images, and {server}, the best row "
+        f"without users' data, on {without:.1f} %: {found}."
     )
     # Only a merge with statistics that nobody has put right leaves the server less than it can do.
     alone = [row for row in rows.of.values() if row["uses"] == "nothing" and row["statistics"] in ("server", "none")]
