@@ -92,8 +92,8 @@ def test_what_would_decide_is_from_the_standard_deviation() -> None:
     noise = (9.0, -9.0, 4.0, -4.0)
     frame = draws({"Joint": 50.0, "MAS-IMM + AdaBN": 52.0}, {"MAS-IMM + AdaBN": noise})
     texts = [answer.text for answer in verdict.verdict(frame, NO_COSTS)]
-    needed = math.ceil((2 * statistics.stdev(noise) / 2.0) ** 2)
-    assert texts[2].startswith(f"Not enough to tell: about {needed} users like these would decide.")
+    # By a table of Student's t: 2.000 for 60 degrees of freedom, with standard deviation 8.04 and mean 2.
+    assert texts[2].startswith("Not enough to tell: about 65 users like these would decide.")
     two = draws({"Joint": 50.0, "MAS-IMM + AdaBN": 60.0}, users=2)
     assert "needs at least 3 of them" in verdict.verdict(two, NO_COSTS)[2].text
 

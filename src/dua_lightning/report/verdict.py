@@ -25,7 +25,7 @@ from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
 from dua_lightning.report.reduce import PAIR
 from dua_lightning.report.runs import again
-from dua_lightning.report.statistics import FEWEST, LEVEL, interval
+from dua_lightning.report.statistics import FEWEST, LEVEL, interval, needed
 
 NEAR = 1.0
 """Points of accuracy that hardly matter: fewer images are enough where they lose no more."""
@@ -33,8 +33,8 @@ NAMED = 5
 """More users than this are counted, and not named."""
 SEEDS = 3
 """Fewer seeds than this say little of another training."""
-MOST_USERS = 10_000
-"""Needing more users than this is said to be out of reach."""
+LEAST = 0.02
+"""A smaller mean, in standard deviations, takes ten thousand users or more."""
 FEW = re.compile(r" \+ AdaBN of (\d+) images")
 """The end of a row's label that tells how many images AdaBN took."""
 ROW = ["prior", "statistics", "adapt", "uses"]
@@ -90,10 +90,9 @@ class _Difference:
         noise = float((again["var"] / again["count"]).mean()) if (again["count"] > 1).all() else 0.0
         if noise > spread**2 / 2:
             return "most of the spread is chance within each user: more seeds or draws would decide"
-        needed = math.ceil((2 * spread / abs(self.mean)) ** 2) if self.mean else MOST_USERS + 1
-        if needed > MOST_USERS:
+        if abs(self.mean) < spread * LEAST:
             return "if there is a difference, it is too small to be worth more users"
-        return f"about {max(needed, len(self.users) + 1):,} users like these would decide"
+        return f"about {needed(self.mean, spread, len(self.users) + 1):,} users like these would decide"
 
 
 class _Rows:
@@ -351,7 +350,10 @@ def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answe
 
 def _labels(rows: _Rows, personal: str) -> Iterator[Answer]:
     labelled = [label for label, row in rows.of.items() if row["uses"] == "labels"]
-    chosen = rows.kin(personal, adapt="adabn_s") or next(iter(labelled), None)
+    # Labels that train say more than those of a prior alone.
+    chosen = rows.kin(personal, adapt="adabn_s") or min(
+        labelled, key=lambda label: rows.of[label]["adapt"] == "none", default=None
+    )
     if chosen and (found := rows.difference(chosen, personal)):
         yield Answer("What would the user's labels add?", f"{chosen}, which needs them, minus {personal} is {found}.")
 
