@@ -73,7 +73,7 @@ def needed(mean: float, deviation: float, least: int) -> int:
     7
     """
     # The t interval is wider than the normal one, from which the search begins.
-    n = max(least, math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * deviation / mean) ** 2))
+    n: int = max(least, math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * deviation / mean) ** 2))
     while stats.t.ppf((1 + LEVEL) / 2, n - 1) * deviation / math.sqrt(n) >= abs(mean):
         n += 1
     return n
