@@ -182,3 +182,9 @@ def test_facts_survive_their_file_and_name_the_tasks_of_runs_that_agree(tmp_path
     assert facts.task_names([FACTS, more]) == ("Küche", "Bad")
     assert facts.task_names([FACTS, replace(FACTS, tasks=more.tasks[1:])]) == ()
     assert facts.task_names([FACTS, None]) == ()
+
+
+def test_the_releases_behaviour_has_no_verdict() -> None:
+    frame = draws({"Joint": 50.0, "MAS-IMM + AdaBN": 60.0}).assign(fidelity="released")
+    assert verdict.verdict(frame, NO_COSTS) == ()
+    assert verdict.few(frame).empty

@@ -281,12 +281,14 @@ def _worse(found: _Difference) -> str:
 def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
     question = "Is it the user, or only the merged statistics put right?"
     merged = [label for label, row in rows.of.items() if row["statistics"] not in ("server", "none")]
+    # A merge by a user's prior is nothing that the server has alone.
+    server = {"adapt": "none", "uses": "nothing"}
     for label in [personal, *merged]:
         own = rows.kin(label, adapt="adabn")
         given = next(
-            (found for s in ("last", "mean", "task") if (found := rows.kin(label, adapt="none", statistics=s))), None
+            (found for s in ("last", "mean", "task") if (found := rows.kin(label, statistics=s, **server))), None
         )
-        alone = rows.kin(label, adapt="none", statistics="server")
+        alone = rows.kin(label, statistics="server", **server)
         if own and given and alone and (rest := rows.difference(own, alone)) and (put := rows.difference(alone, given)):
             word = "The user" if rest.clear and rest.mean > 0 else "Only the statistics" if rest.near else UNCLEAR
             if rest.clear and rest.mean < 0:
