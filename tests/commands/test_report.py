@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from dua_lightning.report import pages
-from dua_lightning.report.document import Commands, Document, Section, Table
+from dua_lightning.report.document import Answer, Answers, Commands, Document, Section, Table
 from tests.helpers.cli import Done, refused, run
 from tests.report import folders
 
@@ -111,20 +111,26 @@ def test_help_does_without_torch(command: str) -> None:
 def odd(lines: int = 2) -> Document:
     """Names that would be markup, a number that is not one, and a long table."""
     frame = pd.DataFrame({"<b>": ["a|b", "<script>"] * (lines // 2), "x": [1.23456, float("nan")] * (lines // 2)})
-    parts = (Table("odd", frame, "a_note", {"x": ".1f"}), Commands("<run>", {"all": "dua 'a&b'"}))
+    answer = Answer("Why <b>?", "Since a_b.", ("dua 'c&d'",))
+    parts = (
+        Answers((answer,)),
+        Table("odd", frame, "a_note", {"x": ".1f"}),
+        Commands("<run>", {"all": "dua 'a&b'"}),
+    )
     return Document("<title>", "lead & more", (Section("Odd", "", parts),))
 
 
 def test_nothing_in_the_data_becomes_markup() -> None:
     page = pages.html(odd())
     assert Page(page).open == []
-    for text in ("<b>", "<title><", "a&b", "<run>", "<td><script>"):
+    for text in ("<b>", "<title><", "a&b", "c&d", "<run>", "<td><script>"):
         assert text not in page
     assert '<td class="number" data-value="1.23456">1.2</td>' in page
     assert '<td class="number"></td>' in page
     text = pages.markdown(odd(), Path())
     assert "| a\\|b | 1.2 |\n| \\<script> |  |" in text
     assert "    dua 'a&b'" in text
+    assert "**Why \\<b>?** Since a\\_b.\n\n    dua 'c&d'\n" in text
 
 
 def test_long_tables_are_cut_on_the_page_and_say_so() -> None:

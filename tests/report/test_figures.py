@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,30 @@ def test_names_of_any_kind_are_drawn_without_a_warning(draw: Draw, drawn: list[F
     ElementTree.parse(path)
     longest = max(len(line) for text in drawn[0].findobj(Text) for line in text.get_text().split("\n"))
     assert longest < 140
+
+
+@pytest.mark.parametrize("draw", [figures.accuracy_matrices, figures.forgetting_curves])
+def test_tasks_are_called_by_their_names(draw: Draw, drawn: list[Figure], tmp_path: Path) -> None:
+    names = ("Küche und andere Räume des Hauses", "<b>Bad</b>", "three")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = draw(replace(of(tasks=3), tasks={"digits": names}), tmp_path / "figure.svg")
+    ElementTree.parse(path)
+    ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
+    assert ticks == ["Küche und a...", "<b>Bad</b>", "three"]
+    # The names of another number of tasks are not those of these.
+    draw(replace(of(tasks=2), tasks={"digits": names}), tmp_path / "figure.svg")
+    assert [label.get_text() for label in drawn[1].axes[0].get_xticklabels()] == ["1", "2"]
+
+
+def test_the_curve_over_a_few_images_ends_at_all(drawn: list[Figure], tmp_path: Path) -> None:
+    columns = ["row", "images", "accuracy", "difference", "CI"]
+    found = pd.DataFrame([("a", 5, 60.0, -10.0, 2.0), ("b", 20, 69.0, -1.0, math.nan), ("c", math.inf, 70.0, 0.0, 0.0)])
+    figures.few_images(found.set_axis(columns, axis="columns"), tmp_path / "figure.svg")
+    (axes,) = drawn[0].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "20", "all"]
+    assert axes.lines[0].get_ydata().tolist() == [60.0, 69.0, 70.0]
+    assert drawn[0].get_suptitle() == "a is -10.0 points from AdaBN of all images"
 
 
 def test_differences_of_rows_with_long_names_are_drawn_without_a_warning(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_what_is_kept_and_lost() -> None:
     assert headlines.lost({"a": KEEPS, "j": JOINT}) == lost
     assert headlines.lost({"a": KEEPS, "b": GAINS}) == f"{lost}, and rises by 2.0 points under b"
     assert headlines.lost({"a": KEEPS, "s": np.full((2, 2), 7.0)}) == f"{lost}, and stays under s"
+    assert headlines.lost({"a": KEEPS}, "Küche") == lost.replace("task 1", "task Küche")
     for R in (JOINT, np.full((1, 1), 7.0)):
         assert headlines.lost({"j": R}) == "Accuracy on each task while others are learnt"
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dua_lightning.report import figures, runs, sections
+from dua_lightning.report import facts, figures, runs, sections
 from dua_lightning.report.characters import filename
 from dua_lightning.report.document import Commands, Document, Picture, Table
+from dua_lightning.report.facts import Facts, TaskFacts
 from tests.report import folders
 from tests.report.test_tables import made
 
@@ -39,6 +40,7 @@ def test_the_lead_says_what_was_run(document: Document) -> None:
 
 def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Document) -> None:
     assert [section.title for section in document.sections] == [
+        "The verdict",
         "Accuracy and forgetting",
         "Paired differences",
         "Users",
@@ -114,6 +116,19 @@ def test_several_benchmarks_have_figures_of_their_own(tmp_path: Path) -> None:
     assert rows["accuracy"].notna().all(), "benchmarks with fewer tasks have their own number"
     assert set(tables(found)[f"differences-{second}"].frame["first"]) == {"MAS-RACL"}
     assert set(tables(found)["training"].frame["experts"]) == {"L2-transfer, data=digits", "L2-transfer, data=num/bers"}
+
+
+def test_tasks_have_the_names_that_all_runs_give_them(tmp_path: Path) -> None:
+    tasks = tuple(TaskFacts(name, (f"{name} a", f"{name} <b>")) for name in ("x", "y", "z"))
+    first, second = (folders.run(tmp_path / name) for name in "ab")
+    facts.write(Facts(tasks, 2, (3, 8, 8), 4, True), first)
+    found = of(first)
+    assert found.sections[0].title == "The verdict"
+    assert tables(found)["tasks"].frame["task"].tolist() == ["x", "y", "z"]
+    assert tables(found)["tasks"].frame["categories"].tolist()[0] == "x a, x <b>"
+    assert any("accuracy on task x" in picture.title for picture in pictures(found))
+    # A run of an earlier version does not name them.
+    assert any("accuracy on task 1" in picture.title for picture in pictures(of(first, second)))
 
 
 def test_measured_stands_beside_published(tmp_path: Path) -> None:

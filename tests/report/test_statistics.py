@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dua_lightning.report.statistics import holm, interval, p_value
+from dua_lightning.report.statistics import holm, interval, needed, p_value
 from tests.reference import statistics_loops
 
 CASES = [
@@ -57,3 +58,16 @@ def test_tests_that_were_not_made_do_not_count() -> None:
     first, nothing, second = holm([0.01, math.nan, 0.04])
     assert (first, second) == (0.02, 0.04)
     assert math.isnan(nothing)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(1.0, 1.0), (-4.9, 3.5), (0.5, 4.0), (30.0, 1.0)])
+def test_so_many_values_are_needed_and_one_less_is_too_few(mean: float, deviation: float) -> None:
+    def half(n: int) -> float:
+        """Half the interval of n values of this very deviation."""
+        values = np.resize([-1.0, 1.0], n) if n % 2 == 0 else np.append(np.resize([-1.0, 1.0], n - 1), 0.0)
+        return float(interval(values / values.std(ddof=1) * deviation).half)
+
+    n = needed(mean, deviation, 2)
+    assert half(n) < abs(mean)
+    assert n == 2 or half(n - 1) >= abs(mean)
+    assert needed(mean, deviation, n + 5) == n + 5

@@ -1,10 +1,12 @@
 """The scene benchmarks from the command line, on few photographs and a very narrow network."""
 
+import json
 import os
 import re
 import shutil
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from dua_lightning.data.corruptions import NAMES
+from dua_lightning.report import facts
 from dua_lightning.report.records import costs, read
 from tests.helpers.cli import Done, run
 from tests.helpers.process import spawn
@@ -74,6 +77,36 @@ def test_catprior_on_photographs_with(choice: tuple[str, ...], dua, tmp_path: Pa
     assert frame["user"].nunique() == 5
     assert frame["iteration"].nunique() == (2 if "data.iterations=2" in choice else 1)
     assert set(frame["fidelity"]) == {"released" if "fidelity=released" in choice else "paper"}
+
+
+def test_a_run_ends_and_its_report_begins_with_the_verdict(
+    dua: Callable[..., Done], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = ("data.images_per_preference=4", "adapt_after=last_task", "threads=1")
+    done = dua("data=catprior", *PHOTOS, *few, "method=verdict")
+    assert done.status == 0, done.err
+    out = tmp_path / "out"
+    frame = read(out / "records.csv").drop_duplicates("label").set_index("label")
+    assert frame.loc["MAS-IMM, server statistics", ["prior", "statistics", "uses"]].tolist() == [
+        *("server", "server", "nothing")
+    ]
+    assert frame.loc["Joint", ["prior", "statistics", "uses"]].tolist() == ["none", "none", "nothing"]
+    assert frame.loc["MAS-IMM + AdaBN of 5 images", "uses"] == "images"
+    told = json.loads((out / "summary.json").read_text())["verdict"]
+    for answer in told:
+        assert f"\n{answer['question']}\n" in done.out
+        assert not answer["text"].startswith("Not asked")
+    places = [done.out.index(text) for text in ("percent, one seed", "Does personalization help", "summary.json\n")]
+    assert places == sorted(places)
+    known = facts.read(out)
+    assert known is not None
+    assert (known.users, known.batch_norm) == (5, True)
+    assert all(task.name in (out / "benchmark.json").read_text() for task in known.tasks)
+    assert run("report", str(out), capfd=capfd, monkeypatch=monkeypatch).status == 0
+    text = (out / "report" / "report.md").read_text()
+    assert text.index("## The verdict") < text.index("## Accuracy and forgetting")
+    assert "figures/few_images.svg" in text
+    assert f"| {known.tasks[0].name} |" in text
 
 
 def test_the_experts_of_catprior_serve_transprior_too(dua, tmp_path: Path) -> None:

@@ -278,6 +278,25 @@ def test_rows_that_are_the_same_are_one_and_others_of_one_name_are_refused() -> 
         rows(other)
 
 
+def test_rows_of_one_choice_with_several_numbers_have_a_label_and_settings_each() -> None:
+    few = [rows(of_seed([config("adapt=adabn_few", f"adapt.images={images}")], 1))[0] for images in (5, 20)]
+    assert [(row.label, row.settings["phi"]["images"]) for row in few] == [
+        ("MAS-RACL + AdaBN of 5 images", 5),
+        ("MAS-RACL + AdaBN of 20 images", 20),
+    ]
+    assert [row.uses for row in few] == ["images", "images"]
+
+
+def test_records_know_what_a_row_uses_of_a_user() -> None:
+    cases = {
+        "nothing": (("method=imm",), ("method=joint",), ("prior=server",)),
+        "images": ((), ("method=joint", "adapt=adabn")),
+        "labels": (("importance=fim",), ("method=joint", "adapt=adabn_s"), ("method=task_experts",)),
+    }
+    for uses, choices_of in cases.items():
+        assert {rows(of_seed([config(*choice)], 1))[0].uses for choice in choices_of} == {uses}
+
+
 def test_all_rows_are_the_papers() -> None:
     found = [(r.method, r.get("importance", "mas"), r.get("adapt", "none")) for r in config("method=all").method.rows]
     assert found == list(ROWS)

@@ -81,7 +81,7 @@ PER_LEGEND = 28
 SLANTED = 22
 """The characters of a line of a name that is written slanted under an axis."""
 TASK = 14
-"""The characters of a line of a task's name along an axis."""
+"""The characters of a task's name along an axis."""
 LONGEST_WORD = 30
 """The largest number of characters of a word in a title."""
 TITLE_LINES = 4
@@ -180,7 +180,8 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
     """
     found = reduced.matrices
     columns, lines = _panels(len(found))
-    size = (2.3 * columns + 0.8, 2.4 * lines + 0.7)
+    names = _room(reduced.task_names)
+    size = ((2.3 + names) * columns + 0.8, (2.4 + names / 2) * lines + 0.7)
     with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
         low = float(min(np.nanmin(R) for R in found.values()))
         for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
@@ -210,7 +211,9 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
     """
     found = reduced.matrices
     columns, lines = _panels(len(found))
-    size = (2.2 * columns + 0.8, 2.0 * lines + 0.9)
+    names = _room(reduced.task_names)
+    # Names are in the legend and below the lowest panels.
+    size = (2.2 * columns + 0.8 + 1.5 * names, 2.0 * lines + 0.9 + names / 2)
     common = _common(list(found.values()))
     with _saved(path, size, headlines.lost(found, reduced.task_names[0]), lines, columns, sharex=True, sharey=True) as (
         figure,
@@ -472,13 +475,19 @@ def _ticks(count: int) -> np.ndarray:
     return np.arange(1, count + 1, -(-count // TICKS))
 
 
+def _room(tasks: Sequence[str]) -> float:
+    """The inches that the names of tasks take beside an axis beyond numbers."""
+    return 0.07 * max(0, min(TASK, max(map(len, tasks))) - 3) if len(tasks) <= TASKS_NUMBERED else 0.0
+
+
 def _tasks(axis: Axis, names: Sequence[str], first: int, slanted: bool = True) -> None:
     """Write the tasks along an axis on which the first is at `first`; of many only some, by their numbers."""
     ticks = _ticks(len(names))
     if len(ticks) < len(names):
         axis.set_ticks(ticks - 1 + first, [str(tick) for tick in ticks])
         return
-    texts = _names(names, TASK)
+    plain = map(_plain, names)
+    texts = [name if len(name) <= TASK else f"{name[: TASK - 3]}..." for name in plain]
     look: dict[str, Any] = {"rotation": 35, "ha": "right"} if slanted and max(map(len, texts)) > 3 else {}
     axis.set_ticks(ticks - 1 + first, texts, fontsize=8, **look)
 

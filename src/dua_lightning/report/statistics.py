@@ -58,6 +58,27 @@ def interval(values: ArrayLike) -> Interval:
         return Interval(np.nanmean(x, axis=-1), (bounds.high - bounds.low) / 2)
 
 
+def needed(mean: float, deviation: float, least: int) -> int:
+    """Compute how many values would have an interval that leaves 0 out, were they like those that there are.
+
+    Args:
+        mean: Their mean, not 0.
+        deviation: Their standard deviation.
+        least: The smallest number that is asked for, at least 2.
+
+    Returns:
+        The smallest such number.
+
+    >>> needed(1.0, 1.0, 2)
+    7
+    """
+    # The t interval is wider than the normal one, from which the search begins.
+    n: int = max(least, math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * deviation / mean) ** 2))
+    while stats.t.ppf((1 + LEVEL) / 2, n - 1) * deviation / math.sqrt(n) >= abs(mean):
+        n += 1
+    return n
+
+
 def p_value(differences: ArrayLike) -> float:
     """Compute the p-value of the two-sided t test [Student1908] that the mean of the differences is 0.
 

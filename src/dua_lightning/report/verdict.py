@@ -25,7 +25,7 @@ from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
 from dua_lightning.report.reduce import PAIR
 from dua_lightning.report.runs import again
-from dua_lightning.report.statistics import FEWEST, LEVEL, interval
+from dua_lightning.report.statistics import FEWEST, LEVEL, interval, needed
 
 NEAR = 1.0
 """Points of accuracy that hardly matter: fewer images are enough where they lose no more."""
@@ -33,14 +33,16 @@ NAMED = 5
 """More users than this are counted, and not named."""
 SEEDS = 3
 """Fewer seeds than this say little of another training."""
-MOST_USERS = 10_000
-"""Needing more users than this is said to be out of reach."""
+LEAST = 0.02
+"""A smaller mean, in standard deviations, takes ten thousand users or more."""
 FEW = re.compile(r" \+ AdaBN of (\d+) images")
 """The end of a row's label that tells how many images AdaBN took."""
 ROW = ["prior", "statistics", "adapt", "uses"]
 """Columns that tell what a row is."""
 UNCLEAR = "Not enough to tell"
+"""The answer where the interval has 0 in it, or there are too few users for one."""
 SURE = f"{100 * LEVEL:.0f} % interval"
+"""The name of intervals in sentences."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,9 @@ class _Difference:
         noise = float((again["var"] / again["count"]).mean()) if (again["count"] > 1).all() else 0.0
         if noise > spread**2 / 2:
             return "most of the spread is chance within each user: more seeds or draws would decide"
-        needed = math.ceil((2 * spread / abs(self.mean)) ** 2) if self.mean else MOST_USERS + 1
-        if needed > MOST_USERS:
+        if abs(self.mean) < spread * LEAST:
             return "if there is a difference, it is too small to be worth more users"
-        return f"about {max(needed, len(self.users) + 1):,} users like these would decide"
+        return f"about {needed(self.mean, spread, len(self.users) + 1):,} users like these would decide"
 
 
 class _Rows:
@@ -169,7 +170,7 @@ def _answers(
 ) -> Iterator[Answer]:
     personal, server = rows.personal, rows.server
     # Without batch normalisation no row can adapt by AdaBN, and most questions have no answer.
-    asks = facts is None or facts.batch_norm
+    asks = facts.batch_norm if facts else any(row["adapt"] == "adabn" for row in rows.of.values())
     missing = () if given is None or not asks else (again(given, "method=verdict"),)
     found = rows.difference(personal, server) if personal and server else None
     if personal is None or server is None or found is None:
@@ -215,9 +216,11 @@ def few(draws: pd.DataFrame) -> pd.DataFrame:
 
 def _helps(rows: _Rows, personal: str, server: str, found: _Difference) -> str:
     word = _word(found)
+    says = "No, it harms" if word == "No" else word
+    with_data, without = rows.wide[[personal, server]].dropna().groupby(level="user").mean().mean()
     text = (
-        f"{'No, it harms' if word == 'No' else word}: {personal} is right on {rows.accuracy(personal):.1f} % of the images, and {server}, the best row "
-        f"without users' data, on {rows.accuracy(server):.1f} %: {found}."
+        f"{says}: {personal} is right on {with_data:.1f} % of the images, and {server}, the best row "
+        f"without users' data, on {without:.1f} %: {found}."
     )
     # Only a merge with statistics that nobody has put right leaves the server less than it can do.
     alone = [row for row in rows.of.values() if row["uses"] == "nothing" and row["statistics"] in ("server", "none")]
@@ -278,12 +281,14 @@ def _worse(found: _Difference) -> str:
 def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
     question = "Is it the user, or only the merged statistics put right?"
     merged = [label for label, row in rows.of.items() if row["statistics"] not in ("server", "none")]
+    # A merge by a user's prior is nothing that the server has alone.
+    server = {"adapt": "none", "uses": "nothing"}
     for label in [personal, *merged]:
         own = rows.kin(label, adapt="adabn")
         given = next(
-            (found for s in ("last", "mean", "task") if (found := rows.kin(label, adapt="none", statistics=s))), None
+            (found for s in ("last", "mean", "task") if (found := rows.kin(label, statistics=s, **server))), None
         )
-        alone = rows.kin(label, adapt="none", statistics="server")
+        alone = rows.kin(label, statistics="server", **server)
         if own and given and alone and (rest := rows.difference(own, alone)) and (put := rows.difference(alone, given)):
             word = "The user" if rest.clear and rest.mean > 0 else "Only the statistics" if rest.near else UNCLEAR
             if rest.clear and rest.mean < 0:
@@ -347,7 +352,10 @@ def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answe
 
 def _labels(rows: _Rows, personal: str) -> Iterator[Answer]:
     labelled = [label for label, row in rows.of.items() if row["uses"] == "labels"]
-    chosen = rows.kin(personal, adapt="adabn_s") or next(iter(labelled), None)
+    # Labels that train say more than those of a prior alone.
+    chosen = rows.kin(personal, adapt="adabn_s") or min(
+        labelled, key=lambda label: rows.of[label]["adapt"] == "none", default=None
+    )
     if chosen and (found := rows.difference(chosen, personal)):
         yield Answer("What would the user's labels add?", f"{chosen}, which needs them, minus {personal} is {found}.")
 
