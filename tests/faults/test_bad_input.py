@@ -156,9 +156,22 @@ def _floating_point(own: Path) -> None:
 def test_pictures_that_cannot_be_used(change: Callable[[Path], None], words: tuple[str, ...], own: Path) -> None:
     change(own)
     before = tree(own)
-    done = dua(own.parent, *OWN, *MLP)
+    done = dua(own.parent, *OWN, *MLP, "data.images.skip_unreadable=false")
     assert refused(done), done
     assert all(word in done.err for word in words), done.err
+    assert tree(own) == before
+    assert not (own.parent / "canary").exists()
+
+
+def test_pictures_that_cannot_be_used_are_left_out_by_default(own: Path) -> None:
+    _unreadable(own)
+    _a_pickle(own)
+    before = tree(own)
+    done = dua(own.parent, *OWN, *MLP)
+    assert done.status == 0, done
+    assert "2 of 32 pictures" in done.err
+    for name in ("server/a/x/3.png", "users/ann/a/x/2.png"):
+        assert name in done.err
     assert tree(own) == before
     assert not (own.parent / "canary").exists()
 
