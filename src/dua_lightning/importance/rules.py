@@ -295,7 +295,7 @@ def _add_depthwise_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: 
 
 
 def _unfolded(layer: _ConvNd, a: Tensor) -> Tensor:
-    """What the kernel sees at each position, `(n, positions, kernel x channels)`."""
+    """The inputs that the kernel sees at each position, `(n, positions, kernel x channels)`."""
     a = _padded(layer, a if set(layer.kernel_size) == {1} else _channels_last(a)).movedim(1, -1)
     for dim, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
         a = a.unfold(1 + dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
