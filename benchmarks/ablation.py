@@ -4,7 +4,7 @@
 
 Each path and the path without a mechanism run in turn in one process, several times after a warm-up; the table has the
 median of the pairs' ratios and their quartiles, of elapsed time and of the processor's, which other programs on the
-machine change less. What is switched off is the compiled loop of `kernels/convolution.py`: in its place comes the
+machine change less. What is switched off are the compiled loops of `kernels/gradients.py`: in their place comes the
 library's gradient of each image.
 """
 

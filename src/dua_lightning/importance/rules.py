@@ -25,14 +25,17 @@ BLOCK_BYTES = 2 * 2**20
 """The size of a temporary that stays in a core's cache between its making and its use."""
 INPUT_BYTES = 4 * 2**20
 """The size of a block of a linear layer's inputs. A matrix product of fewer rows is slower, and reads from memory."""
-COMPILED_FROM = 1 << 27
-"""Multiplications of a layer's gradients from which they go through the compiled loop."""
+UNFOLDED_BYTES = 16 * 2**20
+"""The size of a block of unfolded inputs: each block reads and writes the layer's total once more."""
+COMPILED_FROM = 1 << 20
+"""Multiplications of a layer's gradients from which they go through a compiled loop."""
 LARGEST_MAP = 100
-"""Output positions up to which that loop is faster than the library's gradient of one sample; measured."""
-LONGEST = 32
-"""Positions up to which that loop is faster than a product of matrices for each sample of a linear layer; measured.
+"""Positions up to which that loop is faster than the library's products of matrices; measured."""
+LARGEST_KERNEL = 9
+"""Numbers of a channel's kernel up to which the library's convolution of each channel is faster than a compiled loop.
 
-For 4 positions, 768 inputs and 3072 outputs it takes 0.4 of the time, for 17 positions 0.8, for 64 as much.
+It is not where the map is smaller than the kernel. With 384 channels of 16 positions the loop takes about 1.7 times as
+long for kernels of 9, and a seventh of the time for kernels of 49.
 """
 COMPILED_TYPES = (torch.float32, torch.float64)
 """The types of sums that the compiled loop takes."""
@@ -113,44 +116,18 @@ class LinearRule(Rule):
         return {"weight": d.mT @ a, "bias": d.sum(1)}
 
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
-        if a.dim() > 2:
-            a, d = _rows(a), _rows(d)
-            if "bias" in totals:
-                add_powers_(totals["bias"], d.sum(1, dtype=totals["bias"].dtype), power)
-            if "weight" not in totals:
-                return
-            total, positions = totals["weight"], d.shape[1]
-            if positions <= LONGEST and _compiles(total, len(d) * positions):
-                # It is not loaded for those who measure small networks only.
-                from dua_lightning.kernels.convolution import add_ as add_compiled_
-
-                a, d = a.to(total.dtype).contiguous(), d.to(total.dtype)
-                inputs, rows = torch.arange(a.shape[2]), torch.arange(positions) * a.shape[2]
-                add_compiled_(total, a.flatten(1), inputs, rows, d.mT, power)
-                return
-            size = max(1, BLOCK_BYTES // total.nbytes)
-            for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
-                add_powers_(total, d_i.mT @ a_i.to(d.dtype), power)
-            return
-        outputs = _power(d.to(next(iter(totals.values())).dtype), power)
+        a, d = _rows(a), _rows(d)
         if "bias" in totals:
-            totals["bias"] += outputs.sum(0)
+            add_powers_(totals["bias"], d.sum(1, dtype=totals["bias"].dtype), power)
         if "weight" in totals:
-            weight = totals["weight"]
-            size = _block(a, INPUT_BYTES)
-            scratch = _scratch(weight, size, a.shape[1])
-            for a_i, d_i in zip(a.split(size), outputs.split(size), strict=True):
-                inputs = scratch[: len(a_i)]
-                a_i = a_i.to(weight.dtype)
-                torch.abs(a_i, out=inputs) if power == 1 else torch.square(a_i, out=inputs)
-                weight.addmm_(d_i.mT, inputs)
+            _add_products_(totals["weight"], a, d, power)
 
 
 class ConvRule(Rule):
     """The rule of convolutions: the gradients of a few samples are added to the total while they are in the cache.
 
-    The library's own weight gradients are slow where the output has few positions. There, and on a processor, a
-    compiled loop adds each sample's while it is in the registers.
+    The library's own weight gradients are slow where the output has few positions, and for large kernels of single
+    channels. There, and on a processor, compiled loops add each sample's while it is in the registers.
     """
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
@@ -160,17 +137,26 @@ class ConvRule(Rule):
     def add_(self, totals: Params, layer: nn.Module, buffers: State, a: Tensor, d: Tensor, power: Power) -> None:
         assert isinstance(layer, _ConvNd)
         if "bias" in totals:
-            totals["bias"] += _power(d.flatten(2).sum(2, dtype=totals["bias"].dtype), power).sum(0)
+            add_powers_(totals["bias"], d.flatten(2).sum(2, dtype=totals["bias"].dtype), power)
         if "weight" not in totals:
             return
         total = totals["weight"]
-        positions = d[0, 0].numel()
-        if layer.groups == 1 and positions <= LARGEST_MAP and _compiles(total, len(d) * positions):
-            _add_compiled_(total, layer, a.to(total.dtype), d.to(total.dtype), power)
-            return
-        size = max(1, BLOCK_BYTES // total.nbytes)
-        for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
-            add_powers_(total, _weight_gradients(layer, a_i, d_i), power)
+        positions, taps = d[0, 0].numel(), math.prod(layer.kernel_size)
+        compiles = _compiles(total, len(d) * positions)
+        if layer.groups == 1 and (taps == 1 or positions == 1 or (positions <= LARGEST_MAP and compiles)):
+            # Inputs are unfolded with their channels last, which copies runs of numbers.
+            sums = total.flatten(2).mT if taps == 1 else total.new_zeros(*total.shape[:1], taps, a.shape[1])
+            size = max(1, UNFOLDED_BYTES // (total[0].nbytes * positions))
+            for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+                _add_products_(sums.flatten(1), _unfolded(layer, a_i), d_i.flatten(2).mT, power)
+            if taps > 1:
+                total.flatten(2).add_(sums.mT)
+        elif layer.groups == len(total) == a.shape[1] and (taps > LARGEST_KERNEL or positions < taps) and compiles:
+            _add_depthwise_(total, layer, a.to(total.dtype), d.to(total.dtype), power)
+        else:
+            size = max(1, BLOCK_BYTES // total.nbytes)
+            for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+                add_powers_(total, _weight_gradients(layer, a_i, d_i), power)
 
 
 class NormRule(Rule):
@@ -269,16 +255,56 @@ def _compiles(total: Tensor, positions: int) -> bool:
     return total.is_cpu and total.dtype in COMPILED_TYPES and total.numel() * positions >= COMPILED_FROM
 
 
-def _add_compiled_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: Power) -> None:
-    # It is not loaded for those who measure small networks only.
-    from dua_lightning.kernels.convolution import add_
+def _add_products_(total: Tensor, a: Tensor, d: Tensor, power: Power) -> None:
+    """The gradients `d_i^T a_i` of inputs `(n, positions, inputs)` and output gradients `(n, positions, outputs)`."""
+    if d.shape[1] == 1:
+        _add_outer_products_(total, a[:, 0], d[:, 0], power)
+    elif d.shape[1] <= LARGEST_MAP and _compiles(total, len(d) * d.shape[1]):
+        # It is not loaded for those who measure small networks only.
+        from dua_lightning.kernels.gradients import add_products_
 
-    a = _padded(layer, a).contiguous()
-    channel, *steps = a[0].stride()
-    dilated = [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)]
-    inputs = _grid((layer.in_channels, *layer.kernel_size), (channel, *dilated))
+        add_products_(total, a.to(total.dtype), d.to(total.dtype), power)
+    else:
+        size = max(1, BLOCK_BYTES // total.nbytes)
+        for a_i, d_i in zip(a.split(size), d.split(size), strict=True):
+            add_powers_(total, d_i.mT @ a_i.to(d.dtype), power)
+
+
+def _add_outer_products_(total: Tensor, a: Tensor, d: Tensor, power: Power) -> None:
+    """The same for one position: a gradient of rank one has the absolute value of its factors."""
+    outputs = _power(d.to(total.dtype), power)
+    size = _block(a, INPUT_BYTES)
+    scratch = _scratch(total, size, a.shape[1])
+    for a_i, d_i in zip(a.split(size), outputs.split(size), strict=True):
+        inputs = scratch[: len(a_i)]
+        a_i = a_i.to(total.dtype)
+        torch.abs(a_i, out=inputs) if power == 1 else torch.square(a_i, out=inputs)
+        total.addmm_(d_i.mT, inputs)
+
+
+def _add_depthwise_(total: Tensor, layer: _ConvNd, a: Tensor, d: Tensor, power: Power) -> None:
+    """A convolution of each channel by a kernel of its own."""
+    # It is not loaded for those who measure small networks only.
+    from dua_lightning.kernels.gradients import add_depthwise_
+
+    a = _padded(layer, _channels_last(a))
+    steps = [math.prod(a.shape[dim:]) for dim in range(3, a.dim() + 1)]
+    taps = _grid(layer.kernel_size, [dilation * step for dilation, step in zip(layer.dilation, steps, strict=True)])
     positions = _grid(d.shape[2:], [stride * step for stride, step in zip(layer.stride, steps, strict=True)])
-    add_(total.view(len(total), -1), a.flatten(1), inputs, positions, d.flatten(2), power)
+    add_depthwise_(total.flatten(1), a.flatten(2), taps, positions, d.flatten(2), power)
+
+
+def _unfolded(layer: _ConvNd, a: Tensor) -> Tensor:
+    """The inputs that the kernel sees at each position, `(n, positions, kernel x channels)`."""
+    a = _padded(layer, a if set(layer.kernel_size) == {1} else _channels_last(a)).movedim(1, -1)
+    for dim, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
+        a = a.unfold(1 + dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return a.movedim(1 + len(layer.stride), -1).reshape(len(a), -1, layer.weight[0].numel())
+
+
+def _channels_last(a: Tensor) -> Tensor:
+    """The same numbers in another order in memory, which padding keeps."""
+    return a.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
@@ -290,10 +316,9 @@ def _grid(sizes: Sequence[int], steps: Sequence[int]) -> Tensor:
 
 
 def _weight_gradients(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
-    """The gradient of each sample, `(n, *shape of the weight)`.
+    """The gradient of each sample, `(n, *shape of the weight)`, of the library.
 
-    A kernel of one position is a product of matrices. Otherwise the library's backward pass computes them, with the
-    samples as groups of channels of one large sample.
+    Its backward pass computes them, with the samples as groups of channels of one large sample.
     """
     n, dims, a = len(a), len(layer.stride), a.to(d.dtype)
     padding: tuple[int | str, ...] = (0,) * dims
@@ -301,9 +326,6 @@ def _weight_gradients(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
         padding = layer.padding
     else:
         a = _padded(layer, a)
-    if layer.groups == 1 and set(layer.kernel_size) == {1} and not any(padding):
-        steps: tuple[Any, ...] = tuple(slice(None, None, stride) for stride in layer.stride)
-        return torch.bmm(d.flatten(2), a[(..., *steps)].flatten(2).mT).view(n, *layer.weight.shape)
     weight = d.new_empty(()).expand(n * len(layer.weight), *layer.weight.shape[1:])
     samples: list[Any] = [d.reshape(1, -1, *d.shape[2:]), a.reshape(1, -1, *a.shape[2:]), weight, None]
     rest: list[Any] = [layer.stride, padding, layer.dilation, False, [0] * dims, n * layer.groups]

@@ -21,7 +21,8 @@ Result = TypeVar("Result")
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function, and keep it on disk where there is a place for it.
 
-    There is no fast maths: the code computes what is written, in its order.
+    There is no fast maths but that a product may be added without its own rounding: the code computes what is written,
+    in its order.
 
     Args:
         function: The function; it may not call Python.
@@ -30,9 +31,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         The compiled function.
     """
     try:
-        found: Callable[..., Any] = njit(function, nogil=True, cache=True, error_model="numpy")
+        found: Callable[..., Any] = njit(function, nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
     except RuntimeError:
-        found = njit(function, nogil=True, error_model="numpy")
+        found = njit(function, nogil=True, error_model="numpy", fastmath={"contract"})
     return found
 
 
@@ -48,18 +49,26 @@ pointer: Callable[..., Any] = intrinsic(_to_pointer)
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply a function to items by as many threads as torch uses; a single item is the caller's own work.
+    """Apply a function to items by as many threads as torch uses, the caller's own among them.
 
-    Threads of numba's own would end the process in a fork of it, and on some systems with two loops at a time.
+    Threads of numba's own would end the process in a fork of it, and on some systems with two loops at a time. A pool
+    that outlived the call would have no threads in a fork.
 
     Args:
         work: The function.
-        items: The items.
+        items: The items; each thread takes the next one when it has done one.
 
     Returns:
-        The results in the order of the items.
+        The results in any order.
     """
-    if len(items) == 1:
-        return [work(items[0])]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(work, items))
+    waiting = iter(items)
+
+    def some() -> list[Result]:
+        return [work(item) for item in waiting]
+
+    others = min(torch.get_num_threads(), len(items)) - 1
+    if others < 1:
+        return some()
+    with ThreadPoolExecutor(others) as pool:
+        futures = [pool.submit(some) for _ in range(others)]
+        return some() + [result for future in futures for result in future.result()]
