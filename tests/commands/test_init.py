@@ -78,7 +78,7 @@ def test_the_commands_of_the_text_run_on_it(
     monkeypatch.chdir(tmp_path)
     small = commands[2][2:]
     for command, name in zip([commands[1] + small, commands[2]], "ab", strict=True):
-        more = ("logger=none", f"paths.output_dir={name}", "trainer.max_epochs=1")
+        more = ("method=racl", "adapt=adabn", "logger=none", f"paths.output_dir={name}", "trainer.max_epochs=1")
         done = run(*command, *more, capfd=capfd, monkeypatch=monkeypatch)
         assert done.status == 0, done.err
         assert "users bob, carl have no labels: personalised, not scored" in done.out

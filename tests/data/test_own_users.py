@@ -7,7 +7,7 @@ import torch
 
 from dua_lightning.data.own_users import own_users
 from dua_lightning.data.pool import Pool
-from dua_lightning.data.user import DRAWN, FOR_EVALUATION, FOR_VALIDATION
+from dua_lightning.data.splits import DRAWN, FOR_EVALUATION, FOR_VALIDATION
 from dua_lightning.errors import InputError
 from tests.data.pools import pool
 

@@ -8,8 +8,8 @@ import pytest
 from dua_lightning.data.folder import folder
 from dua_lightning.data.own_users import own_users
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
+from dua_lightning.data.splits import FOR_EVALUATION, FOR_VALIDATION
 from dua_lightning.data.table import table
-from dua_lightning.data.user import FOR_EVALUATION, FOR_VALIDATION
 from dua_lightning.errors import InputError
 from tests.data.scenes import picture
 

@@ -234,7 +234,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     for text in shown:
         assert text in done.out
     assert max(map(len, done.out.splitlines())) <= 80
-    assert done.out.count("python -m dua_lightning") == 9
+    assert done.out.count("python -m dua_lightning") == 11
 
 
 BAD = {

@@ -93,9 +93,9 @@ def test_a_run_ends_and_its_report_begins_with_the_verdict(
     assert frame.loc["Joint", ["prior", "statistics", "uses"]].tolist() == ["none", "none", "nothing"]
     assert frame.loc["MAS-IMM + AdaBN of 5 images", "uses"] == "images"
     told = json.loads((out / "summary.json").read_text())["verdict"]
-    for answer in told:
-        assert f"\n{answer['question']}\n" in done.out
-        assert not answer["text"].startswith("Not asked")
+    for question, answer in told.items():
+        assert f"\n{question}\n" in done.out
+        assert not answer.startswith("Not asked")
     places = [done.out.index(text) for text in ("percent, one seed", "Does personalization help", "summary.json\n")]
     assert places == sorted(places)
     known = facts.read(out)

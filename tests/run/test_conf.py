@@ -304,7 +304,8 @@ def test_all_rows_are_the_papers() -> None:
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_an_experiment_can_be_narrowed_to_one_row(experiment: str) -> None:
-    cfg = config(f"+experiment={experiment}", "method=lwf", "seed=4")
+    own = ["data.images.root=x"] if experiment == "own_users" else []
+    cfg = config(f"+experiment={experiment}", "method=lwf", "seed=4", *own)
     assert (rows(of_seed([cfg], 4))[0].label, cfg.seed, cfg.name) == ("LwF", 4, experiment)
 
 

@@ -49,8 +49,9 @@ class Work:
         folder = Path(pipeline.HydraConfig.get().runtime.output_dir)
         provenance.write(cfg, folder)
         accuracy = 50.0 + cfg.seed + cfg.trainer.max_epochs
-        key = ("digits", "mlp", cfg.method.name, "mas", "none", f"MAS-{cfg.method.name}", "paper", "u", 1, cfg.seed)
-        write([Record(*key, after=1, on=1, accuracy=accuracy)], folder / "records.csv")
+        key = ("digits", "mlp", cfg.method.name, "mas", "none", f"MAS-{cfg.method.name}")
+        rest = ("paper", "server", "last", "nothing", "u", 1, cfg.seed)
+        write([Record(*key, *rest, after=1, on=1, accuracy=accuracy)], folder / "records.csv")
         return self.content
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dua_lightning.data.decode import decoded
 from dua_lightning.data.listing import form, shown
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
-from dua_lightning.data.user import DRAWN, FOR_EVALUATION
+from dua_lightning.data.splits import DRAWN, FOR_EVALUATION
 from dua_lightning.errors import InputError
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Task

@@ -7,6 +7,9 @@ import torch
 from dua_lightning.data.images import Images
 from dua_lightning.errors import InputError
 
+DRAWN, FOR_EVALUATION, FOR_VALIDATION = 0, 1, 2
+"""The half that a user's image is for: the one that each iteration draws, or always the same one."""
+
 
 def split(images: Images, share: float, stream: torch.Generator) -> tuple[Images, Images]:
     """Split images at random in two, by the source pictures of each class.

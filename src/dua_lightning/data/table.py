@@ -8,7 +8,7 @@ from dua_lightning.data.decode import MOST_PIXELS
 from dua_lightning.data.listed import Category, Listed, gathered
 from dua_lightning.data.listing import form, meant, shown
 from dua_lightning.data.pool import Pool
-from dua_lightning.data.user import DRAWN, FOR_EVALUATION, FOR_VALIDATION
+from dua_lightning.data.splits import DRAWN, FOR_EVALUATION, FOR_VALIDATION
 from dua_lightning.errors import InputError
 
 COLUMNS = ("path", "user", "task", "category", "split")

@@ -9,12 +9,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from dua_lightning.data.images import EVALUATION_BATCH, BatchOrder, Images, Loader, Passes, StreamName, loader
-from dua_lightning.data.splits import divisible, split
+from dua_lightning.data.splits import DRAWN, FOR_EVALUATION, FOR_VALIDATION, divisible, split
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Batch, Task
-
-DRAWN, FOR_EVALUATION, FOR_VALIDATION = 0, 1, 2
-"""The half that an image is for: the one that each iteration draws, or always the same one."""
 
 KEEP_BYTES = 256 * 2**20
 """Images of one half up to this size, as the network sees them, are kept in memory: every row of a run reads them."""

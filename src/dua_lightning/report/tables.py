@@ -75,7 +75,8 @@ def write_summary(
     if reduced.many:
         summary["cost_per_user"] = asdict(cost) if cost else None
     if answers:
-        summary["verdict"] = [asdict(answer) for answer in answers]
+        # The commands that come next name this run's folder.
+        summary["verdict"] = {answer.question: answer.text for answer in answers}
     write_text(path, json.dumps(_without_nan(summary), indent=2) + "\n")
 
 
