@@ -69,7 +69,9 @@ def test_the_gain_is_over_the_best_of_the_server_and_the_interval_over_users() -
         f"64.5 %: +4.0 points (95 % interval {4 - half:+.1f} to {4 + half:+.1f}, 4 users)."
     )
     # The merge as it is has wrong statistics, and they are no user's merit.
-    statistics_alone = "AdaBN betters MAS-IMM by +24.0 points; of these the server could have +15.0 alone"
+    statistics_alone = (
+        "AdaBN betters MAS-IMM by +24.0 points. The server's statistics alone, statistics=server, would make it +15.0"
+    )
     assert statistics_alone in found["Is"].text
 
 

@@ -295,8 +295,8 @@ def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]
                 word = "The statistics, and the user's are worse than the server's"
             yield Answer(
                 question,
-                f"{word}: AdaBN betters {given} by {_points(put.mean + rest.mean)}; of these the server could have "
-                f"{put.mean:+.1f} alone, by statistics=server, and the user's own images add {rest}.",
+                f"{word}: AdaBN betters {given} by {_points(put.mean + rest.mean)}. The server's statistics alone, "
+                f"statistics=server, would make it {put.mean:+.1f}; the user's own images add {rest}.",
             )
             return
     if merged and asks:

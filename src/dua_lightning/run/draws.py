@@ -1,5 +1,6 @@
 """The results of one draw of one user: a pure function of experts and the server's priors, run in any process."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -471,4 +472,6 @@ def unnamed(tensors: Mapping[str, torch.Tensor]) -> list[Prior]:
 
 
 def _made_of(settings: SeedSettings) -> Callable[[Draw, Shared], tuple[list[Result], float]]:
+    # The parent has read the same data, and has named what was left out.
+    logging.getLogger("dua_lightning.data").setLevel(logging.ERROR)
     return Draws(settings).compute
