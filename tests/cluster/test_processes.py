@@ -25,6 +25,7 @@ def sweep(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_the_table_is_the_serial_one_and_a_failing_job_is_named(tmp_path: Path) -> None:
     jobs = ("seed=1,2", "adapt=none,adabn")
     with sweep(tmp_path / "parallel", *jobs, "hydra/launcher=processes") as process:

@@ -6,7 +6,7 @@ from tests.faults import configs
 from tests.faults.configs import drawn
 from tests.helpers.cli import Done
 
-QUICK, ALL = 60, 1000
+QUICK, ALL = 40, 1000
 
 
 def faults(count: int) -> list[tuple[tuple[str, ...], str]]:
