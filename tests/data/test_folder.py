@@ -15,6 +15,7 @@ from dua_lightning.data.decode import decode
 from dua_lightning.data.folder import folder
 from dua_lightning.data.own_users import own_users
 from dua_lightning.data.pool import EVALUATION, EXTRA, SERVER, Pool
+from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from tests.data.scenes import picture
 
@@ -426,3 +427,12 @@ def test_pictures_may_lie_in_categories_in_tasks_and_beside_them(both: Path) -> 
     }
     assert (pool.side[pool.owners >= 0] == EXTRA).all()
     assert len(pool.where(SERVER)) == 50
+
+
+def test_a_picture_that_lies_on_its_side_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(1, 24, 16).save(tmp_path / "lying.png", exif=exif)
+    picture(1, 24, 16).rotate(-90, expand=True).save(tmp_path / "upright.png")
+    lying, upright = Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3)([tmp_path / "lying.png", tmp_path / "upright.png"])
+    assert torch.equal(lying, upright)

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from dua_lightning import PersonalModel, load, personal_models, save
+from dua_lightning.adapt import AdaBN
 from dua_lightning.errors import InputError
+from dua_lightning.importance import MAS
+from dua_lightning.merge import LastStatistics, Mode
 from dua_lightning.personal import formats
 from dua_lightning.report.records import read
 from dua_lightning.run import finished
 from dua_lightning.run.draws import Draws
+from dua_lightning.tasks import Expert
 from tests.personal import runs
 
 ROWS = {
@@ -65,6 +69,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one(folder: Path, row: str = "MAS-RACL + AdaBN", **asked: object) -> PersonalModel:
     (model,) = personal_models(folder / "run", user="ann", row=row, **asked)
     return model
+
+
+def test_the_states_are_psi_chi_and_phi_of_the_stored_experts(folder: Path) -> None:
+    settings, _ = finished.read(folder / "run")
+    draws = Draws(settings)
+    row = next(row for row in draws.rows if row.label == "MAS-RACL + AdaBN")
+    data = next(user for user in draws.benchmark.users if user.user == "ann").draw(1)
+    recipes = zip(draws.benchmark.tasks, draws.recipes.experts(row), strict=True)
+    experts = [Expert(task, draws.store.get(recipe)) for task, recipe in recipes]
+    priors = [MAS()(draws.net, expert, data.of(expert.task).validation_batches()) for expert in experts]
+    merged = LastStatistics()(draws.net, experts, Mode()(experts, priors, draws.start), draws.benchmark.server)
+    model = one(folder)
+    for task in draws.benchmark.tasks:
+        expected = AdaBN()(draws.net, merged[task.name], task, data.of(task).adaptation_batches())
+        found = model.states[task.name]
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert not all(torch.equal(found[name], draws.start[name]) for name, _ in draws.net.named_parameters())
 
 
 def test_the_formats_give_the_same_logits(folder: Path) -> None:
