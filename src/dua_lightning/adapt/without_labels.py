@@ -45,7 +45,7 @@ class TunesWithoutLabels:
     lr: float = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     momentum: float = 0.9
-    statistics: Moments | Literal["given"] = "exact"
+    statistics: Literal[Moments, "given"] = "exact"
     images_at_once: AtOnce = "auto"
     needs_labels: ClassVar[bool] = False
     name: ClassVar[str]
