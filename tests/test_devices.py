@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt import (
+    ATP,
     EATA,
     SAR,
     TENT,
@@ -154,6 +155,7 @@ ADAPTATIONS: dict[str, tuple[Adapt, Case]] = {
     "information maximisation": (InformationMaximisation(prior="estimated", parameters="body"), BATCH_NORM),
     "EATA": (EATA(3, lr=0.1, margin=0.9), BATCH_NORM),
     "SAR": (SAR(3, lr=0.1, margin=0.9, statistics="given"), BATCH_NORM),
+    "ATP": (ATP({"body.1.weight": 1.0, "body.1.running_var": 0.5, "body.5.running_mean": 0.5}), BATCH_NORM),
     "fine-tuning": (Finetune(epochs=2, lr=0.1, reset_batch_norm=True), BATCH_NORM),
     "fine-tuning with dropout": (Finetune(epochs=2, lr=0.1), DROPOUT),
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt import EATA, SAR, TENT, AdaBN, Finetune, InformationMaximisation
+from dua_lightning.adapt import EATA, SAR, TENT, AdaBN, Adapt, Finetune, InformationMaximisation
 from dua_lightning.adapt.without_labels import TunesWithoutLabels
 from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.evaluation import accuracy
@@ -261,7 +261,7 @@ def trained() -> tuple[nn.Module, State]:
     return net, Finetune(20, 0.02)(net, net.state_dict(), FOUR, batches(*drawn([50] * 4, 1), 20))
 
 
-def gain(phi: TunesWithoutLabels, counts: list[int], shift: Callable[[Tensor], Tensor] = lambda x: x) -> float:
+def gain(phi: Adapt, counts: list[int], shift: Callable[[Tensor], Tensor] = lambda x: x) -> float:
     """Percentage points that a user gains on other images than those adapted on."""
     net, state = trained()
     (x, y), (other, of_other) = drawn(counts, 11), drawn([4 * count for count in counts], 12)

@@ -4,6 +4,7 @@ from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.adapt.adabn_released import AdaBNReleased
 from dua_lightning.adapt.adabn_s import AdaBNS
 from dua_lightning.adapt.adabn_s_released import AdaBNSReleased
+from dua_lightning.adapt.atp import ATP
 from dua_lightning.adapt.base import Adapt
 from dua_lightning.adapt.eata import EATA
 from dua_lightning.adapt.finetune import Finetune
@@ -13,6 +14,7 @@ from dua_lightning.adapt.tent import TENT
 from dua_lightning.adapt.unchanged import Unchanged
 
 __all__ = [
+    "ATP",
     "EATA",
     "SAR",
     "TENT",
