@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt import AdaBN, AdaBNReleased, AdaBNS, AdaBNSReleased, Adapt, Finetune, Unchanged
+from dua_lightning.adapt import (
+    ATP,
+    EATA,
+    SAR,
+    TENT,
+    AdaBN,
+    AdaBNReleased,
+    AdaBNS,
+    AdaBNSReleased,
+    Adapt,
+    Finetune,
+    InformationMaximisation,
+    Unchanged,
+)
 from dua_lightning.adapt.cost import measured
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
@@ -138,6 +151,11 @@ ADAPTATIONS: dict[str, tuple[Adapt, Case]] = {
     "AdaBN, released": (AdaBNReleased(), BATCH_NORM),
     "AdaBN-S": (AdaBNS(lr=0.1), BATCH_NORM),
     "AdaBN-S in chunks": (AdaBNS(lr=0.1, images_at_once=2), BATCH_NORM),
+    "TENT": (TENT(lr=0.1), BATCH_NORM),
+    "information maximisation": (InformationMaximisation(prior="estimated", parameters="body"), BATCH_NORM),
+    "EATA": (EATA(3, lr=0.1, margin=0.9), BATCH_NORM),
+    "SAR": (SAR(3, lr=0.1, margin=0.9, statistics="given"), BATCH_NORM),
+    "ATP": (ATP({"body.1.weight": 1.0, "body.1.running_var": 0.5, "body.5.running_mean": 0.5}), BATCH_NORM),
     "fine-tuning": (Finetune(epochs=2, lr=0.1, reset_batch_norm=True), BATCH_NORM),
     "fine-tuning with dropout": (Finetune(epochs=2, lr=0.1), DROPOUT),
 }

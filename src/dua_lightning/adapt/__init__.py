@@ -4,8 +4,26 @@ from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.adapt.adabn_released import AdaBNReleased
 from dua_lightning.adapt.adabn_s import AdaBNS
 from dua_lightning.adapt.adabn_s_released import AdaBNSReleased
+from dua_lightning.adapt.atp import ATP
 from dua_lightning.adapt.base import Adapt
+from dua_lightning.adapt.eata import EATA
 from dua_lightning.adapt.finetune import Finetune
+from dua_lightning.adapt.infomax import InformationMaximisation
+from dua_lightning.adapt.sar import SAR
+from dua_lightning.adapt.tent import TENT
 from dua_lightning.adapt.unchanged import Unchanged
 
-__all__ = ["AdaBN", "AdaBNReleased", "AdaBNS", "AdaBNSReleased", "Adapt", "Finetune", "Unchanged"]
+__all__ = [
+    "ATP",
+    "EATA",
+    "SAR",
+    "TENT",
+    "AdaBN",
+    "AdaBNReleased",
+    "AdaBNS",
+    "AdaBNSReleased",
+    "Adapt",
+    "Finetune",
+    "InformationMaximisation",
+    "Unchanged",
+]
