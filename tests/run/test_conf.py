@@ -89,9 +89,9 @@ def test_a_row_of_the_paper_is_this_combination(choice: tuple[str, str, str]) ->
 @pytest.mark.parametrize("method", ["racl", "mean_imm", "joint"])
 def test_every_choice_of_a_verb_goes_with_every_kind_of_method_or_is_refused(method: str, verb: str) -> None:
     for choice in choices(verb):
-        if (verb, choice) == ("merge", "mode") and config(f"method={method}").prior == "none":
+        if verb == "merge" and choice in ("mode", "regmean") and config(f"method={method}").prior == "none":
             with pytest.raises(InputError, match="prior=user or prior=server"):
-                row(f"method={method}", "merge=mode")
+                row(f"method={method}", f"merge={choice}")
         else:
             found = row(f"method={method}", f"{verb}={choice}")
             assert found.method == method
