@@ -9,6 +9,7 @@ from dua_lightning.adapt.atp import ATP
 from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt
 from dua_lightning.adapt.chain import Chain
+from dua_lightning.adapt.early_bn import EarlyBN
 from dua_lightning.adapt.eata import EATA
 from dua_lightning.adapt.finetune import Finetune
 from dua_lightning.adapt.infomax import InformationMaximisation
@@ -30,6 +31,7 @@ __all__ = [
     "AlphaBN",
     "BalancedBN",
     "Chain",
+    "EarlyBN",
     "Finetune",
     "InformationMaximisation",
     "LabelShift",

@@ -156,6 +156,22 @@ def one_is_too_few(net: nn.Module, shape: tuple[int, ...]) -> bool:
     return min(numbers, default=3) <= 2
 
 
+def in_order(net: nn.Module, images: Tensor) -> list[_BatchNorm]:
+    """List the batch-norm layers with running statistics in the order in which a pass reaches them first.
+
+    Args:
+        net: The network; it stays as it is.
+        images: `(n, ...)` some inputs.
+
+    Returns:
+        The layers, each once; those that the pass does not reach are left out.
+    """
+    reached: dict[_BatchNorm, None] = {}
+    with eval_mode(net), torch.no_grad(), _before(batch_norms(net), lambda layer, _: reached.setdefault(layer)):
+        net(inputs(net, images, device_of(net.state_dict())))
+    return list(reached)
+
+
 def take_statistics(
     net: nn.Module,
     images: Sequence[Tensor],
@@ -165,6 +181,7 @@ def take_statistics(
     lr: float | None = None,
     kept: float = 0.0,
     weights: Tensor | None = None,
+    layers: Sequence[_BatchNorm] | None = None,
 ) -> None:
     """Set the running statistics of a network, in place and in evaluation mode, to those of some images.
 
@@ -180,6 +197,8 @@ def take_statistics(
             when the next layer's moments are taken. Not for `"ema"`.
         weights: `(n,)` how much each image counts in the moments, in the order of the images and not negative, for
             exact statistics; by default all count the same.
+        layers: The layers whose statistics are taken, some of `batch_norms(net)`; the others keep their own, and
+            normalise by them meanwhile. By default all are. Not for `"ema"`.
 
     Raises:
         InputError: There is no image, no layer is reached, a layer gets a single number for each channel of which
@@ -202,12 +221,13 @@ def take_statistics(
     net.eval()
     with torch.no_grad():
         write = _Writer(net, kept)
+        taking = batch_norms(net) if layers is None else layers
         if statistics == "ema":
             reached = _average(net, batches, task)
         elif statistics == "batch" or len(batches) == 1:
-            reached = _pool([use for part in parts for use in _uses_of(net, part, task, write)], write)
+            reached = _pool([use for part in parts for use in _uses_of(net, taking, part, task, write)], write)
         else:
-            reached = _pool(_uses_over_chunks(net, parts, task, write), write)
+            reached = _pool(_uses_over_chunks(net, taking, parts, task, write), write)
     if not reached:
         raise InputError(
             f"batch-norm statistics of task {task.name} cannot be taken: no pass of this {type(net).__name__} reaches "
@@ -270,7 +290,7 @@ class _Writer:
         layer.running_var.copy_(variance)
 
 
-def _uses_of(net: nn.Module, part: _Part, task: Task, write: _Writer) -> list[_Use]:
+def _uses_of(net: nn.Module, layers: Sequence[_BatchNorm], part: _Part, task: Task, write: _Writer) -> list[_Use]:
     """One pass over some images, in which every use normalises by the moments of its own input."""
     images, weights = part
     uses: list[_Use] = []
@@ -279,12 +299,14 @@ def _uses_of(net: nn.Module, part: _Part, task: Task, write: _Writer) -> list[_U
         uses.append(_Use(layer, _moments(x, weights)))
         _set(net, uses[-1], task, write)
 
-    with _before(batch_norms(net), note):
+    with _before(layers, note):
         net(inputs(net, images, device_of(net.state_dict())))
     return uses
 
 
-def _uses_over_chunks(net: nn.Module, chunks: Sequence[_Part], task: Task, write: _Writer) -> list[_Use]:
+def _uses_over_chunks(
+    net: nn.Module, layers: Sequence[_BatchNorm], chunks: Sequence[_Part], task: Task, write: _Writer
+) -> list[_Use]:
     """A pass over all chunks for each use, up to it, in which the uses before it normalise by their moments over all.
 
     A pass begins at the images again. To hold each chunk's activations at the use instead, a network would have to be
@@ -292,7 +314,7 @@ def _uses_over_chunks(net: nn.Module, chunks: Sequence[_Part], task: Task, write
     """
     uses: list[_Use] = []
     while True:
-        found = [_next_use(net, uses, chunk, task, write) for chunk in chunks]
+        found = [_next_use(net, layers, uses, chunk, task, write) for chunk in chunks]
         if found[0] is None:
             return uses
         if any(use is None or use.layer is not found[0].layer for use in found):
@@ -303,7 +325,9 @@ def _uses_over_chunks(net: nn.Module, chunks: Sequence[_Part], task: Task, write
         uses.append(_Use(found[0].layer, _pooled([use.moments for use in found if use is not None])))
 
 
-def _next_use(net: nn.Module, known: Sequence[_Use], part: _Part, task: Task, write: _Writer) -> _Use | None:
+def _next_use(
+    net: nn.Module, layers: Sequence[_BatchNorm], known: Sequence[_Use], part: _Part, task: Task, write: _Writer
+) -> _Use | None:
     """The first use that is not known, by a pass that ends there; none where all are known."""
     images, weights = part
     left = iter(known)
@@ -315,7 +339,7 @@ def _next_use(net: nn.Module, known: Sequence[_Use], part: _Part, task: Task, wr
         _set(net, use, task, write)
 
     try:
-        with _before(batch_norms(net), note):
+        with _before(layers, note):
             net(inputs(net, images, device_of(net.state_dict())))
     except _ReachedError as reached:
         return reached.use
