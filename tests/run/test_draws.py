@@ -15,7 +15,7 @@ from dua_lightning.data.splits import FOR_VALIDATION
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS
-from dua_lightning.merge import Mode
+from dua_lightning.merge import Mean, Mode
 from dua_lightning.params import State, body_names
 from dua_lightning.run.draws import Draw, Draws, Result
 from dua_lightning.run.settings import of_seed
@@ -23,7 +23,7 @@ from dua_lightning.store.store import digest
 from dua_lightning.tasks import Batch, Expert
 from tests.helpers import tiny
 from tests.helpers.cli import TINY
-from tests.helpers.nets import equal
+from tests.helpers.nets import close, equal
 
 
 def test_a_result_comes_back_from_tensors_bit_for_bit() -> None:
@@ -112,3 +112,18 @@ def test_an_oracle_leaves_out_who_is_not_scored() -> None:
     nothing = [torch.full((len(images),), FOR_VALIDATION) for images in data.images]
     unscored = UserData(data.user, data.images, data.tasks, 0, halves=nothing)
     assert (Draws.takes(row, data), Draws.takes(row, unscored)) == (True, False)
+
+
+def test_an_adaptation_of_all_experts_gets_them_and_their_start() -> None:
+    found = draws("adapt=adamerging", "adapt.steps=0")
+    (row,) = found.rows
+    experts = [Expert(task, tiny_state(found, seed)) for seed, task in enumerate(found.benchmark.tasks)]
+    shared = {recipe.key: expert.state for recipe, expert in zip(found.recipes.experts(row), experts, strict=True)}
+    states, _ = found.personal(row, found.benchmark.users[0].draw(1), shared)
+    mean = Mean()(experts, [], found.start)
+    for task, state in states.items():
+        close(state, mean[task], 1e-5)
+    assert row.last_alone
+    (result,), _ = found.compute(Draw(0, 1, (0,), digest(found.benchmark.users[0].draw(1).recipe())), shared)
+    assert np.isnan(result.R[0]).all()
+    assert np.isfinite(result.R[1]).all()

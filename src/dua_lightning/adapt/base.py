@@ -83,3 +83,22 @@ class OfExpert(Protocol):
         Returns:
             The adaptation.
         """
+
+
+@runtime_checkable
+class OfExperts(Protocol):
+    """An adaptation that needs all unmerged experts and their common start, which the device then has to store.
+
+    A row with it is adapted and evaluated after the last task alone.
+    """
+
+    def with_experts(self, experts: Sequence[Expert], start: State) -> Adapt:
+        """Make the adaptation with those experts.
+
+        Args:
+            experts: All unmerged experts, in the order of the tasks.
+            start: The full state that the first of them was trained from.
+
+        Returns:
+            The adaptation.
+        """

@@ -14,7 +14,7 @@ import torch
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
-from dua_lightning.adapt.base import NormalisesTogether
+from dua_lightning.adapt.base import Adapt, NormalisesTogether, OfExperts
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import sizes
@@ -266,9 +266,8 @@ class Draws:
             data, _ = self._sorted(experts, data)
             ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
             of = {expert.task.name: expert for expert in experts}
-            states = {
-                task: user.personalise(self.net, of[task], state, row.phi, data)[0] for task, state in model.items()
-            }
+            phi = self._phi(row, experts)
+            states = {task: user.personalise(self.net, of[task], state, phi, data)[0] for task, state in model.items()}
             return states, data
 
     def server_priors(self, row: Row, experts: tuple[Expert, ...], keep: bool) -> Tensors:
@@ -331,7 +330,14 @@ class Draws:
                 divided[key] = self._sorted(experts, data)
             data, by_confidence = divided[key]
             models = self._merged(row, experts, data, own_priors, shared, row.last_alone)
-            return Result(*user.evaluate(self.net, experts, models, row.phi, data), by_confidence)
+            return Result(*user.evaluate(self.net, experts, models, self._phi(row, experts), data), by_confidence)
+
+    def _phi(self, row: Row, experts: tuple[Expert, ...]) -> Adapt:
+        """The row's adaptation, with all experts where it asks for them."""
+        return row.phi.with_experts(experts, self._start()) if isinstance(row.phi, OfExperts) else row.phi
+
+    def _start(self) -> State:
+        return self._here("start", {"start": self.start})
 
     def _experts(self, row: Row, shared: Shared) -> tuple[Expert, ...]:
         return joined(self.benchmark.tasks, [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)])
@@ -394,7 +400,7 @@ class Draws:
     def _models(
         self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
     ) -> Iterator[tuple[int, UserModel]]:
-        N, start = len(experts), self._here("start", {"start": self.start})
+        N, start = len(experts), self._start()
         merged = (
             [(N, row.chi(experts, priors, start))]
             if last_alone
