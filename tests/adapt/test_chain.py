@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dua_lightning.adapt import AdaBN, AdaBNS, AdaBNSReleased, BalancedBN, Chain, Finetune, LabelShift, Unchanged
-from dua_lightning.adapt.base import needs_expert
+from dua_lightning.adapt.base import OfExpert, asks
 from dua_lightning.errors import InputError
 from tests.adapt.users import EVEN, SKEWED, TRAINED, images, scores, trained
 from tests.helpers.nets import BATCH_NORM, MLP, PLAIN, TASK, batches, equal, labels, untouched
@@ -44,8 +44,8 @@ def test_the_expert_reaches_the_step_that_asks_for_it() -> None:
     data = [(BATCH_NORM.images(6), labels(6))]
     expert, state = BATCH_NORM.expert(3), BATCH_NORM.expert().state
     chain = Chain([AdaBN(), Chain([AdaBNSReleased(lr=0.1)])])
-    assert needs_expert(chain)
-    assert not needs_expert(Chain([AdaBN()]))
+    assert asks(chain, OfExpert)
+    assert not asks(Chain([AdaBN()]), OfExpert)
     found = chain.of(expert)(BATCH_NORM.build(), state, TASK, data)
     steps = AdaBN(), AdaBNSReleased(lr=0.1).of(expert)
     equal(found, Chain(steps)(BATCH_NORM.build(), state, TASK, data))

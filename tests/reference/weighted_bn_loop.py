@@ -5,15 +5,19 @@ from torch import Tensor, nn
 
 
 def weighted_bn(
-    layers: nn.Sequential, xs: Tensor, weights: list[float], kept: float
+    layers: nn.Sequential, xs: Tensor, weights: list[float], share_kept: float, first: int = 1000
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Layer's name -> its new mean and variance, each layer fed by the ones that have theirs already."""
-    found = {}
+    """Layer's name -> its new mean and variance, each layer fed by the ones that have theirs already.
+
+    Layers behind the first ones keep all of what they had.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
     h = xs
     for name, layer in layers.named_children():
         if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             h = layer.eval()(h).detach()
             continue
+        kept = share_kept if len(found) < first else 1.0
         mean, var, out = torch.zeros(h.shape[1]).double(), torch.zeros(h.shape[1]).double(), torch.empty_like(h)
         for c in range(h.shape[1]):
             values = [(w / h[i, c].numel(), v) for i, w in enumerate(weights) for v in h[i, c].flatten().tolist()]

@@ -10,12 +10,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from dua_lightning.__main__ import CONF
+from dua_lightning.adapt import BBSE
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.splits import FOR_VALIDATION
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS
-from dua_lightning.merge import Mode
+from dua_lightning.merge import LastStatistics, Mean, Mode
 from dua_lightning.params import State, body_names
 from dua_lightning.run.draws import Draw, Draws, Result
 from dua_lightning.run.settings import of_seed
@@ -23,7 +24,7 @@ from dua_lightning.store.store import digest
 from dua_lightning.tasks import Batch, Expert
 from tests.helpers import tiny
 from tests.helpers.cli import TINY
-from tests.helpers.nets import equal
+from tests.helpers.nets import close, equal
 
 
 def test_a_result_comes_back_from_tensors_bit_for_bit() -> None:
@@ -112,3 +113,37 @@ def test_an_oracle_leaves_out_who_is_not_scored() -> None:
     nothing = [torch.full((len(images),), FOR_VALIDATION) for images in data.images]
     unscored = UserData(data.user, data.images, data.tasks, 0, halves=nothing)
     assert (Draws.takes(row, data), Draws.takes(row, unscored)) == (True, False)
+
+
+def test_an_adaptation_of_all_experts_gets_them_and_their_start() -> None:
+    found = draws("adapt=adamerging", "adapt.steps=0")
+    (row,) = found.rows
+    experts = [Expert(task, tiny_state(found, seed)) for seed, task in enumerate(found.benchmark.tasks)]
+    shared = {recipe.key: expert.state for recipe, expert in zip(found.recipes.experts(row), experts, strict=True)}
+    states, _ = found.personal(row, found.benchmark.users[0].draw(1), shared)
+    mean = Mean()(experts, [], found.start)
+    for task, state in states.items():
+        close(state, mean[task], 1e-5)
+    assert row.last_alone
+    (result,), _ = found.compute(Draw(0, 1, (0,), digest(found.benchmark.users[0].draw(1).recipe())), shared)
+    assert np.isnan(result.R[0]).all()
+    assert np.isfinite(result.R[1]).all()
+
+
+def test_the_server_measures_once_for_all_users_who_are_sent_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = draws("adapt=bbse")
+    (row,) = found.rows
+    states = [tiny_state(found, seed) for seed, _ in enumerate(found.benchmark.tasks)]
+    shared = dict(zip((recipe.key for recipe in found.recipes.experts(row)), states, strict=True))
+    asked = []
+    measure = BBSE.with_server
+    monkeypatch.setattr(BBSE, "with_server", lambda self, *given: asked.append(given[2].name) or measure(self, *given))
+    final = [found.personal(row, someone.draw(1), shared)[0] for someone in found.benchmark.users[:2]]
+    assert asked == [task.name for task in found.benchmark.tasks]
+    experts = [Expert(*one) for one in zip(found.benchmark.tasks, states, strict=True)]
+    sent = LastStatistics()(found.net, experts, Mean()(experts, [], found.start), [])
+    for of_task in found.benchmark.server:
+        task, state = of_task.task, sent[of_task.task.name]
+        phi = BBSE().with_server(found.net, state, task, of_task.val_dataloader())
+        own = found.benchmark.users[1].draw(1).of(task)
+        close(final[1][task.name], phi(found.net, state, task, own.validation_batches()), 1e-5)

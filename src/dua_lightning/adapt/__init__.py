@@ -4,10 +4,12 @@ from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.adapt.adabn_released import AdaBNReleased
 from dua_lightning.adapt.adabn_s import AdaBNS
 from dua_lightning.adapt.adabn_s_released import AdaBNSReleased
+from dua_lightning.adapt.adamerging import AdaMerging
 from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.atp import ATP
 from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt
+from dua_lightning.adapt.bbse import BBSE
 from dua_lightning.adapt.chain import Chain
 from dua_lightning.adapt.early_bn import EarlyBN
 from dua_lightning.adapt.eata import EATA
@@ -20,6 +22,7 @@ from dua_lightning.adapt.unchanged import Unchanged
 
 __all__ = [
     "ATP",
+    "BBSE",
     "EATA",
     "SAR",
     "TENT",
@@ -27,6 +30,7 @@ __all__ = [
     "AdaBNReleased",
     "AdaBNS",
     "AdaBNSReleased",
+    "AdaMerging",
     "Adapt",
     "AlphaBN",
     "BalancedBN",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from dua_lightning.adapt.base import Adapt, NormalisesTogether, OfExpert
+from dua_lightning.adapt.base import Adapt, NormalisesTogether, OfExpert, OfServer
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Expert, Task
@@ -52,6 +52,23 @@ class Chain:
             The chain.
         """
         return replace(self, steps=[step.of(expert) if isinstance(step, OfExpert) else step for step in self.steps])
+
+    def with_server(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> "Chain":
+        """Make the chain whose steps have what the server measures on the model that it sends, where they ask for it.
+
+        Args:
+            net: The network that lends its architecture, a workspace.
+            state: The task's state of the personal model, which the server is about to send.
+            task: The task.
+            data: The server's labelled validation batches of the task.
+
+        Returns:
+            The chain.
+        """
+        steps = [
+            step.with_server(net, state, task, data) if isinstance(step, OfServer) else step for step in self.steps
+        ]
+        return replace(self, steps=steps)
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         for step in self.steps:

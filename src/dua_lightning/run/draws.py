@@ -14,7 +14,7 @@ import torch
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
-from dua_lightning.adapt.base import NormalisesTogether
+from dua_lightning.adapt.base import Adapt, NormalisesTogether, OfExperts, OfServer, asks
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import sizes
@@ -31,7 +31,7 @@ from dua_lightning.run.recipes import MEASURES, Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Store, digest
-from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors, fingerprint
 from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 CHANGED = "the pictures have changed since the run began; run again"
@@ -133,6 +133,7 @@ class Draws:
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
         self._statistics: dict[str, dict[str, State]] = {}
+        self._sent: dict[tuple[str, str, str], Adapt] = {}
         self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
         self.recipes = Recipes(settings, self.start, self.benchmark)
 
@@ -266,8 +267,10 @@ class Draws:
             data, _ = self._sorted(experts, data)
             ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
             of = {expert.task.name: expert for expert in experts}
+            phi = self._phi(row, experts)
             states = {
-                task: user.personalise(self.net, of[task], state, row.phi, data)[0] for task, state in model.items()
+                task: user.personalise(self.net, of[task], state, phi, data, self._informed)[0]
+                for task, state in model.items()
             }
             return states, data
 
@@ -331,7 +334,25 @@ class Draws:
                 divided[key] = self._sorted(experts, data)
             data, by_confidence = divided[key]
             models = self._merged(row, experts, data, own_priors, shared, row.last_alone)
-            return Result(*user.evaluate(self.net, experts, models, row.phi, data), by_confidence)
+            phi = self._phi(row, experts)
+            return Result(*user.evaluate(self.net, experts, models, phi, data, self._informed), by_confidence)
+
+    def _phi(self, row: Row, experts: tuple[Expert, ...]) -> Adapt:
+        """The row's adaptation, with all experts where it asks for them."""
+        return row.phi.with_experts(experts, self._start()) if isinstance(row.phi, OfExperts) else row.phi
+
+    def _informed(self, phi: Adapt, task: Task, state: State) -> Adapt:
+        """The adaptation with what the server measures for it, once for all users who are sent the same state."""
+        if not (asks(phi, OfServer) and isinstance(phi, OfServer)):
+            return phi
+        key = repr(phi), task.name, fingerprint(state)
+        if key not in self._sent:
+            of_task = next(one for one in self.benchmark.server if one.task == task)
+            self._sent[key] = phi.with_server(self.net, state, task, of_task.val_dataloader())
+        return self._sent[key]
+
+    def _start(self) -> State:
+        return self._here("start", {"start": self.start})
 
     def _experts(self, row: Row, shared: Shared) -> tuple[Expert, ...]:
         return joined(self.benchmark.tasks, [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)])
@@ -394,7 +415,7 @@ class Draws:
     def _models(
         self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
     ) -> Iterator[tuple[int, UserModel]]:
-        N, start = len(experts), self._here("start", {"start": self.start})
+        N, start = len(experts), self._start()
         merged = (
             [(N, row.chi(experts, priors, start))]
             if last_alone

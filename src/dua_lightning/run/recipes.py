@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dua_lightning.adapt.base import OfServer, asks
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
@@ -130,7 +131,7 @@ class Recipes:
             used.append(tasks_by_confidence)
         if row.psi is not None:
             used += [measure, self._data_class] if row.prior == "server" else [MEASURES[row.prior]]
-        if row.statistics is not None:
+        if row.statistics is not None or asks(row.phi, OfServer):
             used.append(self._data_class)
         return Recipe("results", _with_code(used, **values))
 

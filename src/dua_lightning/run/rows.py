@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dua_lightning.adapt import Adapt, Unchanged
+from dua_lightning.adapt.base import OfExperts
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge, Statistics
@@ -173,7 +174,9 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         label=_label(settings, chi),
         training_label="Joint" if settings.training == "joint" else settings.regularise.label,
         training=settings.training,
-        last_alone=settings.training == "joint" or (adapt_after == "last_task" and type(phi) is not Unchanged),
+        last_alone=settings.training == "joint"
+        or isinstance(phi, OfExperts)
+        or (adapt_after == "last_task" and type(phi) is not Unchanged),
         regularise=settings.regularise,
         prior=prior,
         psi=psi,
