@@ -224,6 +224,15 @@ def test_a_number_that_cannot_be_used_is_named(make: type[TunesWithoutLabels], w
         make(**wrong)
 
 
+@EVERY
+@pytest.mark.parametrize("statistics", ["exact", "given"])
+def test_an_image_that_is_not_a_number_is_refused(phi: TunesWithoutLabels, statistics: str) -> None:
+    data = unlabelled(BATCH_NORM)
+    data[1][0][0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match="an image holds such numbers"):
+        replace(phi, statistics=statistics)(BATCH_NORM.build(), certain(BATCH_NORM), TASK, data)
+
+
 def test_training_that_diverges_is_refused() -> None:
     state = {name: tensor.float() for name, tensor in certain(BATCH_NORM).items()}
     with pytest.raises(DivergedError, match=r"TENT on task middle has made NaN or infinity of body.* lr=3e\+38"):

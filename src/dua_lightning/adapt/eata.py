@@ -76,9 +76,10 @@ class EATA(TunesWithoutLabels):
         def loss(logits: Tensor, _: Tensor | None) -> Tensor:
             nonlocal mean
             entropy, p = entropies(logits), logits.detach().softmax(1)
-            chosen = entropy.detach() < margin
+            # NaN is chosen, so that it is seen and refused.
+            chosen = ~(entropy.detach() >= margin)
             if mean is not None:
-                chosen &= torch.cosine_similarity(mean[None], p).abs() < limit
+                chosen &= ~(torch.cosine_similarity(mean[None], p).abs() >= limit)
             if not chosen.any():
                 return logits.new_zeros(())
             new = p[chosen].mean(0)
