@@ -115,6 +115,6 @@ def _fisher(net: nn.Module, parameters: list[nn.Parameter], task: Task, data: It
             logits = net(inputs(net, x, device))[:, task.classes]
         loss = nn.functional.cross_entropy(logits, logits.detach().argmax(1))
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        torch._foreach_addcmul_(fisher, gradients, gradients)
+        fisher = [f + g.square() for f, g in zip(fisher, gradients, strict=True)]
         batches += 1
     return [f / max(1, batches) for f in fisher]
