@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dua_lightning import personal_models, save
 from dua_lightning.__main__ import CONF
-from dua_lightning.commands import compare, export, init, predict, report, store
+from dua_lightning.commands import compare, export, init, ledger, predict, report, store
 from dua_lightning.errors import InputError
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import of_seed
@@ -119,6 +119,7 @@ TOOLS = {
     "init": init.main,
     "report": report.main,
     "compare": compare.main,
+    "ledger": ledger.main,
     "export": export.main,
     "predict": predict.main,
     "store": lambda arguments: store.main(arguments, CONF / "paths" / "default.yaml"),
@@ -250,7 +251,7 @@ def test_a_script_of_a_study_gives_commands(script: str, tmp_path: Path) -> None
     noted = [shlex.split(line) for line in notes.read_text().splitlines()]
     assert noted
     for arguments in noted:
-        if arguments[:2] == ["-m", "dua_lightning"]:
+        if arguments[:2] == ["-m", "dua_lightning"] and arguments[2] not in TOOLS:
             refuse_nothing(arguments[2:])
         elif arguments[0] != "-m":
             assert (ROOT / arguments[0]).exists()

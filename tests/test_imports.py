@@ -162,8 +162,12 @@ def test_help_and_a_wrong_setting_load_no_more_than_they_need(case: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("command", "allowed"),
-    [(("report", "a"), ["matplotlib", "pandas", "scipy"]), (("compare", "a", "b"), ["pandas", "scipy"])],
-    ids=["report", "compare"],
+    [
+        (("report", "a"), ["matplotlib", "pandas", "scipy"]),
+        (("ledger", "a"), ["matplotlib", "pandas", "scipy"]),
+        (("compare", "a", "b"), ["pandas", "scipy"]),
+    ],
+    ids=["report", "ledger", "compare"],
 )
 def test_reading_results_needs_neither_torch_nor_lightning(
     command: tuple[str, ...], allowed: list[str], tmp_path: Path

@@ -11,65 +11,58 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
+from dua_lightning.report.pairs import Difference, Rows
 from dua_lightning.report.records import chunks
 from dua_lightning.report.reduce import reduce
-from dua_lightning.report.statistics import interval
+from dua_lightning.report.terminal import Column, Sheet, Terminal
 from dua_lightning.store.files import replacing, write_text
 
 COMPARISONS = {
-    "AdaBN minus none": ("adabn", "none"),
-    "released minus none": ("adabn_released", "none"),
-    "AdaBN minus released": ("adabn", "adabn_released"),
+    "AdaBN minus none": ("AdaBN", "no adaptation"),
+    "released minus none": ("AdaBN (released)", "no adaptation"),
+    "AdaBN minus released": ("AdaBN", "AdaBN (released)"),
 }
+LOOKS = {"AdaBN minus none": ("AdaBN", "o", "#0072B2"), "released minus none": ("AdaBN as released", "X", "#D55E00")}
+"""The comparisons of the figure: name, marker and colour."""
 
 
-def differences(draws: pd.DataFrame) -> pd.DataFrame:
-    """Average accuracy of each pair, in points: columns `method, comparison, seed, user, iteration, difference`."""
-    draws = draws.assign(method=draws["label"].str.split(" + ", regex=False).str[0])
-    wide = draws.pivot_table(
-        index=["method", "seed", "user", "iteration"], columns="adapt", values="average_accuracy", sort=False
-    )
-    return pd.concat(
-        (wide[a] - wide[b]).rename("difference").reset_index().assign(comparison=name)
-        for name, (a, b) in COMPARISONS.items()
-    )
-
-
-def summary(pairs: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: Rows) -> pd.DataFrame:
     """Mean, 95 % interval over users and standard deviation over seeds, for each method and comparison."""
     lines = []
-    for (method, comparison), group in pairs.groupby(["method", "comparison"], sort=False):
-        users = group.groupby("user")["difference"].mean()
-        seeds = group.groupby("seed")["difference"].mean()
-        half = interval(users).half
-        lines.append(
-            {
-                "method": method,
-                "comparison": comparison,
-                "mean": users.mean(),
-                "low": users.mean() - half,
-                "high": users.mean() + half,
-                "std_over_seeds": seeds.std(),
-                "users_better": int((users > 0).sum()),
-                "users": len(users),
-            }
-        )
+    for method in rows.of:
+        for name, ends in COMPARISONS.items():
+            first, second = (_row(rows, method, end) for end in ends)
+            if first and second and (found := rows.difference(first, second)):
+                lines.append({"method": method, "comparison": name, **_numbers(found)})
     return pd.DataFrame(lines)
+
+
+def _row(rows: Rows, method: str, adaptation: str) -> str | None:
+    """A method with an adaptation of its own says so where it has none, and others do not."""
+    label = f"{method} + {adaptation}"
+    if label in rows.of:
+        return label
+    return method if adaptation == "no adaptation" else None
+
+
+def _numbers(found: Difference) -> dict[str, float]:
+    return {
+        "mean": found.mean,
+        "low": found.mean - found.half,
+        "high": found.mean + found.half,
+        "std_over_seeds": found.seeds.std(),
+        "users_better": (found.users > 0).sum(),
+        "users": len(found.users),
+    }
 
 
 def draw(found: pd.DataFrame, path: Path) -> None:
     """The mean difference to no adaptation of each method with its interval, for both kinds of AdaBN."""
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    looks = {
-        "AdaBN minus none": ("AdaBN", "o", "#0072B2"),
-        "released minus none": ("AdaBN as released", "X", "#D55E00"),
-    }
     methods = list(dict.fromkeys(found["method"]))
-    for shift, (name, (label, marker, colour)) in zip((-0.12, 0.12), looks.items(), strict=True):
-        lines = found[found["comparison"] == name].set_index("method").loc[methods]
+    for shift, (name, (label, marker, colour)) in zip((-0.12, 0.12), LOOKS.items(), strict=True):
+        lines = found[found["comparison"] == name].set_index("method").reindex(methods)
         places = [place + shift for place in range(len(methods))]
         reach = [lines["mean"] - lines["low"], lines["high"] - lines["mean"]]
         axes.errorbar(lines["mean"], places, xerr=reach, fmt=marker, color=colour, capsize=3, label=label)
@@ -84,20 +77,24 @@ def draw(found: pd.DataFrame, path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)
+    plt.close(figure)
 
 
 def main(run: Path) -> None:
-    pairs = differences(reduce(chunks(run / "records.csv")).draws)
-    found = summary(pairs)
-    table = Table("method", "comparison", "mean [95 %]", "std, seeds", "better", caption="points; 95 % over users")
-    for line in found.to_dict("records"):
-        interval = f"{line['mean']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"
-        better = f"{line['users_better']}/{line['users']}"
-        table.add_row(line["method"], line["comparison"], interval, f"{line['std_over_seeds']:.2f}", better)
-    Console().print(table)
+    found = summary(Rows(reduce(chunks(run / "records.csv")).draws))
+    means = ["{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format_map(line) for line in found.to_dict("records")]
+    columns = [
+        Column("method", found["method"].tolist(), number=False),
+        Column("comparison", found["comparison"].tolist(), number=False),
+        Column("mean [95 %]", means),
+        Column("std, seeds", [f"{value:.2f}" for value in found["std_over_seeds"]]),
+        Column("better", [f"{n}/{of}" for n, of in zip(found["users_better"], found["users"], strict=True)]),
+    ]
+    console = Terminal()
+    console.print(Sheet("", columns, "points; 95 % over users", keys=2))
     write_text(run / "adabn_artifact.csv", found.round(4).to_csv(index=False))
     draw(found, run / "adabn_artifact.png")
-    Console(soft_wrap=True).print(f"  {run / 'adabn_artifact.csv'}\n  {run / 'adabn_artifact.png'}")
+    console.print(f"  {run / 'adabn_artifact.csv'}\n  {run / 'adabn_artifact.png'}")
 
 
 if __name__ == "__main__":

@@ -12,5 +12,7 @@ for given in "transprior data.extra_per_task=0" "catprior data.images_per_prefer
   python -m dua_lightning +experiment=scenes data="$benchmark" "$extra" method=scenes 'seed=[1,2,3]' threads=1 \
     data.iterations=1 adapt_after=last_task trainer.max_epochs=10 optimizer.lr=3.0e-3 suggested.penalty_limit=333 \
     paths.data_dir="$DATA" paths.output_dir="$OUT/$benchmark" "$@"
+  python -m dua_lightning ledger "$OUT/$benchmark"
   python experiments/scenes/analyse.py "$OUT/$benchmark"
+  python experiments/adabn_artifact/analyse.py "$OUT/$benchmark"
 done

@@ -74,6 +74,23 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     return [nothing if prior is None else prior for prior in found]
 
 
+def measure_oracle(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
+    """Measure Psi on the user's evaluation images, the very ones that accuracies are measured on.
+
+    It is a bound to be compared with, and no method: no user has these images when a model is made.
+
+    Args:
+        importance: psi.
+        net: A workspace.
+        experts: The experts, in the order of the tasks.
+        data: The user's data, with evaluation images of every task.
+
+    Returns:
+        One prior for each expert, on its device.
+    """
+    return [importance(net, expert, data.of(expert.task).evaluation_batches()) for expert in experts]
+
+
 def personalise(
     net: nn.Module, expert: Expert, state: State, adapt: Adapt, data: UserData
 ) -> tuple[State, Cost | None]:

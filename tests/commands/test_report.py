@@ -61,7 +61,7 @@ def test_the_report_is_one_page_one_text_and_a_table_for_each(dua: Dua, folder: 
     assert f"<summary>{folder}: 10 commands</summary>" in text
     page = Page(text)
     assert page.open == []
-    assert sum(text.startswith("data:image/svg+xml;base64,") for text in page.loaded) == 6
+    assert sum(text.startswith("data:image/svg+xml;base64,") for text in page.loaded) == 7
     assert all(text.startswith(("data:", "#")) for text in page.loaded), "the page needs nothing from elsewhere"
     text = (out / "report.md").read_text()
     for link in re.findall(r"\]\(([^)]+)\)", text):

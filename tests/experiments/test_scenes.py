@@ -1,4 +1,4 @@
-"""The analysis of the study on real scenes, on accuracies that are known."""
+"""The analyses of the study on real scenes and of the released AdaBN, on accuracies that are known."""
 
 import importlib.util
 from pathlib import Path
@@ -20,10 +20,9 @@ ROWS = {
 """The accuracy of each row, before a user's and a seed's own part."""
 
 
-@pytest.fixture(scope="module")
-def analyse() -> ModuleType:
-    path = Path(__file__).parents[2] / "experiments" / "scenes" / "analyse.py"
-    spec = importlib.util.spec_from_file_location("analyse_scenes", path)
+def analyse(study: str) -> ModuleType:
+    path = Path(__file__).parents[2] / "experiments" / study / "analyse.py"
+    spec = importlib.util.spec_from_file_location(f"analyse_{study}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -49,28 +48,22 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_ledger_gives_each_steps_gain_over_the_one_before(analyse: ModuleType, run: Path) -> None:
-    analyse.main(run, run)
-    found = pd.read_csv(run / "transprior_ledger.csv").query("merge == 'MAS-IMM'")
-    assert found["accuracy"].tolist() == [28.0, 38.0, 50.0]
-    assert found["gain_mean"].tolist()[1:] == [10.0, 12.0]
-    # The t interval of 11, 12 and 13.
-    assert found["gain_high"].tolist()[2] == pytest.approx(12 + 4.303 / 3**0.5, abs=1e-3)
-    assert found["users_better"].tolist()[1:] == [3, 3]
-    own = pd.read_csv(run / "transprior_priors.csv")
-    assert dict(zip(own["row"], own["mean"], strict=True)) == {"MAS-RACL": 1.0}
+def test_rows_stand_beside_what_was_published_and_users_have_their_gains(run: Path) -> None:
+    analyse("scenes").main(run, run)
     users = pd.read_csv(run / "transprior_users.csv")
     assert dict(zip(users["user"], users["gain"], strict=True)) == {"user_0": 11, "user_1": 12, "user_2": 13}
-
-
-def test_both_kinds_of_adabn_stand_beside_each_other_and_beside_what_was_published(
-    analyse: ModuleType, run: Path
-) -> None:
-    analyse.main(run, run)
-    found = pd.read_csv(run / "transprior_artifact.csv").set_index("kind")["mean"]
-    assert found.to_dict() == {"AdaBN": 22.0, "AdaBN (released)": -1.0}
     table = pd.read_csv(run / "transprior_table.csv").set_index("row")
     assert table.loc["MAS-IMM", "published_vgg11_bn"] == 29.36
     assert table.loc["MAS-IMM", "published_vgg11"] == 53.49
     assert table.loc["MAS-IMM + AdaBN", "published_vgg11_bn"] == 29.15
-    assert {path.name for path in run.glob("*.png")} == {"transprior_ledger.png", "transprior_artifact.png"}
+
+
+def test_both_kinds_of_adabn_are_measured_from_none(run: Path) -> None:
+    analyse("adabn_artifact").main(run)
+    found = pd.read_csv(run / "adabn_artifact.csv").set_index("comparison")
+    assert set(found["method"]) == {"MAS-IMM"}
+    means = {"AdaBN minus none": 22.0, "released minus none": -1.0, "AdaBN minus released": 23.0}
+    assert found["mean"].to_dict() == means
+    # The t interval of 21, 22 and 23.
+    assert found.loc["AdaBN minus none", "high"] == pytest.approx(22 + 4.303 / 3**0.5, abs=1e-3)
+    assert (run / "adabn_artifact.png").exists()

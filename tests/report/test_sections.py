@@ -41,6 +41,7 @@ def test_the_lead_says_what_was_run(document: Document) -> None:
 def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Document) -> None:
     assert [section.title for section in document.sections] == [
         "The verdict",
+        "The ledger of digits with mlp",
         "Accuracy and forgetting",
         "Paired differences",
         "Users",
@@ -50,7 +51,7 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "How to run each row again",
     ]
     found = tables(document)
-    assert list(found) == ["rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
+    assert list(found) == ["ledger", "rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
     assert "interval over seeds, users and iterations" in found["rows"].note
     assert (
         "interval over seeds, p of the t test over them, corrected by Holm for all pairs (3)"
@@ -61,7 +62,7 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
 
 def test_every_figure_is_an_svg_with_its_title(document: Document) -> None:
     names = [picture.path.stem for picture in pictures(document)]
-    assert names == ["accuracy", "differences", "users", "matrices", "forgetting", "training"]
+    assert names == ["ledger", "accuracy", "differences", "users", "matrices", "forgetting", "training"]
     for picture in pictures(document):
         assert picture.title
         assert "<svg" in picture.path.read_text()[:2000]

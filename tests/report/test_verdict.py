@@ -28,6 +28,15 @@ KINDS = {
     "MAS-IMM + AdaBN of 5 images": ("imm", "mas", "adabn_few", "server", "last", "images"),
     "MAS-IMM + AdaBN of 20 images": ("imm", "mas", "adabn_few", "server", "last", "images"),
     "MAS-IMM + AdaBN-S": ("imm", "mas", "adabn_s", "server", "last", "labels"),
+    "MAS-IMM + Tent": ("imm", "mas", "tent", "server", "last", "images"),
+    "MAS-IMM, server statistics + Tent": ("imm", "mas", "tent", "server", "server", "images"),
+    "MAS-IMM + Tent, lr=0.1": ("imm", "mas", "tent", "server", "last", "images"),
+    "mean-IMM + AdaBN": ("mean_imm", "none", "adabn", "none", "last", "images"),
+    "noise-MAS-RACL + AdaBN": ("racl", "noise", "adabn", "user", "last", "images"),
+    "MAS-RACL, another user's priors + AdaBN": ("racl", "mas", "adabn", "other", "last", "others"),
+    "MAS-RACL, oracle's priors + AdaBN": ("racl", "mas", "adabn", "oracle", "last", "oracle"),
+    "Task Experts + AdaBN": ("task_experts", "none", "adabn", "none", "none", "images"),
+    "Task Experts": ("task_experts", "none", "finetune", "none", "none", "labels"),
     "MAS-IMM + AdaBN (released)": ("imm", "mas", "adabn_released", "server", "last", "images"),
 }
 """Method, importance, adaptation, who measures the prior, statistics, and what is used of a user's, by label."""

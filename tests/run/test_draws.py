@@ -1,6 +1,8 @@
 """A result keeps every bit in the store, and is computed for the data that it was asked for."""
 
 import math
+from collections.abc import Callable, Iterable
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,12 +11,19 @@ from hydra import compose, initialize_config_dir
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt.cost import Cost
+from dua_lightning.data.splits import FOR_VALIDATION
+from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
+from dua_lightning.importance import MAS
+from dua_lightning.merge import Mode
+from dua_lightning.params import State, body_names
 from dua_lightning.run.draws import Draw, Draws, Result
 from dua_lightning.run.settings import of_seed
 from dua_lightning.store.store import digest
+from dua_lightning.tasks import Batch, Expert
 from tests.helpers import tiny
 from tests.helpers.cli import TINY
+from tests.helpers.nets import equal
 
 
 def test_a_result_comes_back_from_tensors_bit_for_bit() -> None:
@@ -32,9 +41,9 @@ def test_a_result_without_costs_has_none() -> None:
     assert Result.of(tensors, tiny.tasks()).costs == []
 
 
-def draws(*arguments: str) -> Draws:
+def draws(*arguments: str, method: str = "mean_imm") -> Draws:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return Draws(of_seed([compose("config", [*TINY, "method=mean_imm", *arguments])], 1))
+        return Draws(of_seed([compose("config", [*TINY, f"method={method}", *arguments])], 1))
 
 
 def test_a_process_with_other_pictures_than_the_run_began_with_computes_nothing() -> None:
@@ -64,3 +73,42 @@ def test_a_server_with_a_single_validation_picture_cannot_take_statistics_of_one
         InputError, match=r"^statistics=server cannot be used: .* single validation picture of task 2-3"
     ):
         found.check_sizes()
+
+
+def test_priors_are_measured_on_the_images_of_the_one_who_is_said_to_measure() -> None:
+    asked = {prior: draws(f"prior={prior}", method="racl") for prior in ("user", "other", "oracle")}
+    one = asked["user"]
+    tasks, (row,) = one.benchmark.tasks, one.rows
+    experts = [Expert(task, tiny_state(one, seed)) for seed, task in enumerate(tasks)]
+    shared = {recipe.key: expert.state for recipe, expert in zip(one.recipes.experts(row), experts, strict=True)}
+    mine, next_one = (one.benchmark.users[place].draw(1) for place in (2, 0))
+
+    def merged(batches: Callable[[UserData], Iterable[Batch]], data: UserData) -> list[State]:
+        priors = [MAS()(one.net, expert, batches(data.of(expert.task))) for expert in experts]
+        return list(Mode()(experts, priors, {}).values())
+
+    expected = {
+        "user": merged(UserData.validation_batches, mine),
+        "other": merged(UserData.validation_batches, next_one),
+        "oracle": merged(UserData.evaluation_batches, mine),
+    }
+    for prior, of_prior in asked.items():
+        states, _ = of_prior.personal(of_prior.rows[0], mine, shared)
+        for name in body_names(one.net):
+            equal([state[name] for state in states.values()], [state[name] for state in expected[prior]])
+    bodies = [of_prior[0]["body.1.weight"] for of_prior in expected.values()]
+    assert not any(torch.equal(a, b) for a, b in combinations(bodies, 2))
+
+
+def tiny_state(found: Draws, seed: int) -> State:
+    """A state of the network with other weights."""
+    stream = torch.Generator().manual_seed(seed)
+    return {name: tensor + torch.randn(tensor.shape, generator=stream) / 10 for name, tensor in found.start.items()}
+
+
+def test_an_oracle_leaves_out_who_is_not_scored() -> None:
+    (row,) = draws("prior=oracle", method="racl").rows
+    data = tiny.benchmark().users[0].draw(1)
+    nothing = [torch.full((len(images),), FOR_VALIDATION) for images in data.images]
+    unscored = UserData(data.user, data.images, data.tasks, 0, halves=nothing)
+    assert (Draws.takes(row, data), Draws.takes(row, unscored)) == (True, False)

@@ -4,11 +4,16 @@ from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.adapt.adabn_released import AdaBNReleased
 from dua_lightning.adapt.adabn_s import AdaBNS
 from dua_lightning.adapt.adabn_s_released import AdaBNSReleased
+from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.atp import ATP
+from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt
+from dua_lightning.adapt.chain import Chain
+from dua_lightning.adapt.early_bn import EarlyBN
 from dua_lightning.adapt.eata import EATA
 from dua_lightning.adapt.finetune import Finetune
 from dua_lightning.adapt.infomax import InformationMaximisation
+from dua_lightning.adapt.label_shift import LabelShift
 from dua_lightning.adapt.sar import SAR
 from dua_lightning.adapt.tent import TENT
 from dua_lightning.adapt.unchanged import Unchanged
@@ -23,7 +28,12 @@ __all__ = [
     "AdaBNS",
     "AdaBNSReleased",
     "Adapt",
+    "AlphaBN",
+    "BalancedBN",
+    "Chain",
+    "EarlyBN",
     "Finetune",
     "InformationMaximisation",
+    "LabelShift",
     "Unchanged",
 ]

@@ -83,3 +83,16 @@ class OfExpert(Protocol):
         Returns:
             The adaptation.
         """
+
+
+def needs_expert(adapt: Adapt) -> bool:
+    """Tell whether an adaptation needs the task's unmerged expert.
+
+    Args:
+        adapt: The adaptation.
+
+    Returns:
+        Whether it does, or one of its steps, where it has `steps`.
+    """
+    steps = getattr(adapt, "steps", None)
+    return isinstance(adapt, OfExpert) if steps is None else any(map(needs_expert, steps))

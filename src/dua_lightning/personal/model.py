@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt import AdaBN, Adapt, Unchanged
-from dua_lightning.adapt.base import OfExpert
+from dua_lightning.adapt.base import needs_expert
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, device_of, eval_mode, inputs, loaded, task_logits
@@ -137,7 +137,7 @@ class PersonalModel:
         """
         phi: Adapt = build(self.settings["phi"], "adapt", Adapt)
         # An expert stays with the run.
-        own = type(phi) is not Unchanged and not phi.needs_labels and not isinstance(phi, OfExpert)
+        own = type(phi) is not Unchanged and not phi.needs_labels and not needs_expert(phi)
         return phi if own else AdaBN()
 
     def adapted(self, task: str, data: Iterable[Batch]) -> "PersonalModel":

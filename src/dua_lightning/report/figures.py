@@ -82,6 +82,8 @@ SLANTED = 22
 """The characters of a line of a name that is written slanted under an axis."""
 TASK = 14
 """The characters of a task's name along an axis."""
+LEDGER_LINE, LEDGER_TITLE = 0.27, 0.45
+"""The inches of a line of the ledger, and of the title of each of its parts."""
 LONGEST_WORD = 30
 """The largest number of characters of a word in a title."""
 TITLE_LINES = 4
@@ -251,6 +253,40 @@ def few_images(found: pd.DataFrame, path: Path) -> Path:
         axes.set_xlabel("images of each task on the device, with the 95 % interval of the difference to all")
         axes.set_ylabel("average accuracy (%)")
         axes.grid(axis="y")
+    return path
+
+
+def ledger(found: pd.DataFrame, gains: pd.DataFrame, path: Path) -> Path:
+    """Draw the gain of each line of the ledger over the server's best: its mean, its 95 % interval and each user's.
+
+    Args:
+        found: The lines of `ledger.ledger`.
+        gains: Each user's gains, as `ledger.gains` gives them.
+        path: The file.
+
+    Returns:
+        The file.
+    """
+    kinds = [lines for _, lines in found.groupby("ledger", sort=False)]
+    ends = np.cumsum([LEDGER_TITLE + LEDGER_LINE * len(lines) for lines in kinds])
+    shown = max(1, int((ends <= TALLEST).sum()))
+    ratios = {"height_ratios": [LEDGER_TITLE + LEDGER_LINE * len(lines) for lines in kinds[:shown]]}
+    size = (8.0, 1.2 + float(ends[shown - 1]))
+    with _saved(path, size, headlines.ledger(found), shown, sharex=True, gridspec_kw=ratios) as (figure, grid):
+        for axes, lines in zip(grid.flat, kinds, strict=False):
+            for y, line in enumerate(lines.to_dict("records")):
+                users = gains[line["row"]].dropna()
+                axes.scatter(users, np.full(len(users), y), s=12, color="0.65", rasterized=True)
+                mean, half = np.nan_to_num((line["gain"], line["gain CI"]))
+                axes.errorbar(mean, y, xerr=half, fmt="|", color="black", capsize=3, markersize=10)
+            texts = [f"{line['line']}, {line['accuracy']:.1f} %" for line in lines.to_dict("records")]
+            _name(axes.yaxis, texts, len(texts), 60)
+            axes.set_ylim(len(lines) - 0.5, -0.5)
+            axes.axvline(0, color=COLOURS[5], linewidth=0.8)
+            axes.set_title(*_names(lines["ledger"].iloc[:1], 70), loc="left")
+            axes.grid(axis="x")
+        more = "" if shown == len(kinds) else f"; the first {shown} of {len(kinds)} parts"
+        figure.supxlabel(f"points over {found['server'].iloc[0]}; grey: a user; 95 % over users{more}", fontsize=9)
     return path
 
 

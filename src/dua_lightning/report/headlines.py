@@ -122,6 +122,19 @@ def few_images(found: pd.DataFrame) -> str:
     return f"{first['row']} is {first['difference']:+.1f} points from AdaBN of all images"
 
 
+def ledger(found: pd.DataFrame) -> str:
+    """Say which line of the ledger gains most over the best that the server does without users.
+
+    Args:
+        found: The lines of `ledger.ledger`.
+
+    Returns:
+        The title.
+    """
+    best = found.iloc[found["gain"].fillna(-math.inf).argmax()]
+    return f"{best['row']} is {best['gain']:+.1f} points from {best['server']}, the server's best without users"
+
+
 def differences(pairs: pd.DataFrame) -> str:
     """Say how many of the paired differences between rows are significant, and which is largest.
 

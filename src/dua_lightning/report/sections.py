@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from dua_lightning.report import figures, headlines, reduce, verdict
+from dua_lightning.report import figures, headlines, ledger, reduce, verdict
 from dua_lightning.report.characters import filename
-from dua_lightning.report.document import Answers, Commands, Document, Picture, Section, Table
+from dua_lightning.report.document import Answer, Answers, Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
 from dua_lightning.report.runs import ROWS, Run, Study, flat
@@ -37,6 +37,7 @@ def document(study: Study, folder: Path) -> Document:
     drawn = _Drawn(folder, several=draws["data"].nunique() > 1)
     sections = [
         *_verdicts(study, drawn),
+        *_ledgers(reduced, folder),
         _accuracy(reduced, drawn),
         _published(study),
         _differences(reduced, drawn),
@@ -122,6 +123,37 @@ def _verdicts(study: Study, drawn: _Drawn) -> Iterator[Section]:
             parts.append(Picture(figures.few_images(few, path), headlines.few_images(few)))
         title = "The verdict" if len(groups) == 1 else f"The verdict on {data} with {model}"
         yield Section(title, "", tuple(parts))
+
+
+def ledgers(reduced: Reduced, folder: Path, form: str) -> Iterator[tuple[str, pd.DataFrame, Answer | None, Path]]:
+    """Make the ledger of each benchmark with each network, and draw it.
+
+    Args:
+        reduced: The reduced records.
+        folder: The folder of the figures.
+        form: The end of their files' names, such as `svg`.
+
+    Yields:
+        For each ledger that has lines its name, its lines with their benchmark and network, what is said of the user's
+        own prior, and the figure.
+    """
+    groups = reduced.draws.groupby(["data", "model"], sort=False)
+    for (data, model), draws in groups:
+        found = ledger.ledger(draws)
+        if found.empty:
+            continue
+        found.insert(0, "data", str(data))
+        found.insert(1, "model", str(model))
+        name = filename(f"ledger-{data}-{model}") if len(groups) > 1 else "ledger"
+        path = figures.ledger(found, ledger.gains(draws), folder / f"{name}.{form}")
+        yield f"{data} with {model}", found, ledger.prior(draws), path
+
+
+def _ledgers(reduced: Reduced, folder: Path) -> Iterator[Section]:
+    for name, found, answer, path in ledgers(reduced, folder, "svg"):
+        answers = [Answers((answer,))] if answer else []
+        table = Table(path.stem, found.drop(columns=["data", "model", "server"]), ledger.note(found), folded=True)
+        yield Section(f"The ledger of {name}", "", (*answers, Picture(path, headlines.ledger(found)), table))
 
 
 def _of(run: Run, setting: str, value: object) -> bool:

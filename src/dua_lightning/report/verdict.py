@@ -3,141 +3,29 @@
 Every claim about users is measured from the best that the server can do without any of their data. That is the row with
 the highest mean over all users among those that use nothing of theirs. To choose the strongest of them on the users'
 own evaluation halves favours the server, and so speaks against the claim. The personal row is not chosen by its
-results: it is the first by `_preference`, and the others are in the tables alone.
+results: it is the first by a fixed order, and the others are in the tables alone.
 
-Differences are paired by seed, user and draw. Intervals are 95 % t intervals over users, of each user's mean over seeds
-and draws. Rows of the authors' released behaviour are left out.
+Differences and their intervals are those of `pairs`. Rows of the authors' released behaviour are left out.
 """
 
 import math
-import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
-from dua_lightning.report.reduce import PAIR
+from dua_lightning.report.pairs import FEW, NEAR, SURE, UNCLEAR, Difference, Rows, kept, kin, points
 from dua_lightning.report.runs import again
-from dua_lightning.report.statistics import FEWEST, LEVEL, interval, needed
+from dua_lightning.report.statistics import FEWEST, interval
 
-NEAR = 1.0
-"""Points of accuracy that hardly matter: fewer images are enough where they lose no more."""
 NAMED = 5
 """More users than this are counted, and not named."""
 SEEDS = 3
 """Fewer seeds than this say little of another training."""
-LEAST = 0.02
-"""A smaller mean, in standard deviations, takes ten thousand users or more."""
-FEW = re.compile(r" \+ AdaBN of (\d+) images")
-"""The end of a row's label that tells how many images AdaBN took."""
-ROW = ["prior", "statistics", "adapt", "uses"]
-"""Columns that tell what a row is."""
-UNCLEAR = "Not enough to tell"
-"""The answer where the interval has 0 in it, or there are too few users for one."""
-SURE = f"{100 * LEVEL:.0f} % interval"
-"""The name of intervals in sentences."""
-
-
-@dataclass(frozen=True)
-class _Difference:
-    """One row minus another one, average accuracy in points."""
-
-    apart: pd.Series
-
-    @cached_property
-    def users(self) -> pd.Series:
-        return self.apart.groupby(level="user", sort=False).mean()
-
-    @cached_property
-    def mean(self) -> float:
-        return float(self.users.mean())
-
-    @cached_property
-    def half(self) -> float:
-        """Half the interval over users; NaN for too few of them."""
-        return float(interval(self.users.to_numpy()).half) if len(self.users) >= FEWEST else math.nan
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return abs(self.mean) > self.half
-
-    @property
-    def near(self) -> bool:
-        """Whether the whole interval is within `NEAR` points of 0."""
-        return abs(self.mean) + self.half < NEAR
-
-    def __str__(self) -> str:
-        text = _points(self.mean)
-        if not math.isnan(self.half):
-            low, high = self.mean - self.half, self.mean + self.half
-            text += f" ({SURE} {low:+.1f} to {high:+.1f}, {len(self.users):,} users)"
-        return text
-
-    def decide(self) -> str:
-        """Say what would decide an open question, roughly, from the standard deviations."""
-        if len(self.users) < FEWEST:
-            return f"an interval over users needs at least {FEWEST} of them"
-        spread = float(self.users.std())
-        again = self.apart.groupby(level="user").agg(["var", "count"])
-        noise = float((again["var"] / again["count"]).mean()) if (again["count"] > 1).all() else 0.0
-        if noise > spread**2 / 2:
-            return "most of the spread is chance within each user: more seeds or draws would decide"
-        if abs(self.mean) < spread * LEAST:
-            return "if there is a difference, it is too small to be worth more users"
-        return f"about {needed(self.mean, spread, len(self.users) + 1):,} users like these would decide"
-
-
-class _Rows:
-    """The rows of one benchmark and one network."""
-
-    def __init__(self, draws: pd.DataFrame) -> None:
-        lines = draws.drop_duplicates("label").set_index("label")[ROW]
-        self.of: dict[str, dict[str, Any]] = {str(label): dict(line) for label, line in lines.iterrows()}
-        self.wide = draws.pivot_table(index=PAIR, columns="label", values="average_accuracy", sort=False)
-        self.draws = draws
-
-    @cached_property
-    def server(self) -> str | None:
-        """The best row that uses nothing of a user's; see the module."""
-        found = [label for label, row in self.of.items() if row["uses"] == "nothing"]
-        return max(found, key=self.accuracy, default=None)
-
-    @cached_property
-    def personal(self) -> str | None:
-        """The row that stands for personalization without labels; see `_preference`."""
-        found = [label for label, row in self.of.items() if row["uses"] == "images" and not FEW.search(label)]
-        return min(found, key=self._preference, default=None)
-
-    def _preference(self, label: str) -> tuple[bool, int]:
-        """A fixed order: AdaBN before none, then priors of the server's, of users', and none; then that of records."""
-        row = self.of[label]
-        return row["adapt"] != "adabn", ("server", "user", "none").index(row["prior"])
-
-    def accuracy(self, label: str) -> float:
-        """The mean over users, each the mean over seeds and draws, in percent."""
-        return float(self.wide[label].groupby(level="user").mean().mean())
-
-    def difference(self, first: str, second: str) -> _Difference | None:
-        """First minus second; `None` where they have no user, seed and draw in common."""
-        apart = (self.wide[first] - self.wide[second]).dropna()
-        return _Difference(apart) if len(apart) else None
-
-    def kin(self, label: str, **row: str) -> str | None:
-        """Find the row of the same training and merge with these columns."""
-        found = (
-            other
-            for other, line in self.of.items()
-            if _kin(other) == _kin(label) and row.items() <= line.items() and not FEW.search(other)
-        )
-        return next(found, None)
 
 
 def verdict(
@@ -159,14 +47,14 @@ def verdict(
     Returns:
         The answers in the order of the questions; none for fewer than two rows.
     """
-    kept = draws[(draws["fidelity"] == "paper") & ~draws["adapt"].astype(str).str.endswith("_released")]
-    if kept["label"].nunique() < 2:
+    compared = kept(draws)
+    if compared["label"].nunique() < 2:
         return ()
-    return tuple(_answers(_Rows(kept), costs, facts, given, folder))
+    return tuple(_answers(Rows(compared), costs, facts, given, folder))
 
 
 def _answers(
-    rows: _Rows, costs: pd.DataFrame, facts: Facts | None, given: Sequence[str] | None, folder: Path | None
+    rows: Rows, costs: pd.DataFrame, facts: Facts | None, given: Sequence[str] | None, folder: Path | None
 ) -> Iterator[Answer]:
     personal, server = rows.personal, rows.server
     # Without batch normalisation no row can adapt by AdaBN, and most questions have no answer.
@@ -186,7 +74,7 @@ def _answers(
     yield from _images(rows, asks, missing)
     yield from _labels(rows, personal)
     yield Answer("What does it cost on the device?", _cost(rows, personal, costs, facts))
-    yield from _next(rows, personal if _word(found) == "Yes" else server, found, given, folder)
+    yield from _next(rows, personal if found.word == "Yes" else server, found, given, folder)
 
 
 def few(draws: pd.DataFrame) -> pd.DataFrame:
@@ -200,7 +88,7 @@ def few(draws: pd.DataFrame) -> pd.DataFrame:
         `accuracy` in percent, `difference` to all images in points and `CI`, half its interval over users. There are no
         lines where no row takes a few images, or none takes all.
     """
-    rows = _Rows(draws[draws["fidelity"] == "paper"])
+    rows = Rows(draws[draws["fidelity"] == "paper"])
     numbers = {label: int(match[1]) for label in rows.of if (match := FEW.search(label))}
     columns = ["row", "images", "accuracy", "difference", "CI"]
     whole = next((full for label in numbers if (full := rows.kin(label, adapt="adabn"))), None)
@@ -209,13 +97,13 @@ def few(draws: pd.DataFrame) -> pd.DataFrame:
     lines = [
         (label, numbers[label], rows.accuracy(label), found.mean, found.half)
         for label in sorted(numbers, key=numbers.__getitem__)
-        if _kin(label) == _kin(whole) and (found := rows.difference(label, whole))
+        if kin(label) == kin(whole) and (found := rows.difference(label, whole))
     ]
     return pd.DataFrame([*lines, (whole, math.inf, rows.accuracy(whole), 0.0, 0.0)], columns=columns)
 
 
-def _helps(rows: _Rows, personal: str, server: str, found: _Difference) -> str:
-    word = _word(found)
+def _helps(rows: Rows, personal: str, server: str, found: Difference) -> str:
+    word = found.word
     says = "No, it harms" if word == "No" else word
     with_data, without = rows.wide[[personal, server]].dropna().groupby(level="user").mean().mean()
     text = (
@@ -232,7 +120,7 @@ def _helps(rows: _Rows, personal: str, server: str, found: _Difference) -> str:
     return text
 
 
-def _count(found: _Difference) -> str:
+def _count(found: Difference) -> str:
     users = found.users
     text = f"{(users > 0).sum():,} of {len(users):,} are served better, {(users < 0).sum():,} worse"
     intervals = _own(found)
@@ -242,7 +130,7 @@ def _count(found: _Difference) -> str:
     return f"{text}; beyond the user's own noise ({SURE} each), {clear[0]:,} better and {clear[1]:,} worse."
 
 
-def _own(found: _Difference) -> pd.Series | None:
+def _own(found: Difference) -> pd.Series | None:
     """Half the interval of each user over seeds, or over draws; `None` where neither are enough."""
     for axis in ("seed", "iteration"):
         means = found.apart.groupby(level=["user", axis], sort=False).mean().unstack(axis, sort=False)
@@ -251,10 +139,10 @@ def _own(found: _Difference) -> pd.Series | None:
     return None
 
 
-def _sure(rows: _Rows, found: _Difference) -> str:
+def _sure(rows: Rows, found: Difference) -> str:
     seeds = found.apart.groupby(level="seed").mean()
     texts = []
-    if _word(found) == UNCLEAR:
+    if found.word == UNCLEAR:
         texts.append(f"{UNCLEAR}: {found.decide()}.")
     else:
         texts.append(f"The {SURE} says how far other users would move the mean.")
@@ -265,7 +153,7 @@ def _sure(rows: _Rows, found: _Difference) -> str:
     return " ".join(texts)
 
 
-def _worse(found: _Difference) -> str:
+def _worse(found: Difference) -> str:
     users = found.users[found.users < 0].sort_values()
     if users.empty:
         return "Nobody."
@@ -278,7 +166,7 @@ def _worse(found: _Difference) -> str:
     return f"{text}."
 
 
-def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
+def _statistics(rows: Rows, personal: str, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
     question = "Is it the user, or only the merged statistics put right?"
     merged = [label for label, row in rows.of.items() if row["statistics"] not in ("server", "none")]
     # A merge by a user's prior is nothing that the server has alone.
@@ -295,7 +183,7 @@ def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]
                 word = "The statistics, and the user's are worse than the server's"
             yield Answer(
                 question,
-                f"{word}: AdaBN betters {given} by {_points(put.mean + rest.mean)}. The server's statistics alone, "
+                f"{word}: AdaBN betters {given} by {points(put.mean + rest.mean)}. The server's statistics alone, "
                 f"statistics=server, would make it {put.mean:+.1f}; the user's own images add {rest}.",
             )
             return
@@ -303,7 +191,7 @@ def _statistics(rows: _Rows, personal: str, asks: bool, missing: tuple[str, ...]
         yield Answer(question, "Not asked: it takes a merge as it is, with statistics=server, and with AdaBN.", missing)
 
 
-def _prior(rows: _Rows, missing: tuple[str, ...]) -> Iterator[Answer]:
+def _prior(rows: Rows, missing: tuple[str, ...]) -> Iterator[Answer]:
     question = "Does the user's own prior add anything?"
     pairs = [
         (label, other)
@@ -312,13 +200,13 @@ def _prior(rows: _Rows, missing: tuple[str, ...]) -> Iterator[Answer]:
     ]
     for own, server in sorted(pairs, key=lambda pair: (rows.of[pair[0]]["adapt"] != "adabn", rows.of[pair[0]]["uses"])):
         if found := rows.difference(own, server):
-            more = f"; {found.decide()}" if _word(found) == UNCLEAR else ""
-            yield Answer(question, f"{_word(found)}: {own} minus {server} is {found}{more}.")
+            more = f"; {found.decide()}" if found.word == UNCLEAR else ""
+            yield Answer(question, f"{found.word}: {own} minus {server} is {found}{more}.")
             return
     yield Answer(question, "Not asked: it takes a row of RACL, and the same of IMM.", missing)
 
 
-def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
+def _images(rows: Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answer]:
     question = "How many images does a user need?"
     found = few(rows.draws)
     lines = found[np.isfinite(found["images"].astype(float))]
@@ -327,7 +215,7 @@ def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answe
             yield Answer(question, "Not asked: it takes rows of adapt=adabn_few.", missing)
         return
     texts = {
-        int(line["images"]): f"{_points(line['difference'])} against all"
+        int(line["images"]): f"{points(line['difference'])} against all"
         + (
             ""
             if math.isnan(line["CI"])
@@ -350,7 +238,7 @@ def _images(rows: _Rows, asks: bool, missing: tuple[str, ...]) -> Iterator[Answe
         yield Answer(question, f"{UNCLEAR}: {told}.")
 
 
-def _labels(rows: _Rows, personal: str) -> Iterator[Answer]:
+def _labels(rows: Rows, personal: str) -> Iterator[Answer]:
     labelled = [label for label, row in rows.of.items() if row["uses"] == "labels"]
     # Labels that train say more than those of a prior alone.
     chosen = rows.kin(personal, adapt="adabn_s") or min(
@@ -360,7 +248,7 @@ def _labels(rows: _Rows, personal: str) -> Iterator[Answer]:
         yield Answer("What would the user's labels add?", f"{chosen}, which needs them, minus {personal} is {found}.")
 
 
-def _cost(rows: _Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) -> str:
+def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) -> str:
     texts = []
     spent = costs[costs["label"] == personal]
     if len(spent):
@@ -384,12 +272,12 @@ def _cost(rows: _Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) 
 
 
 def _next(
-    rows: _Rows, chosen: str, found: _Difference, given: Sequence[str] | None, folder: Path | None
+    rows: Rows, chosen: str, found: Difference, given: Sequence[str] | None, folder: Path | None
 ) -> Iterator[Answer]:
     seeds = sorted({int(seed) for seed in rows.draws["seed"]})
     more = [*seeds, *(seed for seed in range(1, 100) if seed not in seeds)][: max(SEEDS, 2 * len(seeds))]
     texts, commands = [], []
-    unclear = _word(found) == UNCLEAR
+    unclear = found.word == UNCLEAR
     if given is not None and (len(seeds) < SEEDS or unclear):
         texts.append("more seeds")
         commands.append(again(given, f"seed=[{','.join(map(str, sorted(more)))}]"))
@@ -401,21 +289,6 @@ def _next(
             commands.append(shlex.join(["dua", "export", str(folder), "--row", chosen]))
     if commands:
         yield Answer("Which command next?", f"In this order {_and(texts)}:", tuple(commands))
-
-
-def _word(found: _Difference) -> str:
-    if found.near:
-        return "Hardly"
-    return ("Yes" if found.mean > 0 else "No") if found.clear else UNCLEAR
-
-
-def _kin(label: str) -> str:
-    """The label without statistics and adaptation: rows of one training and merge have the same."""
-    return re.sub(r", \w+ statistics| \+ [^,]*", "", label)
-
-
-def _points(points: float) -> str:
-    return f"{points:+.1f} points"
 
 
 def _brief(number: float) -> str:

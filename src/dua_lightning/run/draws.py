@@ -27,7 +27,7 @@ from dua_lightning.params import State, body_names, clone
 from dua_lightning.progress import stage
 from dua_lightning.run import training
 from dua_lightning.run.network import build_network
-from dua_lightning.run.recipes import Recipes
+from dua_lightning.run.recipes import MEASURES, Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Store, digest
@@ -202,7 +202,7 @@ class Draws:
 
     @staticmethod
     def takes(row: Row, data: UserData) -> bool:
-        """Tell whether a row takes a user: it leaves out those who lack the labels that it needs.
+        """Tell whether a row takes a user: it leaves out those who lack the labels or the scored images that it needs.
 
         Args:
             row: The row.
@@ -211,7 +211,7 @@ class Draws:
         Returns:
             Whether it does.
         """
-        return data.labelled or not row.needs_labels
+        return (data.labelled or not row.needs_labels) and not (row.prior == "oracle" and data.unscored)
 
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.
@@ -373,15 +373,17 @@ class Draws:
         own_priors: dict[str, list[Prior]],
         shared: Shared,
     ) -> list[Prior]:
-        """Give the priors: a user measures them once for all rows, the server once for all users."""
+        """Give the priors: for each user they are measured once for all rows, by the server once for all users."""
         psi = row.psi
         if psi is None:
             return []
         if row.prior == "server":
             return unnamed(self._here(self.recipes.priors(row, None).key, shared))
+        if row.prior == "other":
+            data, _ = self._sorted(experts, self.benchmark.after(data))
         recipe = self.recipes.priors(row, data)
         if recipe.key not in own_priors:
-            measured = partial(user.measure, psi, self.net, experts, data)
+            measured = partial(MEASURES[row.prior], psi, self.net, experts, data)
             if self.settings.keep_priors:
                 kept = self.store.once(recipe, lambda: named(measured()))
                 own_priors[recipe.key] = unnamed({name: omega.to(self.device) for name, omega in kept.items()})
@@ -405,7 +407,7 @@ class Draws:
         """The step after the merge; it is taken once for all users where their priors have no say in the merge."""
         if row.statistics is None:
             return model
-        if row.prior == "user":
+        if row.prior not in ("server", "none"):
             return row.statistics(self.net, experts, model, self.benchmark.server)
         states = [recipe.key for recipe in self.recipes.experts(row)]
         key = repr([states, len(experts), row.prior, row.training_data_too, {**row.settings, "phi": None}])

@@ -16,6 +16,14 @@ from dua_lightning.run.settings import AdaptAfter, Measurer, RowSettings, SeedSe
 if TYPE_CHECKING:
     from dua_lightning.regularise import Regulariser
 
+PRIORS: dict[Measurer, str] = {
+    "user": "user's priors",
+    "server": "server's priors",
+    "other": "another user's priors",
+    "oracle": "oracle's priors of the scored images",
+}
+"""The names of priors in labels, by the one who measures them."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -68,11 +76,18 @@ class Row:
     @property
     def needs_labels(self) -> bool:
         """Whether a user needs labels for it, so that it leaves out those who have none."""
-        return self.phi.needs_labels or (self.prior == "user" and self.psi is not None and self.psi.needs_labels)
+        by_users = self.prior in ("user", "other")
+        return self.phi.needs_labels or (by_users and self.psi is not None and self.psi.needs_labels)
 
     @property
     def uses(self) -> str:
-        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels."""
+        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels.
+
+        It is `others` where another user measures the prior, and `oracle` where that reads the images that are scored,
+        whatever else the row uses: such rows stand neither for what a server nor for what a user can do.
+        """
+        if self.prior in ("other", "oracle"):
+            return "oracle" if self.prior == "oracle" else "others"
         if self.needs_labels:
             return "labels"
         return "nothing" if self.prior != "user" and type(self.phi) is Unchanged else "images"
@@ -192,7 +207,7 @@ def _label(settings: RowSettings, chi: Merge) -> str:
         if own.importance not in (None, importance.name):
             label += f", {importance.label}"
         if settings.prior != own.prior:
-            label += f", {settings.prior}'s priors"
+            label += f", {PRIORS[settings.prior]}"
     if settings.merge.name != own.merge:
         label += f", {settings.merge.label} merge"
     if not chi.keeps_statistics and settings.statistics.name != own.statistics:
