@@ -8,7 +8,8 @@ import torch
 from dua_lightning.adapt import ATP, AdaBN
 from dua_lightning.adapt.atp import learn_rates, save_rates
 from dua_lightning.errors import InputError
-from tests.adapt.test_without_labels import FOUR, certain, drawn, gain, images, shifted, trained, unlabelled
+from tests.adapt import users
+from tests.adapt.test_without_labels import certain, gain, images, unlabelled
 from tests.helpers.nets import BATCH_NORM, MLP, TASK, batches, close, equal, labels, untouched
 from tests.reference import atp_loop as slow
 
@@ -33,10 +34,10 @@ def test_it_is_one_step_of_all_images() -> None:
 
 
 def test_rates_follow_the_gradient_of_the_users_losses() -> None:
-    users = [(images(BATCH_NORM) * scale, labels(14, TASK, seed)) for seed, scale in enumerate((0.5, 1.5))]
-    clients = [(certain(BATCH_NORM), TASK, batches(x, y, 5)) for x, y in users]
+    given = [(images(BATCH_NORM) * scale, labels(14, TASK, seed)) for seed, scale in enumerate((0.5, 1.5))]
+    clients = [(certain(BATCH_NORM), TASK, batches(x, y, 5)) for x, y in given]
     found = learn_rates(BATCH_NORM.build(), clients, 3, 0.02)
-    expected = slow.learn(stack(), users, TASK.classes, 3, 0.02)
+    expected = slow.learn(stack(), given, TASK.classes, 3, 0.02)
     assert all(abs(rate) > 1e-6 for rate in expected.values())
     assert list(found) == list(expected)
     close(found, expected, 1e-7)
@@ -59,14 +60,13 @@ def test_labels_are_never_read_and_gamma_and_beta_are_what_is_trained() -> None:
 
 
 def test_rates_learnt_behind_some_shifts_help_behind_others_and_do_no_harm_without() -> None:
-    net, state = trained()
     clients = []
-    for seed, (scale, zero) in enumerate(((1.0, 0.0), (1.5, 1.0), (0.7, -1.0), (1.3, 2.0))):
-        x, y = drawn([10] * 4, 20 + seed)
-        clients.append((state, FOUR, [(scale * x + zero, y)]))
-    phi = ATP(learn_rates(net, clients, 20))
-    assert gain(phi, [50] * 4, shifted) > 4
-    assert gain(phi, [50] * 4) > -0.5
+    for seed, (scale, zero) in enumerate(((1.0, 0.0), (1.3, 1.0), (0.8, -1.0))):
+        x, y = users.images(40, seed=200 + seed)
+        clients.append((users.trained(), TASK, [(scale * x + zero, y)]))
+    phi = ATP(learn_rates(users.TRAINED.build(), clients, 20))
+    assert gain(phi, users.EVEN, shifted=True) > 3
+    assert gain(phi, users.EVEN, shifted=False) > -0.5
 
 
 def test_rates_are_kept_in_a_file_that_is_named_by_them(tmp_path: Path) -> None:

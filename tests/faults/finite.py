@@ -87,7 +87,7 @@ def drawn(count: int) -> list[Trial]:
             random.choice(
                 (
                     *(Unchanged(), Finetune(epochs=1), AdaBN(), AdaBNS(epochs=1)),
-                    *(TENT(), InformationMaximisation(epochs=1), EATA(), SAR(), TENT(statistics="given")),
+                    *(TENT(), InformationMaximisation(epochs=1), EATA(statistics="given"), SAR(statistics="given")),
                 )
             ),
             seed,

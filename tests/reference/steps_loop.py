@@ -79,20 +79,6 @@ def information(logits: Tensor, prior: Sequence[float]) -> Tensor:
     return mean([entropy(row) for row in logits]) + sum(q[c] * (q[c].log() - math.log(prior[c])) for c in range(len(q)))
 
 
-def class_prior(rows: Sequence[Sequence[float]], rounds: int = 100) -> list[float]:
-    """EM from even classes: each image shares itself out by prior and prediction; one image more of each class."""
-    classes = len(rows[0])
-    prior = [1 / classes] * classes
-    for _ in range(rounds):
-        counts = [1.0] * classes
-        for row in rows:
-            weights = [p * q for p, q in zip(row, prior, strict=True)]
-            for c in range(classes):
-                counts[c] += weights[c] / sum(weights)
-        prior = [count / sum(counts) for count in counts]
-    return prior
-
-
 class Chosen:
     """The loss of EATA: image by image, reliable and unlike the moving mean of those chosen before."""
 

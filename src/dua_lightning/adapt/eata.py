@@ -76,9 +76,10 @@ class EATA(TunesWithoutLabels):
         def loss(logits: Tensor, _: Tensor | None) -> Tensor:
             nonlocal mean
             entropy, p = entropies(logits), logits.detach().softmax(1)
-            chosen = entropy.detach() < margin
+            # NaN is chosen, so that it is seen and refused.
+            chosen = ~(entropy.detach() >= margin)
             if mean is not None:
-                chosen &= torch.cosine_similarity(mean[None], p).abs() < limit
+                chosen &= ~(torch.cosine_similarity(mean[None], p).abs() >= limit)
             if not chosen.any():
                 return logits.new_zeros(())
             new = p[chosen].mean(0)
@@ -114,6 +115,6 @@ def _fisher(net: nn.Module, parameters: list[nn.Parameter], task: Task, data: It
             logits = net(inputs(net, x, device))[:, task.classes]
         loss = nn.functional.cross_entropy(logits, logits.detach().argmax(1))
         gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        torch._foreach_addcmul_(fisher, gradients, gradients)
+        fisher = [f + g.square() for f, g in zip(fisher, gradients, strict=True)]
         batches += 1
     return [f / max(1, batches) for f in fisher]

@@ -2,8 +2,6 @@
 
 [Liang2020] J. Liang, D. Hu, J. Feng. Do we really need to access the source data? Source hypothesis transfer for
 unsupervised domain adaptation. ICML 2020.
-[Saerens2002] M. Saerens, P. Latinne, C. Decaestecker. Adjusting the outputs of a classifier to new a priori
-probabilities: a simple procedure. Neural Computation 14(1), 2002.
 """
 
 import math
@@ -16,9 +14,11 @@ from torch import Tensor, nn
 
 from dua_lightning.adapt.adabn import AdaBN
 from dua_lightning.adapt.finetune import Objective
+from dua_lightning.adapt.label_shift import class_prior
+from dua_lightning.adapt.outputs import logits_of
 from dua_lightning.adapt.without_labels import TunesWithoutLabels, entropies
 from dua_lightning.errors import InputError
-from dua_lightning.params import batch_norms, body_names, device_of, eval_mode, inputs, task_logits
+from dua_lightning.params import batch_norms, body_names
 from dua_lightning.tasks import Batch, Task
 
 
@@ -32,8 +32,8 @@ class InformationMaximisation(TunesWithoutLabels):
     rough one.
 
     A uniform prior pulls a user of few classes towards all of them. `prior="estimated"` takes pi from the predictions
-    before the training, those of `AdaBN` or with given statistics of the given model, by EM for label shift
-    [Saerens2002] from a uniform source prior, with one image more of each class than there are.
+    before the training, those of `AdaBN` or with given statistics of the given model, by `class_prior` from a uniform
+    source prior, with one image more of each class than there are.
 
     Args:
         epochs: The number of passes over the data.
@@ -63,33 +63,19 @@ class InformationMaximisation(TunesWithoutLabels):
         return {name: parameter for name, parameter in net.named_parameters() if name in body}
 
     def _descent(self, net: nn.Module, task: Task, data: Iterable[Batch]) -> tuple[torch.optim.Optimizer, Objective]:
-        log_prior: Tensor | float = -math.log(task.classes.stop - task.classes.start)
-        if self.prior == "estimated":
-            log_prior = _class_prior(self._predictions(net, task, data)).log()
+        classes = task.classes.stop - task.classes.start
+        prior = torch.full((classes,), 1 / classes) if self.prior == "uniform" else self._estimated(net, task, data)
 
         def loss(logits: Tensor, _: Tensor | None) -> Tensor:
             log_q = logits.log_softmax(1).logsumexp(0) - math.log(len(logits))
-            pi = log_prior if isinstance(log_prior, float) else log_prior.to(log_q)
-            return entropies(logits).mean() + (log_q.exp() * (log_q - pi)).sum()
+            return entropies(logits).mean() + (log_q.exp() * (log_q - prior.log().to(log_q))).sum()
 
         return self._plain_optimizer(net), loss
 
-    def _predictions(self, net: nn.Module, task: Task, data: Iterable[Batch]) -> Tensor:
-        """`(n, classes)` probabilities before the training, on the processor."""
-        state, device = net.state_dict(), device_of(net.state_dict())
+    def _estimated(self, net: nn.Module, task: Task, data: Iterable[Batch]) -> Tensor:
+        """`(classes,)` the class prior of the predictions before the training."""
+        state = net.state_dict()
         if self.statistics != "given" and batch_norms(net):
             state = AdaBN(self.images_at_once, self.statistics)(net, state, task, data)
-        with eval_mode(net), torch.no_grad():
-            logits = [task_logits(net, state, inputs(net, x, device), task.classes).cpu() for x, _ in data]
-        return torch.cat([torch.zeros(0, task.classes.stop - task.classes.start), *logits]).softmax(1)
-
-
-def _class_prior(probabilities: Tensor) -> Tensor:
-    """`(classes,)` the prior by EM from a uniform one, with one image more of each class than there are."""
-    p = probabilities.double()
-    n, classes = p.shape
-    prior = p.new_full((classes,), 1 / classes)
-    for _ in range(100):
-        posterior = p * prior
-        prior = ((posterior / posterior.sum(1, keepdim=True)).sum(0) + 1) / (n + classes)
-    return prior
+        probabilities = logits_of(net, state, task, [x for x, _ in data]).softmax(1)
+        return class_prior(probabilities, pseudo_count=1)

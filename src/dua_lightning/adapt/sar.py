@@ -78,7 +78,8 @@ class _SharpnessAware(torch.optim.Optimizer):
 
     def loss(self, logits: Tensor, _: Tensor | None) -> Tensor:
         entropy = entropies(logits)
-        chosen = entropy.detach() < self.margin
+        # NaN is chosen, so that it is seen and refused.
+        chosen = ~(entropy.detach() >= self.margin)
         first = self.reliable is None
         if self.reliable is None:
             self.reliable = chosen
