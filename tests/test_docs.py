@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dua_lightning import personal_models, save
 from dua_lightning.__main__ import CONF
-from dua_lightning.commands import compare, export, init, ledger, predict, report, store
+from dua_lightning.commands import choose, compare, export, init, ledger, predict, report, store
 from dua_lightning.errors import InputError
 from dua_lightning.run.rows import rows
 from dua_lightning.run.settings import of_seed
@@ -120,6 +120,7 @@ TOOLS = {
     "report": report.main,
     "compare": compare.main,
     "ledger": ledger.main,
+    "choose": choose.main,
     "export": export.main,
     "predict": predict.main,
     "store": lambda arguments: store.main(arguments, CONF / "paths" / "default.yaml"),

@@ -47,6 +47,13 @@ def draws(*arguments: str, method: str = "mean_imm") -> Draws:
         return Draws(of_seed([compose("config", [*TINY, f"method={method}", *arguments])], 1))
 
 
+def test_simulated_users_stand_in_the_place_of_the_benchmarks_own() -> None:
+    made = draws("simulate=both", "simulate.count=2", "data.server_per_class=20").benchmark
+    assert [user.user for user in made.users] == ["simulated_1", "simulated_2"]
+    sources = {source for data in made.server for source in data.validation.sources.tolist()}
+    assert {source for user in made.users for images in user.images for source in images.sources.tolist()} <= sources
+
+
 def test_a_process_with_other_pictures_than_the_run_began_with_computes_nothing() -> None:
     ours, theirs = draws(), draws("data.user_per_class=5")
     draw = Draw(0, 1, (0,), digest(ours.benchmark.users[0].draw(1).recipe()))

@@ -32,6 +32,7 @@ To copy:
   python -m dua_lightning report --help   # one page of what runs found
   python -m dua_lightning compare --help  # the differences between two
   python -m dua_lightning ledger --help   # what each step adds for users
+  python -m dua_lightning choose --help   # settings chosen without users
   python -m dua_lightning export --help   # users' models of a run, as files
   python -m dua_lightning predict --help  # classes of pictures by such a model
 """

@@ -124,10 +124,28 @@ KEYS = COLUMNS[: COLUMNS.index("after")]
 """The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
 NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
 """The types of the columns that hold numbers."""
+SIMULATE = "none"
+"""The name of the choice of no simulated users."""
 ADDED = ("prior", "statistics", "uses")
 """Columns that tables of earlier versions lack."""
 PLAIN: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
 """Arguments of pandas that leave texts as they are: a user may be called `nan`, or by bytes that are no UTF-8."""
+
+
+def benchmark(data: str, simulate: str = SIMULATE) -> str:
+    """Name a benchmark in records: other users make another one.
+
+    Args:
+        data: The name of the choice of data.
+        simulate: The name of the choice of simulated users.
+
+    Returns:
+        The name.
+
+    >>> benchmark("transprior"), benchmark("transprior", "both")
+    ('transprior', 'transprior, simulated both')
+    """
+    return data if simulate == SIMULATE else f"{data}, simulated {simulate}"
 
 
 def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -> None:

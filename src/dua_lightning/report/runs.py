@@ -59,6 +59,12 @@ class Run:
     trainings: pd.DataFrame
     facts: Facts | None
 
+    @property
+    def benchmark(self) -> str:
+        """The benchmark's name in records."""
+        simulate = str(self.settings.get("simulate.name", records.SIMULATE))
+        return records.benchmark(str(self.settings.get("data.name")), simulate)
+
     def commands(self) -> Iterator[tuple[str, str]]:
         """Write the commands that make the run again.
 
@@ -242,7 +248,7 @@ def _tasks(runs: Sequence[Run]) -> dict[str, tuple[str, ...]]:
     """The names of tasks by benchmark; none where the runs on one differ in them."""
     of: dict[str, list[Facts | None]] = {}
     for run in runs:
-        of.setdefault(str(run.settings.get("data.name")), []).append(run.facts)
+        of.setdefault(run.benchmark, []).append(run.facts)
     return {data: task_names(several) for data, several in of.items()}
 
 

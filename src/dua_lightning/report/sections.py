@@ -10,7 +10,7 @@ from dua_lightning.report.characters import filename
 from dua_lightning.report.document import Answer, Answers, Commands, Document, Picture, Section, Table
 from dua_lightning.report.published import compare, published
 from dua_lightning.report.reduce import Reduced
-from dua_lightning.report.runs import ROWS, Run, Study, flat
+from dua_lightning.report.runs import ROWS, Study, flat
 
 FOLDED = 20
 """Longer tables of pairs are folded."""
@@ -109,7 +109,7 @@ def _verdicts(study: Study, drawn: _Drawn) -> Iterator[Section]:
     """A verdict on each benchmark with each network."""
     groups = study.reduced.draws.groupby(["data", "model"], sort=False)
     for (data, model), draws in groups:
-        runs = [run for run in study.runs if _of(run, "data.name", data) and _of(run, "model.name", model)]
+        runs = [run for run in study.runs if (run.benchmark, str(run.settings.get("model.name"))) == (data, model)]
         # Commands of one run would not make the rows of several.
         alone = runs[0] if len(runs) == 1 else None
         costs = study.costs[(study.costs["data"] == data) & (study.costs["model"] == model)]
@@ -154,10 +154,6 @@ def _ledgers(reduced: Reduced, folder: Path) -> Iterator[Section]:
         answers = [Answers((answer,))] if answer else []
         table = Table(path.stem, found.drop(columns=["data", "model", "server"]), ledger.note(found), folded=True)
         yield Section(f"The ledger of {name}", "", (*answers, Picture(path, headlines.ledger(found)), table))
-
-
-def _of(run: Run, setting: str, value: object) -> bool:
-    return str(run.settings.get(setting)) == value
 
 
 def _accuracy(reduced: Reduced, drawn: _Drawn) -> Section:
@@ -260,7 +256,7 @@ def _matrices(study: Study, drawn: _Drawn) -> Section:
 def _tasks(study: Study) -> Iterator[Table]:
     """The tasks and their categories, where the runs have written them down."""
     told = dict.fromkeys(
-        (str(run.settings.get("data.name")), place + 1, task.name, ", ".join(task.categories))
+        (run.benchmark, place + 1, task.name, ", ".join(task.categories))
         for run in study.runs
         if run.facts
         for place, task in enumerate(run.facts.tasks)

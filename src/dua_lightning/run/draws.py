@@ -122,7 +122,7 @@ class Draws:
         self.settings = settings
         self.rows = rows(settings)
         seed = settings.seed
-        self.benchmark: Benchmark = settings.data.build(Benchmark, seed=seed)
+        self.benchmark = _benchmark(settings)
         shape, classes = self.benchmark.shape, self.benchmark.classes
         self.net = build_network(settings.model.node, settings.model.place, shape, classes, seed)
         labelled = any(someone.labelled for someone in self.known_users)
@@ -492,6 +492,18 @@ def unnamed(tensors: Mapping[str, torch.Tensor]) -> list[Prior]:
         t, _, weight = name.partition("/")
         priors.setdefault(t, {})[weight] = omega
     return [priors[t] for t in sorted(priors, key=int)]
+
+
+def _benchmark(settings: SeedSettings) -> Benchmark:
+    """The benchmark, with the simulated users in the place of its own where there are some."""
+    made: Benchmark = settings.data.build(Benchmark, seed=settings.seed)
+    if settings.simulate.node.get("_target_") is None:
+        return made
+    # Its transforms are loaded for it alone.
+    from dua_lightning.data.simulated import Simulated
+
+    simulate: Simulated = settings.simulate.build(Simulated)
+    return simulate(made)
 
 
 def _made_of(settings: SeedSettings) -> Callable[[Draw, Shared], tuple[list[Result], float]]:

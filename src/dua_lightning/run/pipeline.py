@@ -223,7 +223,7 @@ def _costs(
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:
     """Give the columns about row and draw, which both kinds of records have."""
     return {
-        "data": settings.data.name,
+        "data": records.benchmark(settings.data.name, settings.simulate.name),
         "model": settings.model.name,
         "adapt": row.adapt,
         "label": row.label,

@@ -150,6 +150,7 @@ class SeedSettings:
     Args:
         seed: The seed.
         data: The choice of the benchmark.
+        simulate: The choice of simulated users in the place of the benchmark's own, or of nothing.
         model: The choice of the network.
         training: The settings of the trainings.
         fidelity: The source to which the behaviour is faithful.
@@ -161,6 +162,7 @@ class SeedSettings:
 
     seed: int
     data: Choice
+    simulate: Choice
     model: Choice
     training: TrainingSettings
     fidelity: Fidelity
@@ -235,6 +237,7 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
     return SeedSettings(
         seed=seed,
         data=_choice(common, "data"),
+        simulate=_choice(common, "simulate"),
         model=_choice(common, "model"),
         training=TrainingSettings(
             **{group: _choice(common, group) for group in ("trainer", "optimizer", "scheduler")},
