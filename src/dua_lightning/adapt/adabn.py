@@ -7,6 +7,7 @@ arXiv:1603.04779, 2016.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -236,6 +237,43 @@ def take_statistics(
     state, taken = net.state_dict(), _statistics_of(net, reached)
     given = {name: tensor for name, tensor in state.items() if name not in taken}
     require_finite(taken, given, [(x, None) for x in images], f"taking batch-norm statistics on task {task.name}", lr)
+
+
+def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor) -> float:
+    """Compute how far the statistics of a network are from the moments of some images through it.
+
+    It is the Bhattacharyya distance of two normal distributions, (m1 - m2)^2 / 4(v1 + v2) + log((v1 + v2) / 2 sqrt(v1
+    v2)) / 2 with the layer's epsilon added to the variances: the mean over all channels of all uses of layers.
+
+    Args:
+        net: The network, a workspace that is left as it was; it normalises by its own statistics.
+        images: Batches of inputs, which are moved to the network's device.
+        weights: `(n,)` how much each image counts, in the order of the images and not negative.
+
+    Returns:
+        The distance, 0 where the two are the same.
+    """
+    uses: list[list[_Use]] = []
+    device = device_of(net.state_dict())
+    with eval_mode(net), torch.no_grad():
+        for x, counts in zip(images, weights.split([len(x) for x in images]), strict=True):
+            uses.append([])
+            with _before(batch_norms(net), partial(_note, uses[-1], counts)):
+                net(inputs(net, x, device))
+    channels = []
+    for layer, found in [
+        (of_one[0].layer, _pooled([use.moments for use in of_one])) for of_one in zip(*uses, strict=True)
+    ]:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        one, other = found.variance + layer.eps, _wide(layer.running_var) + layer.eps
+        apart = (found.mean - _wide(layer.running_mean)).square() / (one + other) / 4
+        channels.append(apart + ((one + other) / (one * other).sqrt() / 2).log() / 2)
+    return float(torch.cat(channels).mean())
+
+
+def _note(uses: list["_Use"], weights: Tensor, layer: _BatchNorm, x: Tensor) -> None:
+    uses.append(_Use(layer, _moments(x, weights)))
 
 
 class _Moments(NamedTuple):
