@@ -242,8 +242,9 @@ def take_statistics(
 def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor) -> float:
     """Compute how far the statistics of a network are from the moments of some images through it.
 
-    It is the Bhattacharyya distance of two normal distributions, (m1 - m2)^2 / 4(v1 + v2) + log((v1 + v2) / 2 sqrt(v1
-    v2)) / 2 with the layer's epsilon added to the variances: the mean over all channels of all uses of layers.
+    It is the Bhattacharyya distance of two normal distributions with means m and M and variances v and V, to which the
+    layer's epsilon is added: (m - M)^2 / 4(v + V) + log((v + V) / 2 sqrt(v V)) / 2, averaged over all channels of the
+    layers that a pass reaches.
 
     Args:
         net: The network, a workspace that is left as it was; it normalises by its own statistics.
@@ -253,27 +254,24 @@ def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tenso
     Returns:
         The distance, 0 where the two are the same.
     """
-    uses: list[list[_Use]] = []
+    of_layer: dict[_BatchNorm, list[_Moments]] = {}
+
+    def note(counts: Tensor, layer: _BatchNorm, x: Tensor) -> None:
+        of_layer.setdefault(layer, []).append(_moments(x, counts))
+
     device = device_of(net.state_dict())
     with eval_mode(net), torch.no_grad():
         for x, counts in zip(images, weights.split([len(x) for x in images]), strict=True):
-            uses.append([])
-            with _before(batch_norms(net), partial(_note, uses[-1], counts)):
+            with _before(batch_norms(net), partial(note, counts)):
                 net(inputs(net, x, device))
     channels = []
-    for layer, found in [
-        (of_one[0].layer, _pooled([use.moments for use in of_one])) for of_one in zip(*uses, strict=True)
-    ]:
+    for layer, found in ((layer, _pooled(parts)) for layer, parts in of_layer.items()):
         assert layer.running_mean is not None
         assert layer.running_var is not None
         one, other = found.variance + layer.eps, _wide(layer.running_var) + layer.eps
         apart = (found.mean - _wide(layer.running_mean)).square() / (one + other) / 4
         channels.append(apart + ((one + other) / (one * other).sqrt() / 2).log() / 2)
-    return float(torch.cat(channels).mean())
-
-
-def _note(uses: list["_Use"], weights: Tensor, layer: _BatchNorm, x: Tensor) -> None:
-    uses.append(_Use(layer, _moments(x, weights)))
+    return float(torch.cat(channels).mean()) if channels else 0.0
 
 
 class _Moments(NamedTuple):

@@ -9,11 +9,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt.adabn import AdaBN
+from dua_lightning.adapt.adabn import require_batch_norm
+from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt, needs_expert
 from dua_lightning.adapt.chain import check_adaptations, fewest_together
 from dua_lightning.adapt.criteria import CRITERIA
+from dua_lightning.adapt.outputs import linear_head
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Task
@@ -25,10 +27,10 @@ log = logging.getLogger(__name__)
 class Auto:
     """The device adapts by the candidate that its own unlabelled images speak for, or not at all.
 
-    The images are dealt into folds. Each candidate adapts on all folds but one and is judged on the one that is left,
-    and so is the given state; scores are averaged over the folds. The best candidate then adapts on all images, if it
-    gains more than the margin over the given state; otherwise this is returned as it is. A user with fewer than two
-    images for each fold keeps it too. The choice and all scores are logged at the level INFO.
+    The images are dealt into folds. Each candidate adapts on all folds but one, and is judged against the given state
+    on the one that is left. The candidate that gains the most, averaged over the folds, then adapts on all images, if
+    it gains more than the margin on every fold; otherwise the given state is returned as it is. A user with fewer than
+    two images for each fold keeps it too. The choice and all gains are logged at the level INFO.
 
     No criterion is right for everything. `"statistics"`, for batch-norm statistics, and then `"likelihood"`, for the
     head's biases, do not take uneven classes for another look, or another look for uneven classes; `conf/adapt/auto`
@@ -38,7 +40,7 @@ class Auto:
         candidates: The adaptations, none of which may need labels or the task's expert; of two that are equally good
             the first is taken.
         criterion: The name of the criterion, one of `criteria.CRITERIA`.
-        margin: The gain that a candidate must exceed, in nats, or as a share of the images with `"agreement"` and
+        margin: The gain that the candidate must exceed, in nats, or as a share of the images with `"agreement"` and
             `"aetta"`.
         folds: The number of folds.
 
@@ -46,7 +48,7 @@ class Auto:
         InputError: An argument cannot be used, a candidate cannot be, or the criterion cannot judge the network.
     """
 
-    candidates: Sequence[Adapt] = (AdaBN(), BalancedBN(rounds=3))
+    candidates: Sequence[Adapt] = (AlphaBN(), BalancedBN(rounds=3, pseudo_count=16))
     criterion: Literal["statistics", "likelihood", "entropy", "information", "agreement", "aetta"] = "statistics"
     margin: float = 0.02
     folds: int = 2
@@ -67,6 +69,10 @@ class Auto:
     def check(self, net: nn.Module) -> None:
         for one in self.candidates:
             one.check(net)
+        if self.criterion == "statistics":
+            require_batch_norm(net, "auto by statistics")
+        elif self.criterion == "aetta":
+            linear_head(net, "auto by aetta")
 
     def trainable(self, net: nn.Module) -> int:
         return max(one.trainable(net) for one in self.candidates)
@@ -84,30 +90,29 @@ class Auto:
         if sum(map(len, batches)) < 2 * self.folds:
             log.info("task %s: not adapted, as there are fewer than two images for each fold", task.name)
             return state
-        kept, *scores = self._scores(net, state, task, batches)
-        best = max(range(len(scores)), key=scores.__getitem__)
-        chosen = self.candidates[best] if scores[best] - kept > self.margin else None
-        told = [f"{one} {score:.4f}" for one, score in zip(self.candidates, scores, strict=True)]
+        gains = self._gains(net, state, task, batches)
+        best = int(gains.mean(0).argmax())
+        chosen = self.candidates[best] if gains[:, best].min() > self.margin else None
         log.info(
-            "task %s: %s; %s of the given state %.4f, of %s",
-            *(task.name, "not adapted" if chosen is None else f"adapted by {chosen}", self.criterion, kept),
-            ", ".join(told),
+            "task %s: %s; gains of %s: %s",
+            *(task.name, "not adapted" if chosen is None else f"adapted by {chosen}", self.criterion),
+            ", ".join(f"{one} {gain:+.4f}" for one, gain in zip(self.candidates, gains.mean(0).tolist(), strict=True)),
         )
         return state if chosen is None else chosen(net, state, task, data)
 
-    def _scores(self, net: nn.Module, state: State, task: Task, batches: Sequence[Tensor]) -> list[float]:
-        """The scores of the given state and of each candidate."""
+    def _gains(self, net: nn.Module, state: State, task: Task, batches: Sequence[Tensor]) -> Tensor:
+        """The gain of each candidate over the given state `(folds, candidates)`."""
         images, size = torch.cat(list(batches)), max(map(len, batches))
         fold_of = torch.arange(len(images)) % self.folds
-        scores = [0.0] * (1 + len(self.candidates))
+        judge = CRITERIA[self.criterion]
+        found = []
         for fold in range(self.folds):
             own, others = (_cut(images[mine], size) for mine in (fold_of != fold, fold_of == fold))
             part: list[Batch] = [(x, None) for x in own]
-            states = (state, *(one(net, state, task, part) for one in self.candidates))
-            share = sum(map(len, others)) / len(images)
-            for place, found in enumerate(states):
-                scores[place] += share * CRITERIA[self.criterion](net, state, found, task, others)
-        return scores
+            kept = judge(net, state, state, task, others)
+            states = (one(net, state, task, part) for one in self.candidates)
+            found.append([judge(net, state, adapted, task, others) - kept for adapted in states])
+        return torch.tensor(found, dtype=torch.float64)
 
 
 def _even(count: int, size: int) -> list[int]:
