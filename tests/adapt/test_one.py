@@ -13,6 +13,10 @@ from dua_lightning.adapt import (
     AdaBNS,
     AdaBNSReleased,
     Adapt,
+    AlphaBN,
+    Auto,
+    BalancedBN,
+    Chain,
     Finetune,
     InformationMaximisation,
     Unchanged,
@@ -40,6 +44,12 @@ EVERY: list[Adapt] = [
     InformationMaximisation(2, prior="estimated", statistics="given"),
     EATA(2),
     SAR(2),
+    AlphaBN(),
+    AlphaBN(alpha=1),
+    BalancedBN(2),
+    BalancedBN(pseudo_count=16),
+    Chain([AdaBN(), BalancedBN()]),
+    Auto([AdaBN()], margin=0),
     Finetune(2),
 ]
 ROWS = Case("rows", (2, 4, 4), lambda _: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(32), nn.Linear(32, CLASSES)))

@@ -7,6 +7,7 @@ from dua_lightning.adapt.adabn_s_released import AdaBNSReleased
 from dua_lightning.adapt.adamerging import AdaMerging
 from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.atp import ATP
+from dua_lightning.adapt.auto import Auto
 from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt
 from dua_lightning.adapt.bbse import BBSE
@@ -17,6 +18,7 @@ from dua_lightning.adapt.finetune import Finetune
 from dua_lightning.adapt.infomax import InformationMaximisation
 from dua_lightning.adapt.label_shift import LabelShift
 from dua_lightning.adapt.sar import SAR
+from dua_lightning.adapt.t3a import T3A
 from dua_lightning.adapt.tent import TENT
 from dua_lightning.adapt.unchanged import Unchanged
 
@@ -25,6 +27,7 @@ __all__ = [
     "BBSE",
     "EATA",
     "SAR",
+    "T3A",
     "TENT",
     "AdaBN",
     "AdaBNReleased",
@@ -33,6 +36,7 @@ __all__ = [
     "AdaMerging",
     "Adapt",
     "AlphaBN",
+    "Auto",
     "BalancedBN",
     "Chain",
     "EarlyBN",

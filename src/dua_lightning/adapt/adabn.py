@@ -7,6 +7,7 @@ arXiv:1603.04779, 2016.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -236,6 +237,41 @@ def take_statistics(
     state, taken = net.state_dict(), _statistics_of(net, reached)
     given = {name: tensor for name, tensor in state.items() if name not in taken}
     require_finite(taken, given, [(x, None) for x in images], f"taking batch-norm statistics on task {task.name}", lr)
+
+
+def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor) -> float:
+    """Compute how far the statistics of a network are from the moments of some images through it.
+
+    It is the Bhattacharyya distance of two normal distributions with means m and M and variances v and V, to which the
+    layer's epsilon is added: (m - M)^2 / 4(v + V) + log((v + V) / 2 sqrt(v V)) / 2, averaged over all channels of the
+    layers that a pass reaches.
+
+    Args:
+        net: The network, a workspace that is left as it was; it normalises by its own statistics.
+        images: Batches of inputs, which are moved to the network's device.
+        weights: `(n,)` how much each image counts, in the order of the images and not negative.
+
+    Returns:
+        The distance, 0 where the two are the same.
+    """
+    of_layer: dict[_BatchNorm, list[_Moments]] = {}
+
+    def note(counts: Tensor, layer: _BatchNorm, x: Tensor) -> None:
+        of_layer.setdefault(layer, []).append(_moments(x, counts))
+
+    device = device_of(net.state_dict())
+    with eval_mode(net), torch.no_grad():
+        for x, counts in zip(images, weights.split([len(x) for x in images]), strict=True):
+            with _before(batch_norms(net), partial(note, counts)):
+                net(inputs(net, x, device))
+    channels = []
+    for layer, found in ((layer, _pooled(parts)) for layer, parts in of_layer.items()):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        one, other = found.variance + layer.eps, _wide(layer.running_var) + layer.eps
+        apart = (found.mean - _wide(layer.running_mean)).square() / (one + other) / 4
+        channels.append(apart + ((one + other) / (one * other).sqrt() / 2).log() / 2)
+    return float(torch.cat(channels).mean()) if channels else 0.0
 
 
 class _Moments(NamedTuple):

@@ -44,6 +44,24 @@ def balancing_weights(probabilities: Tensor, fewest: float = 1.0) -> Tensor:
     return len(probabilities) * (probabilities[:, has] / sizes[has]).mean(1)
 
 
+def class_shares(logits: Tensor, soft: bool = True, corrected: bool = True) -> Tensor:
+    """Estimate the class of images from their logits.
+
+    Args:
+        logits: `(n, classes)`.
+        soft: Whether an image counts in all classes by its softmax, or in the most probable one alone.
+        corrected: Whether the softmax is first corrected for the user's class prior, as in `BalancedBN`.
+
+    Returns:
+        `(n, classes)`, each row with the sum 1.
+    """
+    shares = logits.softmax(1)
+    if corrected:
+        even = torch.full_like(shares[0], 1 / shares.shape[1])
+        shares = posterior(shares, class_prior(shares, even, pseudo_count=1), even)
+    return shares if soft else nn.functional.one_hot(shares.argmax(1), shares.shape[1]).to(shares)
+
+
 @dataclass(frozen=True)
 class BalancedBN:
     """Each batch-norm layer takes the moments of the user's images in which every class counts the same.
@@ -96,17 +114,8 @@ class BalancedBN:
         kept = kept_share(self.pseudo_count, sum(map(len, images)))
         found = state
         for _ in range(self.rounds):
-            weights = self._weights(logits_of(net, found, task, images))
+            shares = class_shares(logits_of(net, found, task, images), self.soft, self.corrected)
             adapted = loaded(net, state)
-            take_statistics(adapted, images, self.images_at_once, task, kept=kept, weights=weights)
+            take_statistics(adapted, images, self.images_at_once, task, kept=kept, weights=balancing_weights(shares))
             found = clone(adapted.state_dict())
         return found
-
-    def _weights(self, logits: Tensor) -> Tensor:
-        shares = logits.softmax(1)
-        if self.corrected:
-            even = torch.full_like(shares[0], 1 / shares.shape[1])
-            shares = posterior(shares, class_prior(shares, even, pseudo_count=1), even)
-        if not self.soft:
-            shares = nn.functional.one_hot(shares.argmax(1), shares.shape[1]).to(shares)
-        return balancing_weights(shares)

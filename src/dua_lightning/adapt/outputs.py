@@ -33,7 +33,7 @@ def linear_head(net: nn.Module, adaptation: str, bias: bool = False) -> nn.Linea
     return head
 
 
-def name_of(net: nn.Module, parameter: nn.Parameter) -> str:
+def name_of(net: nn.Module, parameter: Tensor) -> str:
     """Tell the name of a parameter in the network's states.
 
     Args:
