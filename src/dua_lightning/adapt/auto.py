@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dua_lightning.adapt.adabn import require_batch_norm
 from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.balanced_bn import BalancedBN
-from dua_lightning.adapt.base import Adapt, needs_expert
+from dua_lightning.adapt.base import Adapt, OfExpert, OfExperts, OfServer, asks
 from dua_lightning.adapt.chain import check_adaptations, fewest_together
 from dua_lightning.adapt.criteria import CRITERIA
 from dua_lightning.adapt.outputs import linear_head
@@ -57,7 +57,7 @@ class Auto:
     def __post_init__(self) -> None:
         check_adaptations(self.candidates, "auto", "candidates")
         for one in self.candidates:
-            if one.needs_labels or needs_expert(one):
+            if one.needs_labels or asks(one, OfExpert) or asks(one, OfExperts):
                 raise InputError(f"auto decides on unlabelled images alone, and {type(one).__name__} needs more")
         if self.criterion not in CRITERIA:
             raise InputError(f"auto has no criterion {self.criterion}; it has {', '.join(CRITERIA)}")
@@ -83,6 +83,23 @@ class Auto:
             return 2
         parts = [_even(count - len(range(fold, count, self.folds)), max(sizes)) for fold in range(self.folds)]
         return min(fewest_together(self.candidates, part) for part in [*parts, sizes])
+
+    def with_server(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> "Auto":
+        """Make the choice among candidates that have what the server measures, where they ask for it.
+
+        Args:
+            net: The network that lends its architecture, a workspace.
+            state: The task's state of the personal model, which the server is about to send.
+            task: The task.
+            data: The server's labelled validation batches of the task.
+
+        Returns:
+            The choice.
+        """
+        given = [
+            one.with_server(net, state, task, data) if isinstance(one, OfServer) else one for one in self.candidates
+        ]
+        return replace(self, candidates=given)
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)

@@ -93,11 +93,11 @@ def asks(adapt: Adapt, protocol: type) -> bool:
         protocol: What it may need: `OfExpert`, `OfExperts` or `OfServer`.
 
     Returns:
-        Whether it does, or one of its `steps`, where it has some.
+        Whether it does, or one of its `steps` or `candidates`, where it has some.
     """
-    steps = getattr(adapt, "steps", None)
-    if isinstance(steps, Sequence):
-        return any(asks(step, protocol) for step in steps)
+    parts = getattr(adapt, "steps", getattr(adapt, "candidates", None))
+    if isinstance(parts, Sequence):
+        return any(asks(part, protocol) for part in parts)
     return isinstance(adapt, protocol)
 
 
