@@ -63,6 +63,9 @@ def test_a_process_with_other_pictures_than_the_run_began_with_computes_nothing(
     with pytest.raises(InputError, match="the pictures have changed since the run began; run again"):
         # The server's: no expert is shared that was trained on them.
         ours.compute(draw, {"another": {}})
+    by_another, another = draws("prior=other", method="racl"), ours.benchmark.after(ours.data(draw))
+    both = {"user": ours.data(draw).recipe(), "other": another.recipe()}
+    assert by_another.pictures(ours.data(draw)) == digest(both)
 
 
 def test_the_digest_of_the_content_is_that_of_everything_results_are_made_of() -> None:

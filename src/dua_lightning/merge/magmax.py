@@ -6,8 +6,10 @@ continual learning. ECCV 2024.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dua_lightning.merge.task_vectors import check_scale, moved, task_vectors
@@ -42,4 +44,5 @@ class MagMax:
 
 def _largest(tau: Tensor) -> Tensor:
     """The change of the largest magnitude for each entry."""
-    return tau.gather(0, tau.abs().argmax(0, keepdim=True))[0]
+    largest: Tensor = reduce(lambda a, b: torch.where(b.abs() > a.abs(), b, a), tau)
+    return largest

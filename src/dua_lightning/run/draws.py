@@ -46,7 +46,7 @@ class Draw:
         place: The user's place in the benchmark, from 0.
         iteration: The Monte-Carlo iteration, from 1.
         rows: The places of the rows.
-        content: The digest of the recipe of the user's data, which are read anew in every process.
+        content: The digest `Draws.pictures` of the users' data, which are read anew in every process.
     """
 
     place: int
@@ -227,9 +227,22 @@ class Draws:
             InputError: They are not those that the draw was made for.
         """
         data = self.benchmark.users[draw.place].draw(draw.iteration)
-        if digest(data.recipe()) != draw.content:
+        if self.pictures(data) != draw.content:
             raise InputError(CHANGED)
         return data
+
+    def pictures(self, data: UserData) -> str:
+        """Compute the digest of all users' data that a draw's results are made of.
+
+        Args:
+            data: The user's data in the halves of the draw.
+
+        Returns:
+            The SHA-256 in hexadecimal.
+        """
+        if any(row.prior == "other" for row in self.rows):
+            return digest({"user": data.recipe(), "other": self.benchmark.after(data).recipe()})
+        return digest(data.recipe())
 
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """Compute the results of a draw's rows.
