@@ -15,14 +15,15 @@ from omegaconf import DictConfig
 from dua_lightning import regularise
 from dua_lightning.__main__ import CONF
 from dua_lightning.adapt import (
+    BBSE,
     AdaBN,
     AdaBNReleased,
     AdaBNS,
     AdaBNSReleased,
-    AlphaBN,
     Auto,
     BalancedBN,
     Chain,
+    EarlyBN,
     Finetune,
     LabelShift,
     Unchanged,
@@ -306,24 +307,18 @@ def test_rows_of_one_choice_with_several_numbers_have_a_label_and_settings_each(
 def test_adaptations_of_several_steps_are_built_of_them() -> None:
     found = {
         adapt: row(f"adapt={adapt}")
-        for adapt in ("alpha_bn", "chain", "balanced_label_shift", "auto", "auto_by", "t3a")
+        for adapt in ("early_bn_bbse", "chain", "balanced_label_shift", "auto", "auto_by", "t3a")
     }
     assert found["chain"].phi == Chain([AdaBN(), LabelShift()])
     assert found["balanced_label_shift"].phi == Chain([BalancedBN(3), LabelShift()])
-    assert found["auto"].phi == Chain(
-        [Auto([AlphaBN(16), BalancedBN(3, pseudo_count=16)]), Auto([LabelShift()], "likelihood", 0.01)]
-    )
+    assert found["auto"].phi == Chain([Auto([EarlyBN(0.7)]), Auto([BBSE(0.1)], "likelihood", 0.01)])
     assert [one.label.partition(" + ")[2] for one in found.values()] == [
-        *("alpha-BN (N=16)", "AdaBN then label shift", "balanced AdaBN then label shift", "auto", "auto by aetta"),
-        "T3A (K=20)",
+        *("AdaBN of the first 0.7 then BBSE (0.1)", "AdaBN then label shift", "balanced AdaBN then label shift"),
+        *("auto", "auto by aetta", "T3A (K=20)"),
     ]
-    with pytest.raises(InputError, match=r"adapt\.steps\[1\]\.rounds=x cannot be used"):
-        row(
-            "adapt=chain",
-            "adapt.steps=[{_target_: dua_lightning.adapt.AdaBN}, "
-            "{_target_: dua_lightning.adapt.BalancedBN, rounds: x}]",
-            "adapt.label=x",
-        )
+    assert row("adapt=early_bn_bbse", "adapt.steps.look.share=0.5").phi == Chain([EarlyBN(0.5), BBSE(0.1)])
+    with pytest.raises(InputError, match=r"adapt\.steps\.look\.rounds=x cannot be used"):
+        row("adapt=balanced_label_shift", "adapt.steps.look.rounds=x")
 
 
 def test_records_know_what_a_row_uses_of_a_user() -> None:

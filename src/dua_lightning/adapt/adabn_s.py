@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -21,8 +21,9 @@ class TunesBatchNorm:
 
     Args:
         epochs: The number of passes over the data.
-        lr: The learning rate of SGD.
-        momentum: Its momentum.
+        lr: The learning rate.
+        momentum: The momentum of SGD, or Adam's first beta; its second one is 0.999.
+        optimizer: `"sgd"`, the authors', or `"adam"`.
 
     Raises:
         InputError: A number cannot be used.
@@ -31,6 +32,7 @@ class TunesBatchNorm:
     epochs: int = 5
     lr: float = 1e-3
     momentum: float = 0.9
+    optimizer: Literal["sgd", "adam"] = "sgd"
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -50,7 +52,7 @@ class TunesBatchNorm:
         return min(sizes, default=0)
 
     def tune(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> None:
-        """Train gamma and beta by SGD, the layers normalising by each batch's own statistics, in place.
+        """Train gamma and beta, the layers normalising by each batch's own statistics, in place.
 
         Args:
             net: The network, which has the tensors of the state; everything is computed on its device.
@@ -66,7 +68,9 @@ class TunesBatchNorm:
         for layer in batch_norms(net):
             layer.train().requires_grad_(True)
         parameters = [p for layer in batch_norms(net) for p in layer.parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        if self.optimizer == "adam":
+            optimizer = torch.optim.Adam(parameters, lr=self.lr, betas=(self.momentum, 0.999))
         descend(net, optimizer, task, data, self.epochs)
         tuned = {name: parameter.detach() for name, parameter in batch_norm_affine(net).items()}
         require_finite(tuned, state, data, f"AdaBN-S on task {task.name}", self.lr)
