@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dua_lightning.adapt.adabn import require_batch_norm
 from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.balanced_bn import BalancedBN
-from dua_lightning.adapt.base import Adapt, needs_expert
-from dua_lightning.adapt.chain import check_adaptations, fewest_together
+from dua_lightning.adapt.base import Adapt, OfExpert, OfExperts, asks
+from dua_lightning.adapt.chain import check_adaptations, fewest_together, with_server
 from dua_lightning.adapt.criteria import CRITERIA
 from dua_lightning.adapt.outputs import linear_head
 from dua_lightning.errors import InputError
@@ -37,8 +37,8 @@ class Auto:
     chains the two. `"information"` and `"aetta"` expect classes to be even, and `"entropy"` any model to be sure.
 
     Args:
-        candidates: The adaptations, none of which may need labels or the task's expert; of two that are equally good
-            the first is taken.
+        candidates: The adaptations, none of which may need labels or experts; of two that are equally good the first is
+            taken.
         criterion: The name of the criterion, one of `criteria.CRITERIA`.
         margin: The gain that the candidate must exceed, in nats, or as a share of the images with `"agreement"` and
             `"aetta"`.
@@ -57,7 +57,7 @@ class Auto:
     def __post_init__(self) -> None:
         check_adaptations(self.candidates, "auto", "candidates")
         for one in self.candidates:
-            if one.needs_labels or needs_expert(one):
+            if one.needs_labels or asks(one, OfExpert) or asks(one, OfExperts):
                 raise InputError(f"auto decides on unlabelled images alone, and {type(one).__name__} needs more")
         if self.criterion not in CRITERIA:
             raise InputError(f"auto has no criterion {self.criterion}; it has {', '.join(CRITERIA)}")
@@ -71,8 +71,8 @@ class Auto:
             one.check(net)
         if self.criterion == "statistics":
             require_batch_norm(net, "auto by statistics")
-        elif self.criterion == "aetta":
-            linear_head(net, "auto by aetta")
+        elif self.criterion in ("aetta", "likelihood"):
+            linear_head(net, f"auto by {self.criterion}", bias=self.criterion == "likelihood")
 
     def trainable(self, net: nn.Module) -> int:
         return max(one.trainable(net) for one in self.candidates)
@@ -83,6 +83,25 @@ class Auto:
             return 2
         parts = [_even(count - len(range(fold, count, self.folds)), max(sizes)) for fold in range(self.folds)]
         return min(fewest_together(self.candidates, part) for part in [*parts, sizes])
+
+    @property
+    def steps(self) -> Sequence[Adapt]:
+        """The candidates, under the name by which `asks` looks for them."""
+        return self.candidates
+
+    def with_server(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> "Auto":
+        """Make the choice among candidates that have what the server measures, where they ask for it.
+
+        Args:
+            net: The network that lends its architecture, a workspace.
+            state: The task's state of the personal model, which the server is about to send.
+            task: The task.
+            data: The server's labelled validation batches of the task.
+
+        Returns:
+            The adaptation.
+        """
+        return replace(self, candidates=with_server(self.candidates, net, state, task, data))
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
