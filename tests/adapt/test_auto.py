@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt import AdaBN, AdaBNS, AdaBNSReleased, Auto, Chain, LabelShift, Unchanged
+from dua_lightning.adapt import BBSE, AdaBN, AdaBNS, AdaBNSReleased, Auto, Chain, LabelShift, Unchanged
 from dua_lightning.adapt import criteria as module
 from dua_lightning.adapt.adabn import statistics_distance
 from dua_lightning.adapt.auto import _even
+from dua_lightning.adapt.base import OfExpert, OfServer, asks
 from dua_lightning.adapt.criteria import CRITERIA
 from dua_lightning.adapt.label_shift import class_prior
 from dua_lightning.errors import InputError
@@ -88,6 +89,8 @@ def test_the_likelihood_of_a_corrected_head_is_that_of_the_prior() -> None:
     x, _ = images(40, SKEWED)
     p = torch.tensor(softmax_of(trained(), x), dtype=torch.float64)
     corrected = LabelShift()(TRAINED.build(), trained(), TASK, [(x, None)])
+    # A constant changes no prediction.
+    corrected["head.bias"] += 3
     expected = (3 * p @ class_prior(p, pseudo_count=1)).log().mean()
     assert judged("likelihood", corrected, x) - judged("likelihood", trained(), x) == pytest.approx(
         float(expected), rel=1e-5
@@ -149,6 +152,17 @@ def test_the_best_candidate_adapts_on_all_images_if_it_gains_on_every_fold(
     few = [(torch.zeros(3, 1), None)]
     assert Auto([Fixed(9)], "entropy")(MLP.build(), {}, TASK, few) == {}
     assert "not adapted, as there are fewer than two images" in caplog.text
+
+
+def test_a_candidate_gets_what_the_server_measures() -> None:
+    server, x = images(300, seed=7), images(200, SKEWED, seed=8)[0]
+    net, state, data = TRAINED.build(), trained(), batches(x, None, 20)
+    auto = Auto([BBSE()], "likelihood", 0.01)
+    assert asks(Chain([auto]), OfServer)
+    assert not asks(AUTO, OfExpert)
+    found = Chain([auto]).with_server(net, state, TASK, [server])(net, state, TASK, data)
+    equal(found, BBSE().with_server(net, state, TASK, [server])(net, state, TASK, data))
+    assert not torch.equal(found["head.bias"], state["head.bias"])
 
 
 def test_labels_are_never_read() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dua_lightning.adapt.adabn import require_batch_norm
 from dua_lightning.adapt.alpha_bn import AlphaBN
 from dua_lightning.adapt.balanced_bn import BalancedBN
-from dua_lightning.adapt.base import Adapt, OfExpert, OfExperts, OfServer, asks
-from dua_lightning.adapt.chain import check_adaptations, fewest_together
+from dua_lightning.adapt.base import Adapt, OfExpert, OfExperts, asks
+from dua_lightning.adapt.chain import check_adaptations, fewest_together, with_server
 from dua_lightning.adapt.criteria import CRITERIA
 from dua_lightning.adapt.outputs import linear_head
 from dua_lightning.errors import InputError
@@ -37,8 +37,8 @@ class Auto:
     chains the two. `"information"` and `"aetta"` expect classes to be even, and `"entropy"` any model to be sure.
 
     Args:
-        candidates: The adaptations, none of which may need labels or the task's expert; of two that are equally good
-            the first is taken.
+        candidates: The adaptations, none of which may need labels or experts; of two that are equally good the first is
+            taken.
         criterion: The name of the criterion, one of `criteria.CRITERIA`.
         margin: The gain that the candidate must exceed, in nats, or as a share of the images with `"agreement"` and
             `"aetta"`.
@@ -71,8 +71,8 @@ class Auto:
             one.check(net)
         if self.criterion == "statistics":
             require_batch_norm(net, "auto by statistics")
-        elif self.criterion == "aetta":
-            linear_head(net, "auto by aetta")
+        elif self.criterion in ("aetta", "likelihood"):
+            linear_head(net, f"auto by {self.criterion}", bias=self.criterion == "likelihood")
 
     def trainable(self, net: nn.Module) -> int:
         return max(one.trainable(net) for one in self.candidates)
@@ -94,12 +94,9 @@ class Auto:
             data: The server's labelled validation batches of the task.
 
         Returns:
-            The choice.
+            The adaptation.
         """
-        given = [
-            one.with_server(net, state, task, data) if isinstance(one, OfServer) else one for one in self.candidates
-        ]
-        return replace(self, candidates=given)
+        return replace(self, candidates=with_server(self.candidates, net, state, task, data))
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)

@@ -44,7 +44,7 @@ def balancing_weights(probabilities: Tensor, fewest: float = 1.0) -> Tensor:
     return len(probabilities) * (probabilities[:, has] / sizes[has]).mean(1)
 
 
-def class_shares(logits: Tensor, soft: bool = True, corrected: bool = True) -> Tensor:
+def estimated_classes(logits: Tensor, soft: bool = True, corrected: bool = True) -> Tensor:
     """Estimate the class of images from their logits.
 
     Args:
@@ -114,7 +114,7 @@ class BalancedBN:
         kept = kept_share(self.pseudo_count, sum(map(len, images)))
         found = state
         for _ in range(self.rounds):
-            shares = class_shares(logits_of(net, found, task, images), self.soft, self.corrected)
+            shares = estimated_classes(logits_of(net, found, task, images), self.soft, self.corrected)
             adapted = loaded(net, state)
             take_statistics(adapted, images, self.images_at_once, task, kept=kept, weights=balancing_weights(shares))
             found = clone(adapted.state_dict())

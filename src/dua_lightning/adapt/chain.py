@@ -65,10 +65,7 @@ class Chain:
         Returns:
             The chain.
         """
-        steps = [
-            step.with_server(net, state, task, data) if isinstance(step, OfServer) else step for step in self.steps
-        ]
-        return replace(self, steps=steps)
+        return replace(self, steps=with_server(self.steps, net, state, task, data))
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         for step in self.steps:
@@ -92,6 +89,24 @@ def check_adaptations(found: Sequence[object], what: str, argument: str) -> None
     for place, one in enumerate(found):
         if not isinstance(one, Adapt):
             raise InputError(f"{argument}[{place}] of {what} is a {type(one).__name__}, which is no adaptation")
+
+
+def with_server(
+    adaptations: Sequence[Adapt], net: nn.Module, state: State, task: Task, data: Iterable[Batch]
+) -> list[Adapt]:
+    """Give several adaptations what the server measures on the model that it sends, where they ask for it.
+
+    Args:
+        adaptations: The adaptations.
+        net: The network that lends its architecture, a workspace.
+        state: The task's state of the personal model, which the server is about to send.
+        task: The task.
+        data: The server's labelled validation batches of the task.
+
+    Returns:
+        The adaptations in their order.
+    """
+    return [one.with_server(net, state, task, data) if isinstance(one, OfServer) else one for one in adaptations]
 
 
 def fewest_together(adaptations: Iterable[Adapt], sizes: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt.adabn import statistics_distance
-from dua_lightning.adapt.balanced_bn import balancing_weights, class_shares
+from dua_lightning.adapt.balanced_bn import balancing_weights, estimated_classes
 from dua_lightning.adapt.outputs import features_of, linear_head, logits_of, name_of
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, loaded
@@ -150,20 +150,21 @@ def statistics(net: nn.Module, given: State, state: State, task: Task, images: S
     Returns:
         Minus the `statistics_distance`.
     """
-    weights = balancing_weights(class_shares(logits_of(net, given, task, images)))
+    weights = balancing_weights(estimated_classes(logits_of(net, given, task, images)))
     return -statistics_distance(loaded(net, state), images, weights)
 
 
 def likelihood(net: nn.Module, given: State, state: State, task: Task, images: Sequence[Tensor]) -> float:
-    """Judge a state by the mean logarithm of the sum of the exponentials of its logits, in nats.
+    """Judge a state by how likely images are under the class prior that its head assumes, in nats for each image.
 
-    The difference between a head that `LabelShift` has corrected and the given one is the logarithm of how much more
-    likely the images are under the user's class prior. States that differ in anything but the head's biases cannot be
-    compared so.
+    It is the mean logarithm of the sum of the exponentials of its logits, in which a constant that was added to all
+    biases does not count. Between a head that `LabelShift` or `BBSE` has corrected and the given one, the difference is
+    the logarithm of how much more likely the images are under the user's prior. States that differ in anything but the
+    head's biases cannot be compared so.
 
     Args:
-        net: The network that lends its architecture.
-        given: The state before any adaptation, which is not looked at.
+        net: The network that lends its architecture, whose head has a bias.
+        given: The state before any adaptation.
         state: The state that is judged.
         task: The task.
         images: Batches of images.
@@ -171,7 +172,10 @@ def likelihood(net: nn.Module, given: State, state: State, task: Task, images: S
     Returns:
         The score.
     """
-    return float(logits_of(net, state, task, images).logsumexp(1).mean())
+    name = name_of(net, linear_head(net, "likelihood", bias=True).bias)
+    moved = (state[name] - given[name])[task.classes].cpu().double()
+    constant = moved.logsumexp(0) - math.log(len(moved))
+    return float(logits_of(net, state, task, images).logsumexp(1).mean() - constant)
 
 
 def _entropy(p: Tensor) -> Tensor:
