@@ -30,6 +30,7 @@ KINDS = {
     "MAS-IMM + AdaBN-S": ("imm", "mas", "adabn_s", "server", "last", "labels"),
     "MAS-IMM + Tent": ("imm", "mas", "tent", "server", "last", "images"),
     "MAS-IMM, server statistics + Tent": ("imm", "mas", "tent", "server", "server", "images"),
+    "MAS-IMM, mean merge + AdaBN": ("imm", "none", "adabn", "none", "last", "images"),
     "MAS-IMM + Tent, lr=0.1": ("imm", "mas", "tent", "server", "last", "images"),
     "mean-IMM + AdaBN": ("mean_imm", "none", "adabn", "none", "last", "images"),
     "noise-MAS-RACL + AdaBN": ("racl", "noise", "adabn", "user", "last", "images"),
