@@ -8,7 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt import AdaBN, AdaBNReleased, AdaBNS, AdaBNSReleased, Adapt, Finetune, Unchanged
+from dua_lightning.adapt import (
+    ATP,
+    EATA,
+    SAR,
+    T3A,
+    TENT,
+    AdaBN,
+    AdaBNReleased,
+    AdaBNS,
+    AdaBNSReleased,
+    Adapt,
+    AlphaBN,
+    Auto,
+    BalancedBN,
+    Chain,
+    Finetune,
+    InformationMaximisation,
+    LabelShift,
+    Unchanged,
+)
 from dua_lightning.adapt.cost import measured
 from dua_lightning.evaluation import accuracy
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
@@ -136,8 +155,18 @@ ADAPTATIONS: dict[str, tuple[Adapt, Case]] = {
     "AdaBN by batches": (AdaBN(statistics="batch"), BATCH_NORM),
     "AdaBN, running averages": (AdaBN(statistics="ema"), BATCH_NORM),
     "AdaBN, released": (AdaBNReleased(), BATCH_NORM),
+    "alpha-BN": (AlphaBN(), BATCH_NORM),
+    "balanced AdaBN in chunks, label shift": (Chain([BalancedBN(2, images_at_once=2), LabelShift()]), BATCH_NORM),
+    "T3A": (T3A(), BATCH_NORM),
+    "auto": (Auto([AdaBN(), T3A()], "aetta", margin=0), BATCH_NORM),
+    "auto by statistics": (Auto([AdaBN()], margin=0), BATCH_NORM),
     "AdaBN-S": (AdaBNS(lr=0.1), BATCH_NORM),
     "AdaBN-S in chunks": (AdaBNS(lr=0.1, images_at_once=2), BATCH_NORM),
+    "TENT": (TENT(lr=0.1), BATCH_NORM),
+    "information maximisation": (InformationMaximisation(prior="estimated", parameters="body"), BATCH_NORM),
+    "EATA": (EATA(3, lr=0.1, margin=0.9), BATCH_NORM),
+    "SAR": (SAR(3, lr=0.1, margin=0.9, statistics="given"), BATCH_NORM),
+    "ATP": (ATP({"body.1.weight": 1.0, "body.1.running_var": 0.5, "body.5.running_mean": 0.5}), BATCH_NORM),
     "fine-tuning": (Finetune(epochs=2, lr=0.1, reset_batch_norm=True), BATCH_NORM),
     "fine-tuning with dropout": (Finetune(epochs=2, lr=0.1), DROPOUT),
 }

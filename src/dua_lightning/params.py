@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common to these layers
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
@@ -21,6 +22,9 @@ Params = dict[str, Tensor]
 
 State = dict[str, Tensor]
 """A full state dictionary: body, buffers and head."""
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""The kinds of normalisation layers; subclasses are among them, such as the layer norms of ConvNeXt."""
 
 
 def body_names(net: nn.Module) -> dict[str, str]:
@@ -316,6 +320,19 @@ def batch_norm_affine(net: nn.Module) -> dict[str, nn.Parameter]:
         if module in layers
         for name, parameter in module.named_parameters(recurse=False)
     }
+
+
+def norm_affine(net: nn.Module) -> dict[str, nn.Parameter]:
+    """Find the scale (gamma) and shift (beta) of the normalisation layers of every kind.
+
+    Args:
+        net: The network.
+
+    Returns:
+        The parameters by the names under which `named_parameters` lists them; a layer may have none.
+    """
+    found = {id(p) for module in net.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    return {name: parameter for name, parameter in net.named_parameters() if id(parameter) in found}
 
 
 def reset_batch_norms(net: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """The device: measures priors and adapts on the user's own data. Only what `measure` returns is sent to the server."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -74,8 +74,43 @@ def measure(importance: Importance, net: nn.Module, experts: Sequence[Expert], d
     return [nothing if prior is None else prior for prior in found]
 
 
+def measure_oracle(importance: Importance, net: nn.Module, experts: Sequence[Expert], data: UserData) -> list[Prior]:
+    """Measure Psi on the user's evaluation images, the very ones that accuracies are measured on.
+
+    It is a bound to be compared with, and no method: no user has these images when a model is made.
+
+    Args:
+        importance: psi.
+        net: A workspace.
+        experts: The experts, in the order of the tasks.
+        data: The user's data, with evaluation images of every task.
+
+    Returns:
+        One prior for each expert, on its device.
+    """
+    return [importance(net, expert, data.of(expert.task).evaluation_batches()) for expert in experts]
+
+
+Informed = Callable[[Adapt, Task, State], Adapt]
+"""Gives an adaptation what the server measures for it on a task's state that it sends, where it asks for that."""
+
+
+def uninformed(adapt: Adapt, task: Task, state: State) -> Adapt:
+    """Give the adaptation as it is: the server sends the model alone.
+
+    Args:
+        adapt: phi.
+        task: The task.
+        state: The state of the personal model that serves the task.
+
+    Returns:
+        The adaptation.
+    """
+    return adapt
+
+
 def personalise(
-    net: nn.Module, expert: Expert, state: State, adapt: Adapt, data: UserData
+    net: nn.Module, expert: Expert, state: State, adapt: Adapt, data: UserData, informed: Informed = uninformed
 ) -> tuple[State, Cost | None]:
     """Make the final state of one task: the personal model's, adapted on the user's own data.
 
@@ -85,6 +120,7 @@ def personalise(
         state: The state of the personal model that serves the task.
         adapt: phi.
         data: The user's data.
+        informed: The server's part in an adaptation that asks for it.
 
     Returns:
         The final state, and what the adaptation cost; the very state, and nothing, with `Unchanged` and where the user
@@ -94,6 +130,7 @@ def personalise(
     if type(adapt) is Unchanged or not len(own.validation):
         return state, None
     phi = adapt.of(expert) if isinstance(adapt, OfExpert) else adapt
+    phi = informed(phi, expert.task, state)
     return measured(phi, net, state, expert.task, own.adaptation_batches())
 
 
@@ -103,6 +140,7 @@ def evaluate(
     models: Iterable[tuple[int, UserModel]],
     adapt: Adapt,
     data: UserData,
+    informed: Informed = uninformed,
 ) -> tuple[np.ndarray, list[tuple[Task, Cost]]]:
     """Adapt and evaluate the personal models of a user.
 
@@ -115,6 +153,7 @@ def evaluate(
         models: Pairs of t and the personal model of the first t tasks.
         adapt: phi.
         data: The user's data.
+        informed: The server's part in an adaptation that asks for it.
 
     Returns:
         R `(N, N)` in percent, and the cost of each adaptation in the order in which they were made, none for
@@ -133,7 +172,7 @@ def evaluate(
             if task.name in seen and seen[task.name][0] is state:
                 continue
             # An adapted state may be a copy of the whole network, so that no two are held at once.
-            final, cost = personalise(net, experts[j], state, adapt, data)
+            final, cost = personalise(net, experts[j], state, adapt, data, informed)
             if cost is not None:
                 costs.append((task, cost))
             batches = data.of(task).evaluation_batches()

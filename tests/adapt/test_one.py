@@ -4,7 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from dua_lightning.adapt import AdaBN, AdaBNReleased, AdaBNS, AdaBNSReleased, Adapt, Finetune, Unchanged
+from dua_lightning.adapt import (
+    EATA,
+    SAR,
+    TENT,
+    AdaBN,
+    AdaBNReleased,
+    AdaBNS,
+    AdaBNSReleased,
+    Adapt,
+    AlphaBN,
+    Auto,
+    BalancedBN,
+    Chain,
+    Finetune,
+    InformationMaximisation,
+    Unchanged,
+)
 from dua_lightning.adapt.adabn import one_is_too_few
 from dua_lightning.adapt.base import NormalisesTogether
 from dua_lightning.errors import InputError
@@ -22,6 +38,18 @@ EVERY: list[Adapt] = [
     AdaBNS(2),
     AdaBNSReleased(2).of(BATCH_NORM.expert(3)),
     AdaBNReleased(),
+    TENT(),
+    TENT(statistics="given"),
+    InformationMaximisation(2, prior="estimated"),
+    InformationMaximisation(2, prior="estimated", statistics="given"),
+    EATA(2),
+    SAR(2),
+    AlphaBN(),
+    AlphaBN(alpha=1),
+    BalancedBN(2),
+    BalancedBN(pseudo_count=16),
+    Chain([AdaBN(), BalancedBN()]),
+    Auto([AdaBN()], margin=0),
     Finetune(2),
 ]
 ROWS = Case("rows", (2, 4, 4), lambda _: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(32), nn.Linear(32, CLASSES)))

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning import server, user
-from dua_lightning.adapt import AdaBN, AdaBNS, Adapt, Finetune, Unchanged
+from dua_lightning.adapt import (
+    EATA,
+    SAR,
+    TENT,
+    AdaBN,
+    AdaBNS,
+    Adapt,
+    Finetune,
+    InformationMaximisation,
+    Unchanged,
+)
 from dua_lightning.data.images import Images
 from dua_lightning.errors import InputError
 from dua_lightning.importance import FIM, MAS, Importance, Uniform
@@ -74,7 +84,12 @@ def drawn(count: int) -> list[Trial]:
             random.choice((MAS(), FIM(labels="true"), Uniform())),
             random.choice((Mode(), Mode(), Mean(), Last(), Each())),
             random.choice((LastStatistics(), MeanStatistics(), ServerStatistics())),
-            random.choice((Unchanged(), Finetune(epochs=1), AdaBN(), AdaBNS(epochs=1))),
+            random.choice(
+                (
+                    *(Unchanged(), Finetune(epochs=1), AdaBN(), AdaBNS(epochs=1)),
+                    *(TENT(), InformationMaximisation(epochs=1), EATA(statistics="given"), SAR(statistics="given")),
+                )
+            ),
             seed,
         )
         for seed in range(count)

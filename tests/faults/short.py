@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning import Trainer
 
-from dua_lightning.adapt import adabn_s, finetune
+from dua_lightning.adapt import adabn_s, finetune, without_labels
 from dua_lightning.data import digits
 
 _fit, _descend, _assemble = Trainer.fit, finetune.descend, digits.assemble
@@ -20,8 +20,8 @@ def _one_epoch(self: Trainer, *args: Any, **more: Any) -> Any:
     return _fit(self, *args, **more)
 
 
-def _one_pass(net: Any, optimizer: Any, task: Any, data: Any, epochs: int) -> None:
-    _descend(net, optimizer, task, data, min(epochs, 1))
+def _one_pass(net: Any, optimizer: Any, task: Any, data: Any, epochs: int, *objective: Any) -> None:
+    _descend(net, optimizer, task, data, min(epochs, 1), *objective)
 
 
 def _one_draw(*args: Any, **more: Any) -> Any:
@@ -30,5 +30,5 @@ def _one_draw(*args: Any, **more: Any) -> Any:
 
 
 Trainer.fit = _one_epoch  # type: ignore[method-assign]
-finetune.descend = adabn_s.descend = _one_pass
+finetune.descend = adabn_s.descend = without_labels.descend = _one_pass
 digits.assemble = _one_draw

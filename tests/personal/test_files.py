@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dua_lightning.adapt import AdaBN, Chain
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.nets import mlp
@@ -217,6 +218,8 @@ def test_a_model_adapts_by_adabn_where_its_row_needs_labels_or_nothing() -> None
     labels = {"_target_": "dua_lightning.adapt.Finetune"}
     own = {"_target_": "dua_lightning.adapt.AdaBN", "statistics": "batch"}
     kinds = [replace(model(), settings={"phi": phi}).adaptation() for phi in (plain, labels, own)]
+    steps = replace(model(), settings={"phi": {"_target_": "dua_lightning.adapt.Chain", "steps": [own]}}).adaptation()
+    assert steps == Chain([AdaBN(statistics="batch")])
     assert [(type(kind).__name__, kind.statistics) for kind in kinds] == [
         *[("AdaBN", "exact")] * 2,
         ("AdaBN", "batch"),

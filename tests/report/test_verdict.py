@@ -200,3 +200,10 @@ def test_the_releases_behaviour_has_no_verdict() -> None:
     frame = draws({"Joint": 50.0, "MAS-IMM + AdaBN": 60.0}).assign(fidelity="released")
     assert verdict.verdict(frame, NO_COSTS) == ()
     assert verdict.few(frame).empty
+
+
+def test_rows_by_another_users_priors_or_the_scored_images_stand_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "other", ("racl", "mas", "adabn", "other", "last", "others"))
+    monkeypatch.setitem(KINDS, "oracle", ("racl", "mas", "none", "oracle", "server", "oracle"))
+    means = {"MAS-IMM": 40.0, "MAS-IMM + AdaBN": 64.0, "MAS-RACL + AdaBN": 65.0}
+    assert answers(draws({**means, "other": 90.0, "oracle": 99.0})) == answers(draws(means))

@@ -14,9 +14,21 @@ from omegaconf import DictConfig
 
 from dua_lightning import regularise
 from dua_lightning.__main__ import CONF
-from dua_lightning.adapt import AdaBNReleased, AdaBNS, AdaBNSReleased, Finetune, Unchanged
+from dua_lightning.adapt import (
+    AdaBN,
+    AdaBNReleased,
+    AdaBNS,
+    AdaBNSReleased,
+    AlphaBN,
+    Auto,
+    BalancedBN,
+    Chain,
+    Finetune,
+    LabelShift,
+    Unchanged,
+)
 from dua_lightning.errors import InputError
-from dua_lightning.importance import FIM, MAS
+from dua_lightning.importance import FIM, MAS, Averaged, Noise, Permuted
 from dua_lightning.merge import (
     Each,
     Last,
@@ -89,9 +101,9 @@ def test_a_row_of_the_paper_is_this_combination(choice: tuple[str, str, str]) ->
 @pytest.mark.parametrize("method", ["racl", "mean_imm", "joint"])
 def test_every_choice_of_a_verb_goes_with_every_kind_of_method_or_is_refused(method: str, verb: str) -> None:
     for choice in choices(verb):
-        if (verb, choice) == ("merge", "mode") and config(f"method={method}").prior == "none":
+        if verb == "merge" and choice in ("mode", "regmean") and config(f"method={method}").prior == "none":
             with pytest.raises(InputError, match="prior=user or prior=server"):
-                row(f"method={method}", "merge=mode")
+                row(f"method={method}", f"merge={choice}")
         else:
             found = row(f"method={method}", f"{verb}={choice}")
             assert found.method == method
@@ -125,6 +137,10 @@ def test_a_verb_on_the_command_line_beats_the_methods_own() -> None:
         (("method=mean_imm", "statistics=server", "adapt=adabn"), "mean-IMM, server statistics + AdaBN"),
         (("method=ewc", "merge=mode", "prior=server"), "MAS-EWC, server's priors, mode merge"),
         (("prior=server",), "MAS-RACL, server's priors"),
+        (("prior=other",), "MAS-RACL, another user's priors"),
+        (("prior=oracle",), "MAS-RACL, oracle's priors of the scored images"),
+        (("importance=averaged", "importance.level=layer"), "layer-MAS-RACL"),
+        (("importance=permuted", "importance@importance.of=fim"), "permuted-FIM-RACL"),
         (("training=joint",), "MAS-RACL, joint training"),
         (("method=ewc", "importance=fim", "statistics=server", "prior=user"), "EWC"),
         (("method=task_experts", "adapt=none"), "Task Experts + no adaptation"),
@@ -155,7 +171,7 @@ def test_the_training_of_experts_has_the_regularisers_name() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("prior=nobody", "prior=nobody.*'user', 'server' or 'none'"),
+        ("prior=nobody", "prior=nobody.*'user', 'server', 'other', 'oracle' or 'none'"),
         ("training=twice", "training=twice.*'sequential' or 'joint'"),
         ("method.label=null", r"method\.label=None"),
         ("~method.merge", r"method\.merge is missing"),
@@ -287,14 +303,48 @@ def test_rows_of_one_choice_with_several_numbers_have_a_label_and_settings_each(
     assert [row.uses for row in few] == ["images", "images"]
 
 
+def test_adaptations_of_several_steps_are_built_of_them() -> None:
+    found = {
+        adapt: row(f"adapt={adapt}")
+        for adapt in ("alpha_bn", "chain", "balanced_label_shift", "auto", "auto_by", "t3a")
+    }
+    assert found["chain"].phi == Chain([AdaBN(), LabelShift()])
+    assert found["balanced_label_shift"].phi == Chain([BalancedBN(3), LabelShift()])
+    assert found["auto"].phi == Chain(
+        [Auto([AlphaBN(16), BalancedBN(3, pseudo_count=16)]), Auto([LabelShift()], "likelihood", 0.01)]
+    )
+    assert [one.label.partition(" + ")[2] for one in found.values()] == [
+        *("alpha-BN (N=16)", "AdaBN then label shift", "balanced AdaBN then label shift", "auto", "auto by aetta"),
+        "T3A (K=20)",
+    ]
+    with pytest.raises(InputError, match=r"adapt\.steps\[1\]\.rounds=x cannot be used"):
+        row(
+            "adapt=chain",
+            "adapt.steps=[{_target_: dua_lightning.adapt.AdaBN}, "
+            "{_target_: dua_lightning.adapt.BalancedBN, rounds: x}]",
+            "adapt.label=x",
+        )
+
+
 def test_records_know_what_a_row_uses_of_a_user() -> None:
     cases = {
         "nothing": (("method=imm",), ("method=joint",), ("prior=server",)),
         "images": ((), ("method=joint", "adapt=adabn")),
         "labels": (("importance=fim",), ("method=joint", "adapt=adabn_s"), ("method=task_experts",)),
+        "others": (("prior=other",), ("prior=other", "importance=fim"), ("prior=other", "adapt=adabn_s")),
+        "oracle": (("prior=oracle",), ("prior=oracle", "adapt=adabn")),
     }
     for uses, choices_of in cases.items():
         assert {rows(of_seed([config(*choice)], 1))[0].uses for choice in choices_of} == {uses}
+
+
+def test_null_importances_wrap_any_other_one() -> None:
+    for choice, kind in (("averaged", Averaged), ("noise", Noise), ("permuted", Permuted)):
+        psi = row(f"importance={choice}", "importance@importance.of=fim").psi
+        assert isinstance(psi, kind)
+        assert psi.of == FIM("true", seed=1)
+        assert psi.needs_labels
+        assert row(f"importance={choice}").psi.of == MAS()
 
 
 def test_all_rows_are_the_papers() -> None:

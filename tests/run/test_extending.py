@@ -21,13 +21,13 @@ GROUPS = {"adapt", "importance", "merge", "regularise", "data", "model", "method
 SMALL = ("trainer.max_epochs=1", "logger=none", "threads=1")
 LABELS = {
     "adapt=balance": {"MAS-RACL + balance"},
-    "merge=regmean importance=gram": {"Gram-RACL, RegMean merge"},
-    "merge=task_arithmetic": {"RACL, task arithmetic merge"},
+    "merge=columns importance=inputs": {"Inputs-RACL, columns merge"},
+    "merge=wise_ft": {"RACL, WiSE-FT merge"},
     "regularise=shrink": {"MAS-RACL, weight decay training"},
     "data=stripes": {"MAS-RACL"},
     "model=patches statistics=server adapt=adabn": {"MAS-RACL, server statistics + AdaBN"},
-    "method=arithmetic": {"Task arithmetic"},
-    "method=ours": {"MAS-RACL", "MAS-RACL + balance", "Task arithmetic"},
+    "method=halfway": {"Halfway"},
+    "method=ours": {"MAS-RACL", "MAS-RACL + balance", "Halfway"},
 }
 
 
@@ -86,10 +86,10 @@ def spawned(mine: Path, *arguments: str) -> Done:
 
 
 def test_everything_from_outside_at_once_in_a_sweep_of_processes_of_their_own(mine: Path) -> None:
-    everything = ("adapt=none,balance", "merge=regmean", "importance=gram", "regularise=shrink", "data=stripes")
+    everything = ("adapt=none,balance", "merge=columns", "importance=inputs", "regularise=shrink", "data=stripes")
     done = spawned(mine, "-m", *everything, "model.width=8", "engine=loky", "engine.workers=1")
     assert done.status == 0, done.err
-    label = "Gram-RACL, weight decay training, RegMean merge"
+    label = "Inputs-RACL, weight decay training, columns merge"
     assert set(read(mine / "out" / "records.csv")["label"]) == {label, f"{label} + balance"}
     # The command that makes a job again finds the files too.
     again = json.loads((mine / "out" / "1" / "environment.json").read_text())["command"]
@@ -104,8 +104,8 @@ def test_a_regulariser_that_acts_on_the_first_task_has_a_first_expert_of_its_own
 
 def test_a_prior_that_a_merge_cannot_use_is_one_line(dua: Callable[..., Done]) -> None:
     for wrong, words in (
-        (("merge=mode", "importance=gram"), ("(2352, 2352), its expert (8, 2352)", "a number for each weight")),
-        (("merge=regmean", "importance=mas"), ("RegMean needs the Gram matrix", "importance=gram")),
+        (("merge=mode", "importance=inputs"), ("(2352,), its expert (8, 2352)", "a number for each weight")),
+        (("merge=columns", "importance=mas"), ("needs the squares of the inputs", "importance=inputs")),
     ):
         done = dua(*wrong, *TINY)
         assert refused(done), done.err

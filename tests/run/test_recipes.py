@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.data.benchmark import Benchmark
+from dua_lightning.errors import InputError
 from dua_lightning.nets import mlp
 from dua_lightning.regularise import NoRegulariser
 from dua_lightning.run import recipes as module
@@ -43,7 +44,15 @@ TO_EXPERTS = (
 )
 TO_RESULTS = (
     *("importance=mas", "importance.labels=sampled", "importance.floor=0.1", "importance.estimator=batch_mean"),
-    *("importance.seed=7", "importance.precision=bf16", "prior=server", "adapt_after=last_task", "statistics=mean"),
+    *(
+        "importance.seed=7",
+        "importance.precision=bf16",
+        "prior=server",
+        "prior=other",
+        "prior=oracle",
+        "adapt_after=last_task",
+        "statistics=mean",
+    ),
     *(
         "statistics=server",
         "statistics=task",
@@ -258,6 +267,21 @@ def test_priors_depend_on_their_data_and_not_on_what_is_done_with_them() -> None
     assert priors("importance.floor=0.1", user=True) != priors(user=True)
     assert priors("fidelity.imm_data=train_and_validation", user=False) != priors(user=False)
     assert priors(user=False) != priors(user=True)
+    assert priors("prior=other", user=True) == priors(user=True)
+    assert priors("prior=oracle", user=True) != priors(user=True)
+
+
+def test_a_result_by_another_users_prior_depends_on_that_user() -> None:
+    recipes, row, bench = made_of(compose("config", [*BASE, "prior=other"]))
+    assert [bench.after(user).user for user in bench.users] == [
+        user.user for user in (*bench.users[1:], bench.users[0])
+    ]
+    without, _, _ = made_of(compose("config", [*BASE, "prior=other"]), replace(bench, users=bench.users[::2]))
+    assert without.result(row, bench.users[0]) != recipes.result(row, bench.users[0])
+    assert without.result(row, bench.users[2]) == recipes.result(row, bench.users[2])
+    alone, _, _ = made_of(compose("config", [*BASE, "prior=other"]), replace(bench, users=bench.users[:1]))
+    with pytest.raises(InputError, match=r"no other user than .*; give it at least two"):
+        alone.result(row, bench.users[0])
 
 
 @pytest.mark.parametrize("declared", [None, True, False])

@@ -7,6 +7,7 @@ arXiv:1603.04779, 2016.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # no public class is common t
 
 from dua_lightning.adapt.finite import require_finite
 from dua_lightning.errors import InputError
-from dua_lightning.params import State, batch_norms, clone, device_of, eval_mode, inputs, loaded
+from dua_lightning.params import State, batch_norms, clone, device_of, eval_mode, inputs, loaded, moved
 from dua_lightning.tasks import Batch, Task, refusing_batch
 
 EMA_MOMENTUM = 0.1
@@ -156,6 +157,22 @@ def one_is_too_few(net: nn.Module, shape: tuple[int, ...]) -> bool:
     return min(numbers, default=3) <= 2
 
 
+def in_order(net: nn.Module, images: Tensor) -> list[_BatchNorm]:
+    """List the batch-norm layers with running statistics in the order in which a pass reaches them first.
+
+    Args:
+        net: The network; it stays as it is.
+        images: `(n, ...)` some inputs.
+
+    Returns:
+        The layers, each once; those that the pass does not reach are left out.
+    """
+    reached: dict[_BatchNorm, None] = {}
+    with eval_mode(net), torch.no_grad(), _before(batch_norms(net), lambda layer, _: reached.setdefault(layer)):
+        net(inputs(net, images, device_of(net.state_dict())))
+    return list(reached)
+
+
 def take_statistics(
     net: nn.Module,
     images: Sequence[Tensor],
@@ -163,6 +180,9 @@ def take_statistics(
     task: Task,
     statistics: Moments = "exact",
     lr: float | None = None,
+    kept: float = 0.0,
+    weights: Tensor | None = None,
+    layers: Sequence[_BatchNorm] | None = None,
 ) -> None:
     """Set the running statistics of a network, in place and in evaluation mode, to those of some images.
 
@@ -173,10 +193,18 @@ def take_statistics(
         task: The task, which is named in errors.
         statistics: The way in which they are taken; see `AdaBN`.
         lr: The learning rate, where the network has been trained on these images before.
+        kept: The share of the network's own statistics in the new ones, from 0 to 1: each layer's mean and variance are
+            `kept` times its own plus `1 - kept` times the images' moments. A layer already normalises by that mixture
+            when the next layer's moments are taken. Not for `"ema"`.
+        weights: `(n,)` how much each image counts in the moments, in the order of the images and not negative, for
+            exact statistics; by default all count the same.
+        layers: The layers whose statistics are taken, some of `batch_norms(net)`; the others keep their own, and
+            normalise by them meanwhile. By default all are. Not for `"ema"`.
 
     Raises:
-        InputError: There is no image, no layer is reached, a layer gets a single number for each channel, or the
-            moments are not finite.
+        InputError: There is no image, no layer is reached, a layer gets a single number for each channel of which
+            nothing else is known, the network cuts images into several inputs and they have weights, or the moments
+            are not finite.
         DivergedError: They are not, and nothing but the training can be the cause.
     """
     batches = [x for x in images if len(x)]
@@ -187,16 +215,20 @@ def take_statistics(
         if images_at_once == "auto":
             images_at_once = max(1, NUMBERS_AT_ONCE // max(1, together[0].numel()))
         batches = list(together.split(images_at_once or len(together)))
+    counts = [None] * len(batches) if weights is None else weights.split([len(x) for x in batches])
+    parts = list(zip(batches, counts, strict=True))
     # A compiled network would compile the hooks too; it shares its layers with the one that it was made of.
     net = getattr(net, "_orig_mod", net)
     net.eval()
     with torch.no_grad():
+        write = _Writer(net, kept)
+        taking = batch_norms(net) if layers is None else layers
         if statistics == "ema":
             reached = _average(net, batches, task)
         elif statistics == "batch" or len(batches) == 1:
-            reached = _pool(_uses_by_batch(net, batches, task))
+            reached = _pool([use for part in parts for use in _uses_of(net, taking, part, task, write)], write)
         else:
-            reached = _pool(_uses_over_chunks(net, batches, task))
+            reached = _pool(_uses_over_chunks(net, taking, parts, task, write), write)
     if not reached:
         raise InputError(
             f"batch-norm statistics of task {task.name} cannot be taken: no pass of this {type(net).__name__} reaches "
@@ -207,10 +239,46 @@ def take_statistics(
     require_finite(taken, given, [(x, None) for x in images], f"taking batch-norm statistics on task {task.name}", lr)
 
 
+def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor) -> float:
+    """Compute how far the statistics of a network are from the moments of some images through it.
+
+    It is the Bhattacharyya distance of two normal distributions with means m and M and variances v and V, to which the
+    layer's epsilon is added: (m - M)^2 / 4(v + V) + log((v + V) / 2 sqrt(v V)) / 2, averaged over all channels of the
+    layers that a pass reaches.
+
+    Args:
+        net: The network, a workspace that is left as it was; it normalises by its own statistics.
+        images: Batches of inputs, which are moved to the network's device.
+        weights: `(n,)` how much each image counts, in the order of the images and not negative.
+
+    Returns:
+        The distance, 0 where the two are the same.
+    """
+    of_layer: dict[_BatchNorm, list[_Moments]] = {}
+
+    def note(counts: Tensor, layer: _BatchNorm, x: Tensor) -> None:
+        of_layer.setdefault(layer, []).append(_moments(x, counts))
+
+    device = device_of(net.state_dict())
+    with eval_mode(net), torch.no_grad():
+        for x, counts in zip(images, weights.split([len(x) for x in images]), strict=True):
+            with _before(batch_norms(net), partial(note, counts)):
+                net(inputs(net, x, device))
+    channels = []
+    for layer, found in ((layer, _pooled(parts)) for layer, parts in of_layer.items()):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        one, other = found.variance + layer.eps, _wide(layer.running_var) + layer.eps
+        apart = (found.mean - _wide(layer.running_mean)).square() / (one + other) / 4
+        channels.append(apart + ((one + other) / (one * other).sqrt() / 2).log() / 2)
+    return float(torch.cat(channels).mean()) if channels else 0.0
+
+
 class _Moments(NamedTuple):
-    """Mean and population variance of each channel, and how many numbers of a channel they are of."""
+    """Mean and population variance of each channel, how many numbers of a channel they are of, and their weight."""
 
     numbers: int
+    weight: float
     mean: Tensor
     variance: Tensor
 
@@ -230,22 +298,51 @@ class _ReachedError(Exception):
         self.use = use
 
 
-def _uses_by_batch(net: nn.Module, batches: Sequence[Tensor], task: Task) -> list[_Use]:
-    """One pass over each batch, in which every use normalises by the moments of its own input."""
+_Part = tuple[Tensor, Tensor | None]
+"""Images that go through the network together, and how much each counts."""
+
+
+class _Writer:
+    """Gives a layer its statistics: a mixture of those that it had at the start and some moments."""
+
+    def __init__(self, net: nn.Module, kept: float) -> None:
+        self.kept = kept
+        # Two layers may share their statistics.
+        self.given = {
+            id(layer.running_mean): clone({"mean": layer.running_mean, "variance": layer.running_var})
+            for layer in batch_norms(net)
+            if kept and layer.running_mean is not None and layer.running_var is not None
+        }
+
+    def __call__(self, layer: _BatchNorm, moments: _Moments) -> None:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, variance = moments.mean, moments.variance
+        if self.kept:
+            given = self.given[id(layer.running_mean)]
+            mean = self.kept * given["mean"] + (1 - self.kept) * mean
+            variance = self.kept * given["variance"] + (1 - self.kept) * variance
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+
+
+def _uses_of(net: nn.Module, layers: Sequence[_BatchNorm], part: _Part, task: Task, write: _Writer) -> list[_Use]:
+    """One pass over some images, in which every use normalises by the moments of its own input."""
+    images, weights = part
     uses: list[_Use] = []
 
     def note(layer: _BatchNorm, x: Tensor) -> None:
-        uses.append(_Use(layer, _moments(x)))
-        _set(net, uses[-1], task)
+        uses.append(_Use(layer, _moments(x, weights)))
+        _set(net, uses[-1], task, write)
 
-    device = device_of(net.state_dict())
-    with _before(batch_norms(net), note):
-        for x in batches:
-            net(inputs(net, x, device))
+    with _before(layers, note):
+        net(inputs(net, images, device_of(net.state_dict())))
     return uses
 
 
-def _uses_over_chunks(net: nn.Module, chunks: Sequence[Tensor], task: Task) -> list[_Use]:
+def _uses_over_chunks(
+    net: nn.Module, layers: Sequence[_BatchNorm], chunks: Sequence[_Part], task: Task, write: _Writer
+) -> list[_Use]:
     """A pass over all chunks for each use, up to it, in which the uses before it normalise by their moments over all.
 
     A pass begins at the images again. To hold each chunk's activations at the use instead, a network would have to be
@@ -253,7 +350,7 @@ def _uses_over_chunks(net: nn.Module, chunks: Sequence[Tensor], task: Task) -> l
     """
     uses: list[_Use] = []
     while True:
-        found = [_next_use(net, uses, chunk, task) for chunk in chunks]
+        found = [_next_use(net, layers, uses, chunk, task, write) for chunk in chunks]
         if found[0] is None:
             return uses
         if any(use is None or use.layer is not found[0].layer for use in found):
@@ -264,19 +361,22 @@ def _uses_over_chunks(net: nn.Module, chunks: Sequence[Tensor], task: Task) -> l
         uses.append(_Use(found[0].layer, _pooled([use.moments for use in found if use is not None])))
 
 
-def _next_use(net: nn.Module, known: Sequence[_Use], x: Tensor, task: Task) -> _Use | None:
+def _next_use(
+    net: nn.Module, layers: Sequence[_BatchNorm], known: Sequence[_Use], part: _Part, task: Task, write: _Writer
+) -> _Use | None:
     """The first use that is not known, by a pass that ends there; none where all are known."""
+    images, weights = part
     left = iter(known)
 
     def note(layer: _BatchNorm, x: Tensor) -> None:
         use = next(left, None)
         if use is None:
-            raise _ReachedError(_Use(layer, _moments(_wide(x))))
-        _set(net, use, task)
+            raise _ReachedError(_Use(layer, _moments(_wide(x), weights)))
+        _set(net, use, task, write)
 
     try:
-        with _before(batch_norms(net), note):
-            net(inputs(net, x, device_of(net.state_dict())))
+        with _before(layers, note):
+            net(inputs(net, images, device_of(net.state_dict())))
     except _ReachedError as reached:
         return reached.use
     return None
@@ -322,23 +422,42 @@ def _before(layers: Iterable[_BatchNorm], note: Callable[[_BatchNorm, Tensor], N
             handle.remove()
 
 
-def _moments(x: Tensor) -> _Moments:
+def _moments(x: Tensor, weights: Tensor | None) -> _Moments:
     """The moments by two means: `torch.var_mean` takes 2 to 12 times as long over several dimensions on a processor.
 
     With it AdaBN of MobileNetV2 at 96 pixels took twice as long (77 images, one thread: 14.9 ms and 7.6 ms an image).
     """
+    numbers = x.numel() // x.shape[1]
+    if weights is not None:
+        return _weighted(x, weights, numbers)
     dims = [d for d in range(x.dim()) if d != 1]
     mean = x.mean(dims, keepdim=True)
-    return _Moments(x.numel() // x.shape[1], mean.flatten(), (x - mean).square_().mean(dims))
+    return _Moments(numbers, numbers, mean.flatten(), (x - mean).square_().mean(dims))
+
+
+def _weighted(x: Tensor, weights: Tensor, numbers: int) -> _Moments:
+    """The moments in which each image counts by its weight, and all its positions the same."""
+    if len(weights) != len(x):
+        raise InputError(
+            f"{len(weights)} weighted images reach a BatchNorm layer as {len(x)} inputs, so that nobody knows which is "
+            "whose; use an adaptation in which all images count the same, such as adabn"
+        )
+    total = float(weights.sum())
+    # A part of the images may have no weight.
+    shares = moved(weights / (total or 1.0), x.device).to(x.dtype)
+    positions = x.flatten(2) if x.dim() > 2 else x[..., None]
+    mean = shares @ positions.mean(2)
+    variance = shares @ (positions - mean[:, None]).square_().mean(2)
+    return _Moments(numbers, numbers // len(x) * total, mean, variance)
 
 
 def _pooled(parts: Sequence[_Moments]) -> _Moments:
     """The moments of all numbers together: each part's about its own mean, then combined, in float64."""
-    total = sum(part.numbers for part in parts)
-    wide = [(part.numbers / total, _wide(part.mean), _wide(part.variance)) for part in parts]
+    total = sum(part.weight for part in parts)
+    wide = [(part.weight / total, _wide(part.mean), _wide(part.variance)) for part in parts]
     mean = torch.stack([m * share for share, m, _ in wide]).sum(0)
     variance = torch.stack([(v + (m - mean).square()) * share for share, m, v in wide]).sum(0)
-    return _Moments(total, mean, variance)
+    return _Moments(sum(part.numbers for part in parts), total, mean, variance)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -346,33 +465,27 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
 
 
-def _pool(uses: Sequence[_Use]) -> set[_BatchNorm]:
+def _pool(uses: Sequence[_Use], write: _Writer) -> set[_BatchNorm]:
     """Give every layer the pooled moments of its uses; the layers."""
     of_layer: dict[int, list[_Use]] = {}
     for use in uses:
         # Two layers may share their statistics.
         of_layer.setdefault(id(use.layer.running_mean), []).append(use)
     for of_one in of_layer.values():
-        _write(of_one[0].layer, _pooled([use.moments for use in of_one]))
+        write(of_one[0].layer, _pooled([use.moments for use in of_one]))
     return {use.layer for use in uses}
 
 
-def _set(net: nn.Module, use: _Use, task: Task) -> None:
+def _set(net: nn.Module, use: _Use, task: Task, write: _Writer) -> None:
     """Give a layer the moments by which it is about to normalise."""
-    if use.moments.numbers == 1:
+    # A mixture has a variance.
+    if use.moments.numbers == 1 and not write.kept:
         name = next(name for name, module in net.named_modules() if module is use.layer)
         raise InputError(
             f"batch-norm statistics of task {task.name} are not defined: layer {name} gets a single number for each "
             "channel, and one number has no variance; give at least two images, or use no adaptation"
         )
-    _write(use.layer, use.moments)
-
-
-def _write(layer: _BatchNorm, moments: _Moments) -> None:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    layer.running_mean.copy_(moments.mean)
-    layer.running_var.copy_(moments.variance)
+    write(use.layer, use.moments)
 
 
 def _statistics_of(net: nn.Module, layers: set[_BatchNorm]) -> State:

@@ -83,3 +83,56 @@ class OfExpert(Protocol):
         Returns:
             The adaptation.
         """
+
+
+def asks(adapt: Adapt, protocol: type) -> bool:
+    """Tell whether an adaptation needs what the device does not have by itself.
+
+    Args:
+        adapt: The adaptation.
+        protocol: What it may need: `OfExpert`, `OfExperts` or `OfServer`.
+
+    Returns:
+        Whether it does, or one of its `steps` or `candidates`, where it has some.
+    """
+    parts = getattr(adapt, "steps", getattr(adapt, "candidates", None))
+    if isinstance(parts, Sequence):
+        return any(asks(part, protocol) for part in parts)
+    return isinstance(adapt, protocol)
+
+
+@runtime_checkable
+class OfExperts(Protocol):
+    """An adaptation that needs all unmerged experts and their common start, which the device then has to store.
+
+    A row with it is adapted and evaluated after the last task alone.
+    """
+
+    def with_experts(self, experts: Sequence[Expert], start: State) -> Adapt:
+        """Make the adaptation with those experts.
+
+        Args:
+            experts: All unmerged experts, in the order of the tasks.
+            start: The full state that the first of them was trained from.
+
+        Returns:
+            The adaptation.
+        """
+
+
+@runtime_checkable
+class OfServer(Protocol):
+    """An adaptation that needs what the server measures on its own labelled images, and sends with the model."""
+
+    def with_server(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> Adapt:
+        """Make the adaptation with what the server has measured.
+
+        Args:
+            net: The network that lends its architecture, a workspace.
+            state: The task's state of the personal model, which the server is about to send.
+            task: The task.
+            data: The server's labelled validation batches of the task.
+
+        Returns:
+            The adaptation.
+        """

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,12 @@ DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, func
 DIVERGED = 10
 """The mean loss of the last pass, in units of the loss at the start and of that of guessing, from which a training has
 diverged: a network whose units are all dead is finite, and would be counted as an accuracy of chance."""
+
+Objective = Callable[[Tensor, Tensor | None], Tensor]
+"""The loss of a batch of its logits `(n, classes of the task)` and labels `(n,)`, a number to be minimised.
+
+A number without a gradient takes no step.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,41 +116,63 @@ def check_steps(lr: float, momentum: float, adaptation: str) -> None:
         raise InputError(f"the momentum of {adaptation} is in [0, 1), got {momentum}")
 
 
-def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: Iterable[Batch], epochs: int) -> None:
-    """Take steps on the cross-entropy over the task's classes, one for each batch of the data, in place.
+def cross_entropy(task: Task) -> Objective:
+    """Make the supervised objective.
+
+    Args:
+        task: The task, which turns labels into columns.
+
+    Returns:
+        The mean cross-entropy over the task's classes, which refuses data without labels.
+    """
+
+    def loss(logits: Tensor, y: Tensor | None) -> Tensor:
+        if y is None:
+            raise InputError(
+                "training on the device needs labels, and these data have none; adapt without labels, or not at all"
+            )
+        return nn.functional.cross_entropy(logits, moved(task.columns(y), logits.device))
+
+    return loss
+
+
+def descend(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    data: Iterable[Batch],
+    epochs: int,
+    objective: Objective | None = None,
+) -> None:
+    """Take steps on an objective over the task's classes, one for each batch of the data, in place.
 
     Args:
         net: The network; the batches are moved to its device.
         optimizer: The optimizer of the weights that are trained.
         task: The task.
-        data: Labelled batches.
+        data: Batches, labelled where the objective needs it.
         epochs: The number of passes over the data.
+        objective: The loss of a batch; by default its `cross_entropy`.
 
     Raises:
         InputError: The data have no images or no labels, or a batch is too small to be normalised.
         DivergedError: The loss has grown beyond `DIVERGED`. One that is not finite is left to the caller, who can tell
             whether the steps are the cause.
     """
+    objective = objective or cross_entropy(task)
     device = device_of(net.state_dict())
     first: Tensor | None = None
     total, images = torch.zeros((), device=device), 0
     for _ in range(epochs):
         total, images = torch.zeros((), device=device), 0
         for x, y in data:
-            if y is None:
-                raise InputError(
-                    "training on the device needs labels, and these data have none; adapt without labels, or not at all"
-                )
-            with refusing_batch(x, task):
-                logits = net(inputs(net, x, device))[:, task.classes]
-            loss = nn.functional.cross_entropy(logits, moved(task.columns(y), device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            first = loss.detach() if first is None else first
+            # An optimizer may ask for the loss and its gradient more than once; torch declares that it is a float.
+            closure: Any = partial(_differentiated, net, optimizer, task, objective, x, y, device)
+            loss: Tensor = optimizer.step(closure)
+            first = loss if first is None else first
             # The sum stays on the device: to read it would be to wait for every step.
-            total += loss.detach() * len(y)
-            images += len(y)
+            total += loss * len(x)
+            images += len(x)
         if not images:
             raise InputError(f"training on the device needs at least one image of task {task.name}; the user has none")
     if first is not None:
@@ -153,3 +182,22 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, task: Task, data: 
                 f"training on the device on task {task.name} diverged with lr={optimizer.param_groups[0]['lr']}: the "
                 f"loss was {start:.3g} before it and {end:.3g} in its last pass; lower the learning rate"
             )
+
+
+def _differentiated(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """The loss of a batch, whose gradient is left at the weights; none of a loss that has none."""
+    with refusing_batch(x, task):
+        logits = net(inputs(net, x, device))[:, task.classes]
+    loss = objective(logits, y)
+    optimizer.zero_grad()
+    if loss.requires_grad:
+        loss.backward()
+    return loss.detach()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dua_lightning.data.images import Images
 from dua_lightning.data.preprocessing import Preprocessing
@@ -39,6 +40,28 @@ class Benchmark:
     def classes(self) -> int:
         """The number of columns of the shared head."""
         return len(self.categories)
+
+    def after(self, data: UserData) -> UserData:
+        """Give the user who comes after another one; the first one comes after the last.
+
+        Args:
+            data: A user's data.
+
+        Returns:
+            The next user's data, in the halves of the same draw.
+
+        Raises:
+            InputError: There is no other user.
+        """
+        count = len(self._places)
+        if count < 2:
+            raise InputError(f"the benchmark has no other user than {data.user}; give it at least two")
+        return self.users[(self._places[data.user] + 1) % count].draw(data.iteration)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """The place of each user, by name."""
+        return {someone.user: place for place, someone in enumerate(self.users)}
 
 
 def digit_tasks(count: int = 5) -> tuple[Task, ...]:

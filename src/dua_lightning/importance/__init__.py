@@ -1,8 +1,11 @@
-"""psi: one non-negative number per weight, measured on data without the data leaving their owner."""
+"""psi: what matters to some data, mostly one non-negative number per weight, without the data leaving their owner."""
 
+from dua_lightning.importance.averaged import Averaged, averaged
 from dua_lightning.importance.base import Importance
 from dua_lightning.importance.fim import FIM
+from dua_lightning.importance.gram import Gram
 from dua_lightning.importance.mas import MAS
+from dua_lightning.importance.null import Noise, Permuted
 from dua_lightning.importance.uniform import Uniform
 
-__all__ = ["FIM", "MAS", "Importance", "Uniform"]
+__all__ = ["FIM", "MAS", "Averaged", "Gram", "Importance", "Noise", "Permuted", "Uniform", "averaged"]

@@ -13,7 +13,8 @@ from torch import nn
 
 from dua_lightning.adapt.adabn import AdaBN, AtOnce
 from dua_lightning.merge.base import STATISTICS
-from dua_lightning.params import State, batch_norms
+from dua_lightning.merge.calibration import calibrated, temperature
+from dua_lightning.params import State, batch_norms, device_of, eval_mode, inputs, task_logits
 from dua_lightning.tasks import Expert, UserModel
 
 if TYPE_CHECKING:
@@ -86,25 +87,46 @@ class ServerStatistics:
 
     Args:
         images_at_once: The largest number of images in a pass, as in `AdaBN`.
+        calibrate: Whether the server divides each task's logits by the temperature that suits its validation labels.
+            No prediction of the model changes; what a device computes from its probabilities does, such as entropies
+            and the user's own shares of the classes.
 
     Raises:
-        InputError: `AdaBN` raises it.
+        InputError: `AdaBN` or `calibrated` raises it.
     """
 
     images_at_once: AtOnce = "auto"
+    calibrate: bool = False
 
     def __call__(
         self, net: nn.Module, experts: Sequence[Expert], model: UserModel, data: Sequence["ServerTask"]
     ) -> UserModel:
-        if not batch_norms(net):
+        normalises = bool(batch_norms(net))
+        if not (normalises or self.calibrate):
             return model
         take = AdaBN(self.images_at_once)
         taken: dict[str, State] = {}
         for of_task in data:
             if (state := model.get(of_task.task.name)) is not None:
-                own = take(net, state, of_task.task, of_task.val_dataloader())
-                taken[of_task.task.name] = state | _statistics(own)
+                if normalises:
+                    state = state | _statistics(take(net, state, of_task.task, of_task.val_dataloader()))
+                if self.calibrate:
+                    state = _calibrated(net, state, of_task)
+                taken[of_task.task.name] = state
         return taken
+
+
+def _calibrated(net: nn.Module, state: State, of_task: "ServerTask") -> State:
+    """The state whose probabilities suit the server's validation labels."""
+    task, device = of_task.task, device_of(state)
+    with eval_mode(net), torch.no_grad():
+        pairs = [
+            (task_logits(net, state, inputs(net, x, device), task.classes), task.columns(y))
+            for x, y in of_task.val_dataloader()
+            if y is not None
+        ]
+    logits, columns = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
+    return calibrated(state, task, temperature(logits, columns))
 
 
 def _statistics(state: State) -> State:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt import AdaBN, Adapt, Unchanged
-from dua_lightning.adapt.base import OfExpert
+from dua_lightning.adapt.base import OfExpert, OfExperts, OfServer, asks
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, device_of, eval_mode, inputs, loaded, task_logits
@@ -136,8 +136,9 @@ class PersonalModel:
             phi.
         """
         phi: Adapt = build(self.settings["phi"], "adapt", Adapt)
-        # An expert stays with the run.
-        own = type(phi) is not Unchanged and not phi.needs_labels and not isinstance(phi, OfExpert)
+        # Experts stay with the run, and the server's images with the server.
+        alone = not any(asks(phi, other) for other in (OfExpert, OfExperts, OfServer))
+        own = type(phi) is not Unchanged and not phi.needs_labels and alone
         return phi if own else AdaBN()
 
     def adapted(self, task: str, data: Iterable[Batch]) -> "PersonalModel":

@@ -74,7 +74,7 @@ class Choice:
 
 
 def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
-    """Call the node's `_target_` with its settings, nodes within it built first.
+    """Call the node's `_target_` with its settings, nodes within it built first; a mapping of nodes makes a list.
 
     With `_partial_` in the node the call is left to the caller, as in Hydra: the result takes further arguments.
 
@@ -128,6 +128,9 @@ def build(node: Any, place: str, kind: type = object, **given: Any) -> Any:
 def _setting(value: Any, annotation: Any, place: str) -> Any:
     if isinstance(value, list) and any(isinstance(item, Mapping) and "_target_" in item for item in value):
         return [_setting(item, Any, f"{place}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and value and all(isinstance(v, Mapping) and "_target_" in v for v in value.values()):
+        # Hydra sets one item of a mapping on the command line, and none of a list.
+        return [_setting(item, Any, f"{place}.{name}") for name, item in value.items()]
     if isinstance(value, Mapping) and "_target_" in value:
         known = isinstance(annotation, type) and annotation not in (Parameter.empty, Any)
         return build(value, place, annotation if known else object)

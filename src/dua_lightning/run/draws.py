@@ -14,7 +14,7 @@ import torch
 
 from dua_lightning import server, user
 from dua_lightning.adapt.adabn import one_is_too_few
-from dua_lightning.adapt.base import NormalisesTogether
+from dua_lightning.adapt.base import Adapt, NormalisesTogether, OfExperts, OfServer, asks
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.images import sizes
@@ -27,11 +27,11 @@ from dua_lightning.params import State, body_names, clone
 from dua_lightning.progress import stage
 from dua_lightning.run import training
 from dua_lightning.run.network import build_network
-from dua_lightning.run.recipes import Recipes
+from dua_lightning.run.recipes import MEASURES, Recipes
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.store import Store, digest
-from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors, fingerprint
 from dua_lightning.tasks import Expert, Prior, Task, UserModel
 
 CHANGED = "the pictures have changed since the run began; run again"
@@ -46,7 +46,7 @@ class Draw:
         place: The user's place in the benchmark, from 0.
         iteration: The Monte-Carlo iteration, from 1.
         rows: The places of the rows.
-        content: The digest of the recipe of the user's data, which are read anew in every process.
+        content: The digest `Draws.pictures` of the users' data, which are read anew in every process.
     """
 
     place: int
@@ -133,6 +133,7 @@ class Draws:
         self.device = training.device(settings.training)
         self._moved: dict[str, Tensors] = {}
         self._statistics: dict[str, dict[str, State]] = {}
+        self._sent: dict[tuple[str, str, str], Adapt] = {}
         self.store = Store(settings.store_dir) if say is None else Store(settings.store_dir, say)
         self.recipes = Recipes(settings, self.start, self.benchmark)
 
@@ -202,7 +203,7 @@ class Draws:
 
     @staticmethod
     def takes(row: Row, data: UserData) -> bool:
-        """Tell whether a row takes a user: it leaves out those who lack the labels that it needs.
+        """Tell whether a row takes a user: it leaves out those who lack the labels or the scored images that it needs.
 
         Args:
             row: The row.
@@ -211,7 +212,7 @@ class Draws:
         Returns:
             Whether it does.
         """
-        return data.labelled or not row.needs_labels
+        return (data.labelled or not row.needs_labels) and not (row.prior == "oracle" and data.unscored)
 
     def data(self, draw: Draw) -> UserData:
         """Give the user's data in the halves of a draw.
@@ -226,9 +227,22 @@ class Draws:
             InputError: They are not those that the draw was made for.
         """
         data = self.benchmark.users[draw.place].draw(draw.iteration)
-        if digest(data.recipe()) != draw.content:
+        if self.pictures(data) != draw.content:
             raise InputError(CHANGED)
         return data
+
+    def pictures(self, data: UserData) -> str:
+        """Compute the digest of all users' data that a draw's results are made of.
+
+        Args:
+            data: The user's data in the halves of the draw.
+
+        Returns:
+            The SHA-256 in hexadecimal.
+        """
+        if any(row.prior == "other" for row in self.rows):
+            return digest({"user": data.recipe(), "other": self.benchmark.after(data).recipe()})
+        return digest(data.recipe())
 
     def compute(self, draw: Draw, shared: Shared) -> tuple[list[Result], float]:
         """Compute the results of a draw's rows.
@@ -266,8 +280,10 @@ class Draws:
             data, _ = self._sorted(experts, data)
             ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
             of = {expert.task.name: expert for expert in experts}
+            phi = self._phi(row, experts)
             states = {
-                task: user.personalise(self.net, of[task], state, row.phi, data)[0] for task, state in model.items()
+                task: user.personalise(self.net, of[task], state, phi, data, self._informed)[0]
+                for task, state in model.items()
             }
             return states, data
 
@@ -331,7 +347,25 @@ class Draws:
                 divided[key] = self._sorted(experts, data)
             data, by_confidence = divided[key]
             models = self._merged(row, experts, data, own_priors, shared, row.last_alone)
-            return Result(*user.evaluate(self.net, experts, models, row.phi, data), by_confidence)
+            phi = self._phi(row, experts)
+            return Result(*user.evaluate(self.net, experts, models, phi, data, self._informed), by_confidence)
+
+    def _phi(self, row: Row, experts: tuple[Expert, ...]) -> Adapt:
+        """The row's adaptation, with all experts where it asks for them."""
+        return row.phi.with_experts(experts, self._start()) if isinstance(row.phi, OfExperts) else row.phi
+
+    def _informed(self, phi: Adapt, task: Task, state: State) -> Adapt:
+        """The adaptation with what the server measures for it, once for all users who are sent the same state."""
+        if not (asks(phi, OfServer) and isinstance(phi, OfServer)):
+            return phi
+        key = repr(phi), task.name, fingerprint(state)
+        if key not in self._sent:
+            of_task = next(one for one in self.benchmark.server if one.task == task)
+            self._sent[key] = phi.with_server(self.net, state, task, of_task.val_dataloader())
+        return self._sent[key]
+
+    def _start(self) -> State:
+        return self._here("start", {"start": self.start})
 
     def _experts(self, row: Row, shared: Shared) -> tuple[Expert, ...]:
         return joined(self.benchmark.tasks, [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)])
@@ -373,15 +407,17 @@ class Draws:
         own_priors: dict[str, list[Prior]],
         shared: Shared,
     ) -> list[Prior]:
-        """Give the priors: a user measures them once for all rows, the server once for all users."""
+        """Give the priors: for each user they are measured once for all rows, by the server once for all users."""
         psi = row.psi
         if psi is None:
             return []
         if row.prior == "server":
             return unnamed(self._here(self.recipes.priors(row, None).key, shared))
+        if row.prior == "other":
+            data, _ = self._sorted(experts, self.benchmark.after(data))
         recipe = self.recipes.priors(row, data)
         if recipe.key not in own_priors:
-            measured = partial(user.measure, psi, self.net, experts, data)
+            measured = partial(MEASURES[row.prior], psi, self.net, experts, data)
             if self.settings.keep_priors:
                 kept = self.store.once(recipe, lambda: named(measured()))
                 own_priors[recipe.key] = unnamed({name: omega.to(self.device) for name, omega in kept.items()})
@@ -392,7 +428,7 @@ class Draws:
     def _models(
         self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
     ) -> Iterator[tuple[int, UserModel]]:
-        N, start = len(experts), self._here("start", {"start": self.start})
+        N, start = len(experts), self._start()
         merged = (
             [(N, row.chi(experts, priors, start))]
             if last_alone
@@ -405,7 +441,7 @@ class Draws:
         """The step after the merge; it is taken once for all users where their priors have no say in the merge."""
         if row.statistics is None:
             return model
-        if row.prior == "user":
+        if row.prior not in ("server", "none"):
             return row.statistics(self.net, experts, model, self.benchmark.server)
         states = [recipe.key for recipe in self.recipes.experts(row)]
         key = repr([states, len(experts), row.prior, row.training_data_too, {**row.settings, "phi": None}])

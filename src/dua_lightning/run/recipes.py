@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dua_lightning.adapt.base import OfServer, asks
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
@@ -16,11 +17,13 @@ from dua_lightning.server import measure, merge_prefixes, train_experts
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import fingerprint
 from dua_lightning.store.versions import Used, version
-from dua_lightning.user import evaluate, tasks_by_confidence
+from dua_lightning.user import evaluate, measure_oracle, tasks_by_confidence
 from dua_lightning.user import measure as measure_on_device
 
 ALL_DEVICES = (-1, "-1", "auto")
 """Values of `trainer.devices` that stand for as many as there are."""
+MEASURES = {"user": measure_on_device, "other": measure_on_device, "oracle": measure_oracle}
+"""The functions that measure priors on a user's images, by the one who measures."""
 
 
 class Recipes:
@@ -57,6 +60,7 @@ class Recipes:
         self._device = {"accelerator": trainer["accelerator"]}
         self._data = [data.recipe() for data in benchmark.server]
         self._data_class = type(benchmark.server[0])
+        self._benchmark = benchmark
 
     def experts(self, row: Row) -> list[Recipe]:
         """Give the recipes of a row's experts.
@@ -83,16 +87,19 @@ class Recipes:
 
         Args:
             row: The row.
-            data: The data of the user who measures them, or `None` for the server.
+            data: The data of the user who measures them, or whose evaluation images an oracle measures them on; `None`
+                for the server.
 
         Returns:
             The recipe.
         """
-        of = {"server_training_data": row.training_data_too} if data is None else data.recipe()
+        of: dict[str, Any] = {"server_training_data": row.training_data_too} if data is None else data.recipe()
         # Importances do not depend on how data are cut into batches.
         of.pop("batch_size", None)
+        if row.prior == "oracle":
+            of["half"] = "evaluation"
         psi = row.settings["psi"]
-        used: list[Used] = [measure, self._data_class] if data is None else [measure_on_device, type(data)]
+        used: list[Used] = [measure, self._data_class] if data is None else [MEASURES[row.prior], type(data)]
         return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of, **self._device))
 
     def result(self, row: Row, data: UserData) -> Recipe:
@@ -117,12 +124,14 @@ class Recipes:
             "user": data.recipe(),
             **self._device,
         }
+        if row.prior == "other":
+            values["measured_on"] = self._benchmark.after(data).recipe()
         used: list[Used] = [merge_prefixes, evaluate, type(data)]
         if data.unsorted is not None:
             used.append(tasks_by_confidence)
         if row.psi is not None:
-            used += [measure, self._data_class] if row.prior == "server" else [measure_on_device]
-        if row.statistics is not None:
+            used += [measure, self._data_class] if row.prior == "server" else [MEASURES[row.prior]]
+        if row.statistics is not None or asks(row.phi, OfServer):
             used.append(self._data_class)
         return Recipe("results", _with_code(used, **values))
 

@@ -21,7 +21,7 @@ from dua_lightning.run import training
 from dua_lightning.run.draws import Draw, Draws, Result, joined
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
-from dua_lightning.store.store import Recipe, digest
+from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert
 from dua_lightning.training import Fitted
@@ -176,7 +176,7 @@ class Results:
                 missing[place] = recipe
             else:
                 reused += 1
-        draw = Draw(user, iteration, tuple(missing), digest(data.recipe()))
+        draw = Draw(user, iteration, tuple(missing), self._draws.pictures(data))
         return _Collected(data.user, draw, results, reused, missing)
 
     def _receive(self, waiting: dict[int, _Collected]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dua_lightning.adapt import Adapt, Unchanged
+from dua_lightning.adapt.base import OfExperts
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge, Statistics
@@ -15,6 +16,14 @@ from dua_lightning.run.settings import AdaptAfter, Measurer, RowSettings, SeedSe
 
 if TYPE_CHECKING:
     from dua_lightning.regularise import Regulariser
+
+PRIORS: dict[Measurer, str] = {
+    "user": "user's priors",
+    "server": "server's priors",
+    "other": "another user's priors",
+    "oracle": "oracle's priors of the scored images",
+}
+"""The names of priors in labels, by the one who measures them."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,18 @@ class Row:
     @property
     def needs_labels(self) -> bool:
         """Whether a user needs labels for it, so that it leaves out those who have none."""
-        return self.phi.needs_labels or (self.prior == "user" and self.psi is not None and self.psi.needs_labels)
+        by_users = self.prior in ("user", "other")
+        return self.phi.needs_labels or (by_users and self.psi is not None and self.psi.needs_labels)
 
     @property
     def uses(self) -> str:
-        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels."""
+        """Name what it uses of a user's own: `nothing`, `images`, or `labels` for images with their labels.
+
+        It is `others` where another user measures the prior, and `oracle` where that reads the images that are scored,
+        whatever else the row uses: such rows stand neither for what a server nor for what a user can do.
+        """
+        if self.prior in ("other", "oracle"):
+            return "oracle" if self.prior == "oracle" else "others"
         if self.needs_labels:
             return "labels"
         return "nothing" if self.prior != "user" and type(self.phi) is Unchanged else "images"
@@ -158,7 +174,9 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         label=_label(settings, chi),
         training_label="Joint" if settings.training == "joint" else settings.regularise.label,
         training=settings.training,
-        last_alone=settings.training == "joint" or (adapt_after == "last_task" and type(phi) is not Unchanged),
+        last_alone=settings.training == "joint"
+        or isinstance(phi, OfExperts)
+        or (adapt_after == "last_task" and type(phi) is not Unchanged),
         regularise=settings.regularise,
         prior=prior,
         psi=psi,
@@ -192,7 +210,7 @@ def _label(settings: RowSettings, chi: Merge) -> str:
         if own.importance not in (None, importance.name):
             label += f", {importance.label}"
         if settings.prior != own.prior:
-            label += f", {settings.prior}'s priors"
+            label += f", {PRIORS[settings.prior]}"
     if settings.merge.name != own.merge:
         label += f", {settings.merge.label} merge"
     if not chi.keeps_statistics and settings.statistics.name != own.statistics:

@@ -13,8 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from dua_lightning.errors import InputError
 from dua_lightning.run.build import Choice, check, typed
 
-Measurer = Literal["user", "server", "none"]
-"""The one who measures the prior."""
+Measurer = Literal["user", "server", "other", "oracle", "none"]
+"""The one who measures the prior.
+
+They are the user, the server, or another user: the next one of the benchmark. The oracle measures on the very images of
+the user that are scored.
+"""
 TaskOrder = Literal["sequential", "joint"]
 """Whether tasks are learnt one after another, or jointly as one."""
 
