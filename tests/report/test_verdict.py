@@ -32,6 +32,8 @@ KINDS = {
     "MAS-IMM, server statistics + Tent": ("imm", "mas", "tent", "server", "server", "images"),
     "MAS-IMM, mean merge + AdaBN": ("imm", "none", "adabn", "none", "last", "images"),
     "MAS-IMM + Tent, lr=0.1": ("imm", "mas", "tent", "server", "last", "images"),
+    "MAS-IMM + TENT (mean statistics, lr 0.1, epochs 1)": ("imm", "mas", "tent_with", "server", "last", "images"),
+    "mean-IMM, TIES merge + AdaBN": ("mean_imm", "none", "adabn", "none", "last", "images"),
     "mean-IMM + AdaBN": ("mean_imm", "none", "adabn", "none", "last", "images"),
     "noise-MAS-RACL + AdaBN": ("racl", "noise", "adabn", "user", "last", "images"),
     "MAS-RACL, another user's priors + AdaBN": ("racl", "mas", "adabn", "other", "last", "others"),

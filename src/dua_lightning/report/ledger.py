@@ -155,8 +155,9 @@ def _priors(rows: Rows) -> dict[str, list[Line]]:
     shared: dict[str, list[Line]] = {}
     found: dict[str, list[Line]] = {}
     for label, row in rows.of.items():
-        of, (_, how) = row["importance"], _parts(rows, label)
-        if row["method"] == "mean_imm" or of == "uniform":
+        of, (merge, how) = row["importance"], _parts(rows, label)
+        # The label names another merge in the place of the mean.
+        if of == "uniform" or (row["method"] == "mean_imm" and not merge.endswith(" merge")):
             shared.setdefault(how, []).append((2, "uniform", label))
         elif of in NULLS:
             shared.setdefault(how, []).append((BESIDE, of, label))
