@@ -8,3 +8,4 @@ for rule in server task mean; do
   python -m dua_lightning +experiment=transprior data/images="${IMAGES:-photos}" model=vgg11_bn method=imm importance=mas \
     'seed=[1,2,3]' statistics=$rule paths.output_dir="$OUT/buffers_$rule" "$@"
 done
+python -m dua_lightning ledger "$OUT/${IMAGES:-photos}" "$OUT"/buffers_* --out "$OUT"

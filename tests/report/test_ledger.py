@@ -16,6 +16,7 @@ STEPS = {
     "MAS-IMM + Tent": 60.0,
     "MAS-IMM, server statistics + Tent": 59.0,
     "MAS-IMM + Tent, lr=0.1": 58.0,
+    "MAS-IMM + TENT (mean statistics, lr 0.1, epochs 1)": 58.5,
     "MAS-IMM + AdaBN-S": 63.0,
     "MAS-IMM + AdaBN": 61.0,
     "MAS-IMM, server statistics": 55.0,
@@ -23,6 +24,7 @@ STEPS = {
     "Joint": 57.0,
     "Task Experts + AdaBN": 65.0,
     "MAS-IMM + AdaBN (released)": 30.0,
+    "MAS-IMM, mean merge + AdaBN": 35.0,
 }
 """The means of rows, in no useful order; Joint is the server's best."""
 PRIORS = {
@@ -33,6 +35,7 @@ PRIORS = {
     "MAS-RACL, another user's priors + AdaBN": 60.7,
     "noise-MAS-RACL + AdaBN": 60.2,
     "mean-IMM + AdaBN": 60.0,
+    "mean-IMM, TIES merge + AdaBN": 59.0,
 }
 
 
@@ -49,7 +52,7 @@ def test_steps_come_in_their_order_and_each_is_measured_from_the_one_before() ->
                 "",
                 "MAS-IMM",
                 "MAS-IMM, server statistics",
-                *4 * ["MAS-IMM + AdaBN"],
+                *5 * ["MAS-IMM + AdaBN"],
                 "MAS-IMM + AdaBN-S",
                 "Task Experts + AdaBN",
             ]
@@ -63,6 +66,7 @@ def test_steps_come_in_their_order_and_each_is_measured_from_the_one_before() ->
         "MAS-IMM + Tent",
         "MAS-IMM, server statistics + Tent",
         "MAS-IMM + Tent, lr=0.1",
+        "MAS-IMM + TENT (mean statistics, lr 0.1, epochs 1)",
         "MAS-IMM + AdaBN-S",
         "Task Experts + AdaBN",
         "Task Experts",

@@ -74,11 +74,11 @@ def sheet(found: "pd.DataFrame") -> Sheet:
         "the row that the server chooses by simulated users",
         [
             Column("chosen by the server", list(server["row"]), number=False),
-            Column("among", list(map(str, server["among"]))),
             Column("accuracy", [f"{value:.1f}" for value in server["accuracy"]]),
+            Column("gap [95 %]", [interval_text(*pair) for pair in zip(server["gap"], server["gap CI"], strict=True)]),
             Column("chosen by the oracle", list(oracle["row"]), number=False),
             Column("accuracy", [f"{value:.1f}" for value in oracle["accuracy"]]),
-            Column("gap [95 %]", [interval_text(*pair) for pair in zip(server["gap"], server["gap CI"], strict=True)]),
+            Column("among", list(map(str, server["among"]))),
         ],
         "accuracy on the scored users, percent; gap: the oracle's row minus the server's, points, 95 % over users. The "
         "oracle cheats: it chooses by the accuracies that it is scored with.",

@@ -6,6 +6,7 @@ that no later line is measured from them.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -38,6 +39,8 @@ WHO = {
     "oracle": (6, "of the scored images"),
 }
 """The stage of a prior and its name, by the one who measures it."""
+TOLD_APART = re.compile(r"(, [\w.]+=[^,]+)+$")
+"""The settings at the end of labels that stood for several results."""
 QUESTION = "Does a personal prior carry anything that no other prior does?"
 """The question that `prior` answers."""
 
@@ -54,11 +57,11 @@ def ledger(draws: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A line for each step of each merge, and for each prior of each setting; those with a single line are left out.
-        There are none where no row does without users.
-        `accuracy` is in percent, with its standard deviation over seeds. `gain` is over the row `server`, `step` over
-        the row `over`, both in points, each with half its 95 % t interval over users and its standard deviation over
-        seeds. `lose` and `lose a point` are the percent of users who lose against `server` anything, or more than a
-        point; `worst tenth` is the mean gain of the tenth of users who gain least, at least one.
+        There are none where no row does without users. `accuracy` is in percent, with its standard deviation over
+        seeds. `gain` is over the row `server`, `step` over the row `over`, both in points, each with half its 95 % t
+        interval over users and its standard deviation over seeds. `lose` and `lose a point` are the percent of users
+        who lose against `server` anything, or more than a point; `worst tenth` is the mean gain of the tenth of users
+        who gain least, at least one.
     """
     rows = Rows(kept(draws))
     if rows.server is None:
@@ -142,7 +145,8 @@ def _steps(rows: Rows) -> dict[str, list[Line]]:
         found.setdefault(merge, []).append((stage, name, label))
     merged = [title for title, lines in found.items() if rows.of[lines[0][2]]["statistics"] != "none"]
     for title in merged:
-        found[title] += experts
+        # Experts alone would make a ledger of a single row.
+        found[title] += experts if len(found[title]) > 1 else []
     return found if merged else found | {"Task Experts": experts}
 
 
@@ -151,8 +155,9 @@ def _priors(rows: Rows) -> dict[str, list[Line]]:
     shared: dict[str, list[Line]] = {}
     found: dict[str, list[Line]] = {}
     for label, row in rows.of.items():
-        of, (_, how) = row["importance"], _parts(rows, label)
-        if row["method"] == "mean_imm" or of == "uniform":
+        of, (merge, how) = row["importance"], _parts(rows, label)
+        # The label names another merge in the place of the mean.
+        if of == "uniform" or (row["method"] == "mean_imm" and not merge.endswith(" merge")):
             shared.setdefault(how, []).append((2, "uniform", label))
         elif of in NULLS:
             shared.setdefault(how, []).append((BESIDE, of, label))
@@ -171,9 +176,10 @@ def _priors(rows: Rows) -> dict[str, list[Line]]:
 
 def _parts(rows: Rows, label: str) -> tuple[str, str]:
     """The merge of a row, and its statistics and adaptation, by its label."""
-    whole = (kin(other) for other, row in rows.of.items() if row["adapt"] == "none")
-    # Rows of several settings of one adaptation have these behind it.
-    merge = next((title for title in whole if f"{kin(label)}, ".startswith(f"{title}, ")), kin(label))
+    merge, plain = kin(label), TOLD_APART.sub("", kin(label))
+    # Rows of several settings of one adaptation have these behind it, and the merge as it is has none.
+    if all(kin(other) != merge for other, row in rows.of.items() if row["adapt"] == "none"):
+        merge = plain
     return merge, label.removeprefix(merge) if label.startswith(merge) else setting(label)
 
 

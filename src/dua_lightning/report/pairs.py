@@ -21,8 +21,8 @@ LEAST = 0.02
 """A smaller mean, in standard deviations, takes ten thousand users or more."""
 FEW = re.compile(r" \+ AdaBN of (\d+) images")
 """The end of a row's label that tells how many images AdaBN took."""
-SETTING = re.compile(r", \w+ statistics| \+ [^,]*")
-"""The parts of a row's label that tell its statistics and its adaptation."""
+SETTING = re.compile(r", \w+ statistics| \+ (?:\([^)]*\)|[^,(])*")
+"""The parts of a row's label that tell its statistics and its adaptation, whose settings may be in brackets."""
 COLUMNS = ["method", "importance", "prior", "statistics", "adapt", "uses"]
 """Columns that tell what a row is."""
 UNCLEAR = "Not enough to tell"
@@ -196,7 +196,7 @@ def kin(label: str) -> str:
     Returns:
         The label without statistics and adaptation.
 
-    >>> kin("MAS-IMM, server statistics + AdaBN")
+    >>> kin("MAS-IMM, server statistics + TENT (epochs 1, lr 0.1)")
     'MAS-IMM'
     """
     return SETTING.sub("", label)
