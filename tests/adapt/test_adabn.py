@@ -315,29 +315,3 @@ def test_a_compiled_network_takes_the_statistics_of_the_plain_one(adapt: AdaBN) 
     after = adapt(compiled, {f"_orig_mod.{name}": tensor for name, tensor in state.items()}, TASK, data)
     for name, tensor in adapt(plain, state, TASK, data).items():
         close(after[f"_orig_mod.{name}"], tensor)
-
-
-@pytest.mark.parametrize("statistics", ["exact", "batch", "ema"])
-@pytest.mark.parametrize("count", [2, 3, 5, 6, 20])
-def test_a_few_images_are_the_first_of_the_first_pass(count: int, statistics: module.Moments) -> None:
-    x = shifted(IMAGES, 8)
-    few = AdaBN(statistics=statistics, images=count)(IMAGES.build(), IMAGES.expert().state, TASK, batches(x, None, 3))
-    cut = batches(x[:count], None, 3)
-    equal(few, AdaBN(statistics=statistics)(IMAGES.build(), IMAGES.expert().state, TASK, cut))
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_few_images_match_the_loop(case: Case) -> None:
-    before, x = case.expert().state, shifted(case)
-    expected = dict(before)
-    for name, (mean, var) in adabn(loaded(case, before), x[:4]).items():
-        expected[f"{name}.running_mean"], expected[f"{name}.running_var"] = mean, var
-    close(AdaBN(images=4)(case.build(), before, TASK, batches(x, None, 3)), expected)
-
-
-@pytest.mark.parametrize(("images", "exact", "batch"), [(None, 7, 1), (1, 1, 1), (4, 4, 1), (5, 5, 2), (6, 6, 3)])
-def test_a_few_images_may_be_too_few_to_normalise(images: int | None, exact: int, batch: int) -> None:
-    assert AdaBN(images=images).normalised_together([3, 3, 1]) == exact
-    assert AdaBN(images=images, statistics="batch").normalised_together([3, 3, 1]) == batch
-    with pytest.raises(InputError, match="at least 1 image"):
-        AdaBN(images=0)

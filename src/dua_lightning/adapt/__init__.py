@@ -14,6 +14,7 @@ from dua_lightning.adapt.bbse import BBSE
 from dua_lightning.adapt.chain import Chain
 from dua_lightning.adapt.early_bn import EarlyBN
 from dua_lightning.adapt.eata import EATA
+from dua_lightning.adapt.few import Few
 from dua_lightning.adapt.finetune import Finetune
 from dua_lightning.adapt.infomax import InformationMaximisation
 from dua_lightning.adapt.label_shift import LabelShift
@@ -40,6 +41,7 @@ __all__ = [
     "BalancedBN",
     "Chain",
     "EarlyBN",
+    "Few",
     "Finetune",
     "InformationMaximisation",
     "LabelShift",

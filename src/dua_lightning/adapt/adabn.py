@@ -57,8 +57,6 @@ class AdaBN:
             and batches matter. With `"batch"` each batch is normalised by its own moments, and the moments are pooled.
             `"ema"` is what the release gathers, and then loses: from mean 0 and variance 1, a running average (momentum
             0.1) of the batches' own statistics, so that 0.9^batches of the start remain.
-        images: Only so many images are taken, the first of the first pass over the data; `None` for all. Where the
-            data come in random order they are a random subset, and fewer of them are a part of more.
 
     Raises:
         InputError: The network has no batch-norm layers with running statistics or its passes reach none, the data are
@@ -67,13 +65,10 @@ class AdaBN:
 
     images_at_once: AtOnce = "auto"
     statistics: Moments = "exact"
-    images: int | None = None
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_images_at_once(self.images_at_once, "AdaBN")
-        if self.images is not None and self.images < 1:
-            raise InputError(f"AdaBN takes the statistics of at least 1 image, got images={self.images}")
 
     def check(self, net: nn.Module) -> None:
         require_batch_norm(net, "AdaBN")
@@ -82,28 +77,13 @@ class AdaBN:
         return 0
 
     def normalised_together(self, sizes: Sequence[int]) -> int:
-        taken = [len(part) for part in _first(map(range, sizes), self.images)]
-        return sum(taken) if self.statistics == "exact" else min(taken, default=0)
+        return sum(sizes) if self.statistics == "exact" else min(sizes, default=0)
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
         adapted = loaded(net, state)
-        images = _first((x for x, _ in data), self.images)
-        take_statistics(adapted, images, self.images_at_once, task, self.statistics)
+        take_statistics(adapted, [x for x, _ in data], self.images_at_once, task, self.statistics)
         return clone(adapted.state_dict())
-
-
-def _first(batches: Iterable[Any], count: int | None) -> list[Any]:
-    """The first items of some batches, the last batch cut; all without a number."""
-    if count is None:
-        return list(batches)
-    taken = []
-    for batch in batches:
-        taken.append(batch[:count])
-        count -= len(batch)
-        if count <= 0:
-            break
-    return taken
 
 
 def check_images_at_once(images_at_once: AtOnce, adaptation: str) -> None:
