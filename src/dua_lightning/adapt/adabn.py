@@ -223,8 +223,8 @@ def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tenso
     """Compute how far the statistics of a network are from the moments of some images through it.
 
     It is the Bhattacharyya distance of two normal distributions with means m and M and variances v and V, to which the
-    layer's epsilon is added: (m - M)^2 / 4(v + V) + log((v + V) / 2 sqrt(v V)) / 2, averaged over all channels of the
-    layers that a pass reaches.
+    layer's epsilon is added: (m - M)^2 / (4 (v + V)) + log((v + V) / (2 sqrt(v V))) / 2, averaged over all channels of
+    the layers that a pass reaches.
 
     Args:
         net: The network, a workspace that is left as it was; it normalises by its own statistics.

@@ -40,8 +40,8 @@ class ATP:
         rates: The rates, or the file in which `save_rates` has put them.
 
     Raises:
-        InputError: There are no rates, the file is another one, a rate is of a tensor that the network does not have,
-            the data have no images, or the step makes numbers that are not finite.
+        InputError: There are no rates, the file's content is not that of its name, a rate is of a tensor that the
+            network does not have, the data have no images, or the step makes numbers that are not finite.
     """
 
     rates: str | Path | Rates | None = None

@@ -45,7 +45,7 @@ class Auto:
         folds: The number of folds.
 
     Raises:
-        InputError: An argument cannot be used, a candidate cannot be, or the criterion cannot judge the network.
+        InputError: An argument cannot be used, a candidate cannot be used, or the criterion cannot judge the network.
     """
 
     candidates: Sequence[Adapt] = (AlphaBN(), BalancedBN(rounds=3, pseudo_count=16))

@@ -50,7 +50,7 @@ def estimated_classes(logits: Tensor, soft: bool = True, corrected: bool = True)
     Args:
         logits: `(n, classes)`.
         soft: Whether an image counts in all classes by its softmax, or in the most probable one alone.
-        corrected: Whether the softmax is first corrected for the user's class prior, as in `BalancedBN`.
+        corrected: Whether the softmax is first corrected for the user's shares of the classes, as in `BalancedBN`.
 
     Returns:
         `(n, classes)`, each row with the sum 1.
@@ -74,9 +74,9 @@ class BalancedBN:
         rounds: How often statistics are taken; the classes of a further round are those that the adapted model
             predicts.
         soft: Whether an image counts in all classes by its softmax, or in the most probable one alone.
-        corrected: Whether the softmax is first corrected for the user's class prior, which `class_prior` estimates in
-            each round with one image of each class added. Otherwise the frequent classes are thought to be rarer than
-            they are, and balanced by half.
+        corrected: Whether the softmax is first corrected for the user's shares of the classes, which `class_prior`
+            estimates in each round with one image of each class added. Otherwise the frequent classes are taken for
+            rarer than they are, and are balanced only in part.
         pseudo_count: N, the number of images that the given statistics are worth, as in `AlphaBN`; with 0 nothing of
             them is kept.
         images_at_once: The largest number of images in a pass, as in `AdaBN`.

@@ -72,7 +72,7 @@ class NormalisesTogether(Protocol):
 
 @runtime_checkable
 class OfExpert(Protocol):
-    """An adaptation that needs the task's unmerged expert too, which the device has since it measured psi on it."""
+    """An adaptation that needs the task's unmerged expert too, which the device has, since it measured psi on it."""
 
     def of(self, expert: Expert) -> Adapt:
         """Make the adaptation with that expert.

@@ -31,7 +31,7 @@ def confusion(probabilities: Tensor, columns: Tensor) -> Tensor:
         columns: `(n,)` the right class of each image.
 
     Returns:
-        `(C, C)`; column c is the mean of the rows of class c, and certainty of c where that has no image.
+        `(C, C)`; column c is the mean of the rows of class c, or the certain prediction of c where c has no image.
     """
     found = torch.eye(probabilities.shape[1], dtype=probabilities.dtype)
     for c in columns.unique().tolist():

@@ -82,7 +82,7 @@ def check_adaptations(found: Sequence[object], what: str, argument: str) -> None
         argument: The argument's name, for the message.
 
     Raises:
-        InputError: It is.
+        InputError: It is empty, or holds something else.
     """
     if not found:
         raise InputError(f"{what} takes at least one adaptation in {argument}, and there is none")

@@ -155,12 +155,12 @@ def statistics(net: nn.Module, given: State, state: State, task: Task, images: S
 
 
 def likelihood(net: nn.Module, given: State, state: State, task: Task, images: Sequence[Tensor]) -> float:
-    """Judge a state by how likely images are under the class prior that its head assumes, in nats for each image.
+    """Judge a state by how likely images are under the shares of the classes that its head assumes, in nats an image.
 
     It is the mean logarithm of the sum of the exponentials of its logits, in which a constant that was added to all
     biases does not count. Between a head that `LabelShift` or `BBSE` has corrected and the given one, the difference is
-    the logarithm of how much more likely the images are under the user's prior. States that differ in anything but the
-    head's biases cannot be compared so.
+    the logarithm of how much more likely the images are under the user's shares of the classes. States that differ in
+    anything but the head's biases cannot be compared so.
 
     Args:
         net: The network that lends its architecture, whose head has a bias.

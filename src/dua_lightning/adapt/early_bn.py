@@ -26,7 +26,7 @@ class EarlyBN:
 
     Args:
         share: The share of the layers that take the user's statistics, above 0 and at most 1; a part of a layer counts
-            as one. With 1 it is `AdaBN`.
+            as a whole one. With 1 it is `AdaBN`.
         images_at_once: The largest number of images in a pass, as in `AdaBN`.
 
     Raises:

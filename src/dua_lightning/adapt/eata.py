@@ -34,7 +34,7 @@ class EATA(TunesWithoutLabels):
 
     The defaults are the authors' for CIFAR-10-C (SGD, learning rate 0.005, batches of 64, strength 1). For ImageNet-C
     they take the learning rate 0.00025 and the strength 2,000. Their limits of the cosine are 0.4 of 10 classes and
-    0.05 of 1,000. Mean predictions of C even classes have a cosine of 1 / sqrt(C) with a certain prediction, so that
+    0.05 of 1,000. A prediction that is even over C classes has a cosine of 1 / sqrt(C) with a certain one, so that
     `"auto"` takes 0.4 sqrt(10 / C).
 
     Args:

@@ -27,18 +27,18 @@ class InformationMaximisation(TunesWithoutLabels):
     """Train so that predictions are certain each and diverse together: the loss of SHOT-IM [Liang2020].
 
     The loss of a batch is the mean entropy of its predictions plus KL(q || pi), where q is the batch's mean prediction
-    and pi the class prior. With a uniform pi it is the authors' loss, the mean entropy minus the entropy of q, up to
-    the constant ln C. They train the whole body by SGD for 15 epochs in batches of 64; the mean of a small batch is a
-    rough one.
+    and pi the shares of the classes that the user is thought to have. With a uniform pi it is the authors' loss, the
+    mean entropy minus the entropy of q, up to the constant ln C. They train the whole body by
+    SGD for 15 epochs in batches of 64; the mean of a small batch is a rough one.
 
     A uniform prior pulls a user of few classes towards all of them. `prior="estimated"` takes pi from the predictions
-    before the training, those of `AdaBN` or with given statistics of the given model, by `class_prior` from a uniform
-    source prior, with one image more of each class than there are.
+    before the training, those of `AdaBN` or, with given statistics, of the given model. `class_prior` estimates it,
+    with one image of each class added.
 
     Args:
         epochs: The number of passes over the data.
         parameters: `"norms"`, or `"body"` for all weights but the head's, as SHOT does.
-        prior: `"uniform"` or `"estimated"`. The other arguments are those of `TunesWithoutLabels`.
+        prior: pi, `"uniform"` or `"estimated"`. The other arguments are those of `TunesWithoutLabels`.
 
     Raises:
         InputError: An argument cannot be used, or `TunesWithoutLabels` raises it.

@@ -28,23 +28,23 @@ def class_prior(
     tolerance: float = 1e-6,
     iterations: int = 1000,
 ) -> Tensor:
-    """Estimate how often each class occurs, from a classifier's probabilities alone, by the EM of [Saerens2002].
+    """Estimate the shares of the classes from a classifier's probabilities alone, by the EM of [Saerens2002].
 
-    It is the prior under which the images are most likely, where the classes look as they did in training and only
-    their frequencies differ.
+    They are the class prior under which the images are most likely, where the classes look as they did in training and
+    only their frequencies differ.
 
     A library for it, QuaPy, would bring scikit-learn, pandas and others for ten lines; the tests compare with it.
 
     Args:
         probabilities: `(n, classes)` the classifier's, each row with the sum 1.
-        source: `(classes,)` the prior that it was trained with; by default all classes alike.
+        source: `(classes,)` the shares that it was trained with; by default all classes alike.
         pseudo_count: Images of each class, shared out by `source`, that are added to those which are counted: the mode
             under a Dirichlet prior. They hold back an estimate of few images.
         tolerance: The change of a probability below which the iteration ends.
         iterations: The largest number of iterations.
 
     Returns:
-        `(classes,)` the prior, with the sum 1.
+        `(classes,)` the shares, with the sum 1.
     """
     n, classes = probabilities.shape
     source = torch.full_like(probabilities[0], 1 / classes) if source is None else source
@@ -58,12 +58,12 @@ def class_prior(
 
 
 def posterior(probabilities: Tensor, prior: Tensor, source: Tensor) -> Tensor:
-    """Compute the probabilities that a classifier would give, had it been trained with another prior.
+    """Compute the probabilities that a classifier would give, had it been trained with other shares of the classes.
 
     Args:
         probabilities: `(n, classes)` the classifier's.
-        prior: `(classes,)` the other prior.
-        source: `(classes,)` the prior that it was trained with.
+        prior: `(classes,)` the other shares.
+        source: `(classes,)` the shares that it was trained with.
 
     Returns:
         `(n, classes)`, each row with the sum 1.
@@ -74,12 +74,12 @@ def posterior(probabilities: Tensor, prior: Tensor, source: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelShift:
-    """Add the logarithm of the user's class prior to the head's biases of the task; the rest stays as it is.
+    """Add the logarithm of the user's shares of the classes to the head's biases of the task; the rest stays as it is.
 
-    The prior is estimated by `class_prior` from the model's softmax on the user's unlabelled images ([Alexandari2020]
-    call it MLLS). The server has trained on all classes alike, so that the corrected logits are logits + log(prior) up
-    to a constant. An even prior changes nothing. The same model must fit the user's images: where these look different,
-    adapt the statistics first (`Chain`).
+    The shares are estimated by `class_prior` from the model's softmax on the user's unlabelled images ([Alexandari2020]
+    call it MLLS). The server has trained on all classes alike, so that the corrected logits are logits + log(shares) up
+    to a constant. Even shares change nothing. The model must fit the user's images: where these look different, adapt
+    the statistics first (`Chain`).
 
     Args:
         pseudo_count: Images of each class that are added to those which are counted, as in `class_prior`.

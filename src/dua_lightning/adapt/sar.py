@@ -23,7 +23,7 @@ from dua_lightning.tasks import Batch, Task
 class SAR(TunesWithoutLabels):
     """Train gamma and beta towards a flat minimum of the entropy of reliable images: SAR of [Niu2023].
 
-    An image is reliable whose entropy is below a share of ln C. A step takes the gradient of the reliable images' mean
+    An image is reliable if its entropy is below a share of ln C. A step takes the gradient of the reliable images' mean
     entropy, goes up along it to the distance rho, takes the gradient there, of those that are reliable there too, and
     steps with it from where it began. A batch of which nothing is reliable takes no step. Where the moving mean of the
     second entropies, in which a batch counts a tenth, falls below `recovery`, weights, optimizer and mean begin anew.

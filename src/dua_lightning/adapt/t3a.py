@@ -19,12 +19,12 @@ from dua_lightning.tasks import Batch, Task
 
 @dataclass(frozen=True)
 class T3A:
-    """Each of the task's rows of the head becomes a template: the mean of itself and of features of its class; T3A.
+    """Each of the task's rows of the head becomes the mean of itself and of features of its class: T3A [Iwasawa2021].
 
-    A class has the features of those images that the given model predicts to be of it, of which it keeps the ones with
-    the lowest entropy of the prediction, and its own row as one more. All are scaled to the norm 1 before their mean is
-    taken, and so are the means; the biases become 0 ([Iwasawa2021]). A class without images keeps the direction of its
-    row. The publication adds the images one by one and predicts each on the way; here all are there before.
+    The supports of a class are its own row and the features of those images that the given model predicts to be of it.
+    It keeps those with the lowest entropy of the prediction. They are scaled to the norm 1 before their mean is taken,
+    and so are the means; the biases become 0. A class without images keeps the direction of its row. The publication
+    adds the images one by one and predicts each on the way; here all are there before.
 
     The mean norm of the rows stays what it was, so that the softmax is about as sure as before; predictions are the
     same at any norm.

@@ -30,7 +30,7 @@ from dua_lightning.streams import derive, generator
 class Simulated:
     """Keep a benchmark's tasks and server, and put simulated users in the place of its own.
 
-    Each user sees the server's validation pictures of every task, of which no step of a training is taken. The server's
+    Each user sees the server's validation pictures of every task, on which no training takes a step. The server's
     own priors and statistics are measured on these pictures as well, which favours rows of the server's a little. User
     k draws from the streams `(seed, "simulated", ...)`. The benchmark's users are not read: they lend batch size, and
     whether labels may be seen.

@@ -42,7 +42,7 @@ def temperature(logits: Tensor, columns: Tensor) -> float:
 
 
 def calibrated(state: State, task: Task, T: float) -> State:
-    """Divide a task's logits by a temperature: its columns of the head are, so that no prediction changes.
+    """Divide a task's columns of the head, and so its logits, by a temperature: no prediction changes.
 
     Args:
         state: A full state.

@@ -25,7 +25,7 @@ class TIES:
     Each expert keeps the largest of its changes from the start, counted over all of its weights together. The sign of
     an entry is that of the sum of what is left, and the entry moves by scale times the mean of the changes that have
     this sign. It is published for experts that are trained from the start itself; those of this package are trained
-    one from another (see `merge.task_vectors`), and agree on more signs for that.
+    one from another (see `merge.task_vectors`), and therefore agree on more signs.
 
     Args:
         keep: The share of its changes that each expert keeps; 0.2 in the paper.

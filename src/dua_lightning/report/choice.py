@@ -56,8 +56,8 @@ def compared(choices: Sequence[Family], scored: pd.DataFrame) -> pd.DataFrame:
         scored: The lines of `Reduced.draws` of the scored users.
 
     Returns:
-        Two lines for each family, with `selection` `server` and `oracle`: `row`, `among` so many, `simulated` and
-        `accuracy` in percent, and `gap`, what the oracle's row has more than the server's, in points, with half its
+        Two lines for each family, with `selection` `server` and `oracle`: `row`, `among` how many rows, `simulated`
+        and `accuracy` in percent, and `gap`, what the oracle's row has more than the server's, in points, with half its
         95 % t interval over users. The oracle chooses by what it is scored on, so that the gap is too large rather than
         too small.
 

@@ -33,9 +33,10 @@ class Record:
         adapt: The adaptation's name.
         label: The row's name in tables.
         fidelity: `paper`, or `released` for the behaviour of the authors' code.
-        prior: Who measured the prior: `user`, `server`, or `none` where the merge needs no prior.
+        prior: Who measured the prior: `user`, `server`, `other`, `oracle`, or `none` where the merge needs no prior.
         statistics: The step after the merge; `none` where the model keeps the batch-norm statistics of its training.
-        uses: What the row uses of a user's own: `nothing`, `images`, or `labels` for images with their labels.
+        uses: What the row uses of a user's own: `nothing`, `images`, or `labels` for images with their labels; `others`
+            or `oracle` where another user or an oracle measured the prior.
         user: The user's name.
         iteration: The Monte-Carlo iteration, from 1.
         seed: The seed.
