@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt import BBSE, AdaBN, AdaBNS, AdaBNSReleased, Auto, Chain, LabelShift, Unchanged
+from dua_lightning.adapt import (
+    BBSE,
+    AdaBN,
+    AdaBNS,
+    AdaBNSReleased,
+    AlphaBN,
+    Auto,
+    BalancedBN,
+    Chain,
+    LabelShift,
+    Unchanged,
+)
 from dua_lightning.adapt import criteria as module
 from dua_lightning.adapt.adabn import statistics_distance
 from dua_lightning.adapt.auto import _even
@@ -22,8 +33,9 @@ from tests.adapt.users import EVEN, SKEWED, TRAINED, images, scores, trained
 from tests.helpers.nets import BATCH_NORM, MLP, PLAIN, TASK, batches, close, equal, untouched
 from tests.reference import criteria_loop
 
-AUTO = Chain([Auto(), Auto([LabelShift()], "likelihood", 0.01)])
-"""The choice of `conf/adapt/auto`."""
+LOOK = Auto([AlphaBN(), BalancedBN(rounds=3, pseudo_count=16)], margin=0.02)
+AUTO = Chain([LOOK, Auto([LabelShift()], "likelihood", 0.01)])
+"""First the look and then the classes, as in `conf/adapt/auto`, on candidates that suit a network of two layers."""
 
 
 def softmax_of(state: State, x: Tensor) -> list[list[float]]:

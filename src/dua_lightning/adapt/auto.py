@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt.adabn import require_batch_norm
-from dua_lightning.adapt.alpha_bn import AlphaBN
-from dua_lightning.adapt.balanced_bn import BalancedBN
 from dua_lightning.adapt.base import Adapt, OfExpert, OfExperts, asks
 from dua_lightning.adapt.chain import check_adaptations, fewest_together, with_server
 from dua_lightning.adapt.criteria import CRITERIA
+from dua_lightning.adapt.early_bn import EarlyBN
 from dua_lightning.adapt.outputs import linear_head
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
@@ -32,9 +31,10 @@ class Auto:
     it gains more than the margin on every fold; otherwise the given state is returned as it is. A user with fewer than
     two images for each fold keeps it too. The choice and all gains are logged at the level INFO.
 
-    No criterion is right for everything. `"statistics"`, for batch-norm statistics, and then `"likelihood"`, for the
-    head's biases, do not take uneven classes for another look, or another look for uneven classes; `conf/adapt/auto`
-    chains the two. `"information"` and `"aetta"` expect classes to be even, and `"entropy"` any model to be sure.
+    No criterion is right for everything. `"statistics"`, for batch-norm statistics, hardly takes uneven classes for
+    another look. `"likelihood"`, for the head's biases, does take a look that is not put right for uneven classes, so
+    that it comes second; `conf/adapt/auto` chains the two. `"information"` and `"aetta"` expect classes to be even, and
+    `"entropy"` any model to be sure.
 
     Args:
         candidates: The adaptations, none of which may need labels or experts; of two that are equally good the first is
@@ -48,9 +48,9 @@ class Auto:
         InputError: An argument cannot be used, a candidate cannot be used, or the criterion cannot judge the network.
     """
 
-    candidates: Sequence[Adapt] = (AlphaBN(), BalancedBN(rounds=3, pseudo_count=16))
+    candidates: Sequence[Adapt] = (EarlyBN(),)
     criterion: Literal["statistics", "likelihood", "entropy", "information", "agreement", "aetta"] = "statistics"
-    margin: float = 0.02
+    margin: float = 0.0
     folds: int = 2
     needs_labels: ClassVar[bool] = False
 

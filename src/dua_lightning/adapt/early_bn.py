@@ -33,7 +33,7 @@ class EarlyBN:
         InputError: A number cannot be used, or `AdaBN` raises it.
     """
 
-    share: float = 0.25
+    share: float = 0.7
     images_at_once: AtOnce = "auto"
     needs_labels: ClassVar[bool] = False
 
