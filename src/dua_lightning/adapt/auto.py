@@ -32,8 +32,8 @@ class Auto:
     two images for each fold keeps it too. The choice and all gains are logged at the level INFO.
 
     No criterion is right for everything. `"statistics"`, for batch-norm statistics, hardly takes uneven classes for
-    another look. `"likelihood"`, for the head's biases, does take a look that is not put right for uneven classes, so
-    that it comes second; `conf/adapt/auto` chains the two. `"information"` and `"aetta"` expect classes to be even, and
+    another look. `"likelihood"`, for the head's biases, takes another look for uneven classes, so that statistics are
+    put right before it; `conf/adapt/auto` chains the two. `"information"` and `"aetta"` expect classes to be even, and
     `"entropy"` any model to be sure.
 
     Args:
