@@ -25,8 +25,8 @@ class TunesWithoutLabels:
 
     While they are trained the batch-norm layers normalise by each batch's own statistics. At the end they take the
     statistics of all of the user's images through the tuned model, as `AdaBN` does, so that without an epoch the result
-    is that of `AdaBN`. With `statistics="given"` they keep the given model's statistics, in the steps too. That is for
-    users whose classes are uneven, whom the statistics of their own images harm.
+    is that of `AdaBN`. With `statistics="given"` they keep the given model's statistics, in the steps too. It is
+    meant for users whose classes are uneven, whom the statistics of their own images harm.
 
     Args:
         epochs: The number of passes over the data.
