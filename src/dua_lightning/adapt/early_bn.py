@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from dua_lightning.adapt.adabn import AtOnce, check_images_at_once, in_order, require_batch_norm, take_statistics
+from dua_lightning.adapt.adabn import (
+    AtOnce,
+    Moments,
+    check_images_at_once,
+    in_order,
+    require_batch_norm,
+    take_statistics,
+)
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, clone, loaded
 from dua_lightning.tasks import Batch, Task
@@ -35,6 +42,7 @@ class EarlyBN:
 
     share: float = 0.7
     images_at_once: AtOnce = "auto"
+    statistics: ClassVar[Moments] = "exact"
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -54,7 +54,9 @@ class Simulated:
         if self.count < 1:
             raise InputError(f"the server simulates at least 1 user, got count={self.count}")
         if not self.transforms and self.concentration is None:
-            raise InputError("simulated users without transforms and preferences are all alike; give them one of both")
+            raise InputError(
+                "simulated users without transforms and preferences are all alike; give them one of the two"
+            )
         if self.concentration is not None and not LEAST_CONCENTRATION <= self.concentration <= MOST_CONCENTRATION:
             raise InputError(
                 f"concentration={self.concentration} cannot be used: it is between {LEAST_CONCENTRATION:g} and "

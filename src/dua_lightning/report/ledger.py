@@ -138,7 +138,7 @@ def _steps(rows: Rows) -> dict[str, list[Line]]:
             stage, name = 2, ADABN
         elif row["adapt"] != "none":
             stage, name = (4, f"{how.lstrip(' ,+')}, with labels") if labelled else (BESIDE, how.lstrip(" ,+"))
-        elif row["statistics"] == "server":
+        elif row["statistics"] in ("server", "server_calibrated"):
             stage, name = 1, "server's statistics"
         else:
             stage, name = 0, GIVEN.get(row["statistics"], row["statistics"])

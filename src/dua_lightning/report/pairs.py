@@ -21,7 +21,9 @@ LEAST = 0.02
 """A smaller mean, in standard deviations, takes ten thousand users or more."""
 FEW = re.compile(r" \+ AdaBN of (\d+) images")
 """The end of a row's label that tells how many images AdaBN took."""
-SETTING = re.compile(r", \w+ statistics| \+ (?:\([^)]*\)|[^,(])*")
+OF_FEW = re.compile(r" of \d+ images")
+"""The part of a row's label that tells that any adaptation took a few images."""
+SETTING = re.compile(r", (?:calibrated )?\w+ statistics| \+ (?:\([^)]*\)|[^,(])*")
 """The parts of a row's label that tell its statistics and its adaptation, whose settings may be in brackets."""
 COLUMNS = ["method", "importance", "prior", "statistics", "adapt", "uses"]
 """Columns that tell what a row is."""
@@ -125,7 +127,7 @@ class Rows:
     @cached_property
     def personal(self) -> str | None:
         """The row that stands for personalization without labels; see `_preference`."""
-        found = [label for label, row in self.of.items() if row["uses"] == "images" and not FEW.search(label)]
+        found = [label for label, row in self.of.items() if row["uses"] == "images" and not OF_FEW.search(label)]
         return min(found, key=self._preference, default=None)
 
     def _preference(self, label: str) -> tuple[bool, int]:
@@ -170,7 +172,7 @@ class Rows:
         found = (
             other
             for other, line in self.of.items()
-            if kin(other) == kin(label) and row.items() <= line.items() and not FEW.search(other)
+            if kin(other) == kin(label) and row.items() <= line.items() and not OF_FEW.search(other)
         )
         return next(found, None)
 
@@ -197,6 +199,8 @@ def kin(label: str) -> str:
         The label without statistics and adaptation.
 
     >>> kin("MAS-IMM, server statistics + TENT (epochs 1, lr 0.1)")
+    'MAS-IMM'
+    >>> kin("MAS-IMM, calibrated server statistics + auto")
     'MAS-IMM'
     """
     return SETTING.sub("", label)
