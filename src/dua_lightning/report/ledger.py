@@ -137,7 +137,9 @@ def _steps(rows: Rows) -> dict[str, list[Line]]:
         if row["adapt"] == "adabn":
             stage, name = 2, ADABN
         elif row["adapt"] != "none":
-            stage, name = (4, f"{how.lstrip(' ,+')}, with labels") if labelled else (BESIDE, how.lstrip(" ,+"))
+            # Adaptations without labels are at home on calibrated statistics; others are named.
+            phi = how.removeprefix(", calibrated server statistics").lstrip(" ,+")
+            stage, name = (4, f"{phi}, with labels") if labelled else (BESIDE, phi)
         elif row["statistics"] in ("server", "server_calibrated"):
             stage, name = 1, "server's statistics"
         else:
