@@ -16,6 +16,7 @@ from dua_lightning.adapt import (
     Auto,
     BalancedBN,
     Chain,
+    EarlyBN,
     LabelShift,
     Unchanged,
 )
@@ -29,11 +30,13 @@ from dua_lightning.errors import InputError
 from dua_lightning.params import State, task_logits
 from dua_lightning.streams import generator
 from dua_lightning.tasks import Task
+from tests.adapt.test_adabn import IMAGES, shifted
+from tests.adapt.test_early_bn import score
 from tests.adapt.users import EVEN, SKEWED, TRAINED, images, scores, trained
 from tests.helpers.nets import BATCH_NORM, MLP, PLAIN, TASK, batches, close, equal, untouched
 from tests.reference import criteria_loop
 
-LOOK = Auto([AlphaBN(), BalancedBN(rounds=3, pseudo_count=16)], margin=0.02)
+LOOK = Auto([AlphaBN(), BalancedBN(rounds=3, pseudo_count=16)], "statistics", 0.02)
 AUTO = Chain([LOOK, Auto([LabelShift()], "likelihood", 0.01)])
 """First the look and then the classes, as in `conf/adapt/auto`, on candidates that suit a network of two layers."""
 
@@ -95,6 +98,24 @@ def test_the_distance_of_statistics_is_that_of_normal_densities() -> None:
     net[0].running_mean.copy_(mean)
     net[0].running_var.copy_(variance)
     assert statistics_distance(net, [x], weights) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_share_of_the_distance_is_that_of_the_earliest_layers() -> None:
+    net, state, x = IMAGES.build().eval(), IMAGES.expert().state, shifted(IMAGES)
+    net.load_state_dict(state)
+    weights = torch.ones(len(x), dtype=torch.float64)
+    first = nn.Sequential(next(iter(net.children())))
+    expected = statistics_distance(first, [x], weights)
+    assert statistics_distance(net, [x], weights, 0.01) == pytest.approx(expected)
+    assert statistics_distance(net, [x], weights) != pytest.approx(expected)
+    assert CRITERIA["look"](net, state, state, TASK, [x[:3], x[3:]]) == pytest.approx(-expected)
+
+
+def test_another_look_is_told_from_uneven_classes_before_anything_is_adapted() -> None:
+    auto = Auto([EarlyBN(0.5)])
+    for classes in (EVEN, SKEWED):
+        assert score(auto, classes, True) == score(EarlyBN(0.5), classes, True)
+        assert score(auto, classes, False) == score(Unchanged(), classes, False)
 
 
 def test_the_likelihood_of_a_corrected_head_is_that_of_the_prior() -> None:

@@ -4,6 +4,7 @@
 arXiv:1603.04779, 2016.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,17 +220,18 @@ def take_statistics(
     require_finite(taken, given, [(x, None) for x in images], f"taking batch-norm statistics on task {task.name}", lr)
 
 
-def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor) -> float:
+def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tensor, share: float = 1.0) -> float:
     """Compute how far the statistics of a network are from the moments of some images through it.
 
     It is the Bhattacharyya distance of two normal distributions with means m and M and variances v and V, to which the
     layer's epsilon is added: (m - M)^2 / (4 (v + V)) + log((v + V) / (2 sqrt(v V))) / 2, averaged over all channels of
-    the layers that a pass reaches.
+    the layers that a pass reaches, or of the earliest of them.
 
     Args:
         net: The network, a workspace that is left as it was; it normalises by its own statistics.
         images: Batches of inputs, which are moved to the network's device.
         weights: `(n,)` how much each image counts, in the order of the images and not negative.
+        share: The share of the layers that are looked at, the earliest in a pass; a part of a layer counts as one.
 
     Returns:
         The distance, 0 where the two are the same.
@@ -245,7 +247,8 @@ def statistics_distance(net: nn.Module, images: Sequence[Tensor], weights: Tenso
             with _before(batch_norms(net), partial(note, counts)):
                 net(inputs(net, x, device))
     channels = []
-    for layer, found in ((layer, _pooled(parts)) for layer, parts in of_layer.items()):
+    early = list(of_layer.items())[: math.ceil(share * len(of_layer))]
+    for layer, found in ((layer, _pooled(parts)) for layer, parts in early):
         assert layer.running_mean is not None
         assert layer.running_var is not None
         one, other = found.variance + layer.eps, _wide(layer.running_var) + layer.eps

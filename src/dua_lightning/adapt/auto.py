@@ -31,9 +31,10 @@ class Auto:
     it gains more than the margin on every fold; otherwise the given state is returned as it is. A user with fewer than
     two images for each fold keeps it too. The choice and all gains are logged at the level INFO.
 
-    No criterion is right for everything. `"statistics"`, for batch-norm statistics, hardly takes uneven classes for
-    another look. `"likelihood"`, for the head's biases, takes another look for uneven classes, so that statistics are
-    put right before it; `conf/adapt/auto` chains the two. `"information"` and `"aetta"` expect classes to be even, and
+    No criterion is right for everything. `"look"`, for batch-norm statistics, does not take uneven classes for another
+    look, since early layers hardly see them. `"likelihood"`, for the head's biases, does take a look that is not put
+    right for uneven classes, so that it comes second; `conf/adapt/auto` chains the two. `"statistics"` balances classes
+    by predictions, which are poor under another look. `"information"` and `"aetta"` expect classes to be even, and
     `"entropy"` any model to be sure.
 
     Args:
@@ -49,7 +50,7 @@ class Auto:
     """
 
     candidates: Sequence[Adapt] = (EarlyBN(),)
-    criterion: Literal["statistics", "likelihood", "entropy", "information", "agreement", "aetta"] = "statistics"
+    criterion: Literal["look", "statistics", "likelihood", "entropy", "information", "agreement", "aetta"] = "look"
     margin: float = 0.0
     folds: int = 2
     needs_labels: ClassVar[bool] = False
@@ -69,8 +70,8 @@ class Auto:
     def check(self, net: nn.Module) -> None:
         for one in self.candidates:
             one.check(net)
-        if self.criterion == "statistics":
-            require_batch_norm(net, "auto by statistics")
+        if self.criterion in ("look", "statistics"):
+            require_batch_norm(net, f"auto by {self.criterion}")
         elif self.criterion in ("aetta", "likelihood"):
             linear_head(net, f"auto by {self.criterion}", bias=self.criterion == "likelihood")
 

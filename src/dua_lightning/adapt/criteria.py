@@ -21,6 +21,8 @@ from dua_lightning.tasks import Task
 
 DROPOUT, DRAWS, ALPHA = 0.4, 10, 3
 """The rate of dropout, the number of draws and the exponent of [Lee2024]."""
+LOOK = 0.2
+"""The share of the layers, the earliest, that `look` looks at."""
 
 
 class Criterion(Protocol):
@@ -154,6 +156,26 @@ def statistics(net: nn.Module, given: State, state: State, task: Task, images: S
     return -statistics_distance(loaded(net, state), images, weights)
 
 
+def look(net: nn.Module, given: State, state: State, task: Task, images: Sequence[Tensor]) -> float:
+    """Judge a state by how well the statistics of its earliest layers fit images that they were not taken of.
+
+    These layers see how images look, and hardly what is on them, so that uneven classes are not taken for another look:
+    `statistics` balances the classes by the model's predictions instead, and looks at all layers.
+
+    Args:
+        net: The network that lends its architecture, which has batch-norm layers.
+        given: The state before any adaptation, which is not looked at.
+        state: The state that is judged.
+        task: The task.
+        images: Batches of images.
+
+    Returns:
+        Minus the `statistics_distance` of the earliest `LOOK` of the layers.
+    """
+    weights = torch.ones(sum(map(len, images)), dtype=torch.float64)
+    return -statistics_distance(loaded(net, state), images, weights, LOOK)
+
+
 def likelihood(net: nn.Module, given: State, state: State, task: Task, images: Sequence[Tensor]) -> float:
     """Judge a state by how likely images are under the shares of the classes that its head assumes, in nats an image.
 
@@ -189,6 +211,7 @@ CRITERIA: dict[str, Criterion] = {
     "agreement": agreement,
     "aetta": aetta,
     "statistics": statistics,
+    "look": look,
     "likelihood": likelihood,
 }
 """The criteria by name."""
