@@ -311,12 +311,12 @@ def test_adaptations_of_several_steps_are_built_of_them() -> None:
     }
     assert found["chain"].phi == Chain([AdaBN(), LabelShift()])
     assert found["balanced_label_shift"].phi == Chain([BalancedBN(3), LabelShift()])
-    assert found["auto"].phi == Chain([Auto([EarlyBN(0.7)]), Auto([BBSE(0.1)], "likelihood", 0.01)])
+    assert found["auto"].phi == Chain([Auto([EarlyBN(0.7)], margin=0.001), Auto([BBSE(0.03)], "likelihood", 0.01)])
     assert [one.label.partition(" + ")[2] for one in found.values()] == [
-        *("AdaBN of the first 0.7 then BBSE (0.1)", "AdaBN then label shift", "balanced AdaBN then label shift"),
+        *("AdaBN of the first 0.7 then BBSE (0.03)", "AdaBN then label shift", "balanced AdaBN then label shift"),
         *("auto", "auto by aetta", "T3A (K=20)"),
     ]
-    assert row("adapt=early_bn_bbse", "adapt.steps.look.share=0.5").phi == Chain([EarlyBN(0.5), BBSE(0.1)])
+    assert row("adapt=early_bn_bbse", "adapt.steps.look.share=0.5").phi == Chain([EarlyBN(0.5), BBSE(0.03)])
     with pytest.raises(InputError, match=r"adapt\.steps\.look\.rounds=x cannot be used"):
         row("adapt=balanced_label_shift", "adapt.steps.look.rounds=x")
 

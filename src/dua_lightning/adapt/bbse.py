@@ -83,7 +83,7 @@ class BBSE:
             logit is not finite.
     """
 
-    strength: float = 0.1
+    strength: float = 0.03
     floor: float = 0.02
     confusions: Tensor | None = field(default=None, repr=False)
     needs_labels: ClassVar[bool] = False
