@@ -118,6 +118,19 @@ def test_another_look_is_told_from_uneven_classes_before_anything_is_adapted() -
         assert score(auto, classes, False) == score(Unchanged(), classes, False)
 
 
+def test_another_adaptation_may_be_applied_where_a_candidate_is_taken() -> None:
+    auto = Auto([EarlyBN(0.5)], applied=AdaBN())
+    assert score(auto, EVEN, True) == score(AdaBN(), EVEN, True)
+    assert score(auto, SKEWED, False) == score(Unchanged(), SKEWED, False)
+    informed = Auto([BBSE()], "likelihood", applied=BBSE(0.5)).with_server(
+        TRAINED.build(), trained(), TASK, [images(60)]
+    )
+    assert all(one.confusions is not None for one in informed.steps)
+    assert (len(informed.candidates), informed.applied.strength) == (1, 0.5)
+    with pytest.raises(InputError, match="AdaBNS needs more"):
+        Auto(applied=AdaBNS())
+
+
 def test_the_likelihood_of_a_corrected_head_is_that_of_the_prior() -> None:
     x, _ = images(40, SKEWED)
     p = torch.tensor(softmax_of(trained(), x), dtype=torch.float64)

@@ -44,6 +44,8 @@ class Auto:
         margin: The gain that the candidate must exceed, in nats, or as a share of the images with `"agreement"` and
             `"aetta"`.
         folds: The number of folds.
+        applied: The adaptation that is made on all images where a candidate is taken: one that costs too much to be
+            tried on every fold, for which the candidate stands. By default it is the candidate itself.
 
     Raises:
         InputError: An argument cannot be used, a candidate cannot be used, or the criterion cannot judge the network.
@@ -53,11 +55,12 @@ class Auto:
     criterion: Literal["look", "statistics", "likelihood", "entropy", "information", "agreement", "aetta"] = "look"
     margin: float = 0.0
     folds: int = 2
+    applied: Adapt | None = None
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_adaptations(self.candidates, "auto", "candidates")
-        for one in self.candidates:
+        for one in self.steps:
             if one.needs_labels or asks(one, OfExpert) or asks(one, OfExperts):
                 raise InputError(f"auto decides on unlabelled images alone, and {type(one).__name__} needs more")
         if self.criterion not in CRITERIA:
@@ -67,8 +70,13 @@ class Auto:
         if not 0 <= self.margin < math.inf:
             raise InputError(f"the margin of auto is 0 or more and finite, got {self.margin}")
 
+    @property
+    def steps(self) -> Sequence[Adapt]:
+        """All adaptations, under the name by which `base.asks` looks for them."""
+        return self.candidates if self.applied is None else [*self.candidates, self.applied]
+
     def check(self, net: nn.Module) -> None:
-        for one in self.candidates:
+        for one in self.steps:
             one.check(net)
         if self.criterion in ("look", "statistics"):
             require_batch_norm(net, f"auto by {self.criterion}")
@@ -76,14 +84,14 @@ class Auto:
             linear_head(net, f"auto by {self.criterion}", bias=self.criterion == "likelihood")
 
     def trainable(self, net: nn.Module) -> int:
-        return max(one.trainable(net) for one in self.candidates)
+        return max(one.trainable(net) for one in self.steps)
 
     def normalised_together(self, sizes: Sequence[int]) -> int:
         count = sum(sizes)
         if count < 2 * self.folds:
             return 2
         parts = [_even(count - len(range(fold, count, self.folds)), max(sizes)) for fold in range(self.folds)]
-        return min(fewest_together(self.candidates, part) for part in [*parts, sizes])
+        return min(*(fewest_together(self.candidates, part) for part in parts), fewest_together(self.steps, sizes))
 
     def with_server(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> "Auto":
         """Make the choice among candidates that have what the server measures, where they ask for it.
@@ -97,7 +105,9 @@ class Auto:
         Returns:
             The adaptation.
         """
-        return replace(self, candidates=with_server(self.candidates, net, state, task, data))
+        given = with_server(self.steps, net, state, task, data)
+        count = len(self.candidates)
+        return replace(self, candidates=given[:count], applied=given[count] if self.applied else None)
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
         self.check(net)
@@ -113,7 +123,7 @@ class Auto:
             *(task.name, "not adapted" if chosen is None else f"adapted by {chosen}", self.criterion),
             ", ".join(f"{one} {gain:+.4f}" for one, gain in zip(self.candidates, gains.mean(0).tolist(), strict=True)),
         )
-        return state if chosen is None else chosen(net, state, task, data)
+        return state if chosen is None else (self.applied or chosen)(net, state, task, data)
 
     def _gains(self, net: nn.Module, state: State, task: Task, batches: Sequence[Tensor]) -> Tensor:
         """The gain of each candidate over the given state `(folds, candidates)`."""

@@ -93,9 +93,9 @@ def asks(adapt: Adapt, protocol: type) -> bool:
         protocol: What it may need: `OfExpert`, `OfExperts` or `OfServer`.
 
     Returns:
-        Whether it does, or one of its `steps` or `candidates`, where it has some.
+        Whether it does, or one of its `steps`, where it has some.
     """
-    parts = getattr(adapt, "steps", getattr(adapt, "candidates", None))
+    parts = getattr(adapt, "steps", None)
     if isinstance(parts, Sequence):
         return any(asks(part, protocol) for part in parts)
     return isinstance(adapt, protocol)
