@@ -224,17 +224,17 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     assert done.status == 0
     shown = (
         "data: catprior, digits, numbers, own_users",
-        "importance: fim, mas, uniform",
-        "merge: each, last, mean, mode",
+        "importance: averaged, fim, gram, mas, noise, permuted, uniform",
+        "merge: each, last, magmax, mean, mode, regmean, task_arithmetic, ties",
         "regularise: ewc, l2_transfer, lwf, mas, none",
-        "statistics: last, mean, server, task",
+        "statistics: last, mean, server, server_calibrated, task",
         "logger: csv, mlflow, none, tensorboard, wandb",
         "experiment: catprior, digits",
     )
     for text in shown:
         assert text in done.out
     assert max(map(len, done.out.splitlines())) <= 80
-    assert done.out.count("python -m dua_lightning") == 11
+    assert done.out.count("python -m dua_lightning") == 13
 
 
 BAD = {

@@ -212,7 +212,10 @@ BAD = {
         ("+experiment=transprior", "data/images=folder", "data.images.root=absent"),
         ("absent",),
     ),
-    "statistics that do not exist": (("statistics=first",), ("statistics=first", "last, mean, server, task")),
+    "statistics that do not exist": (
+        ("statistics=first",),
+        ("statistics=first", "last, mean, server, server_calibrated, task"),
+    ),
     "a fidelity that does not exist": (("fidelity=exact",), ("fidelity=exact", "paper, released")),
 }
 

@@ -102,16 +102,16 @@ def test_a_row_of_the_paper_is_this_combination(choice: tuple[str, str, str]) ->
 @pytest.mark.parametrize("method", ["racl", "mean_imm", "joint"])
 def test_every_choice_of_a_verb_goes_with_every_kind_of_method_or_is_refused(method: str, verb: str) -> None:
     for choice in choices(verb):
-        if verb == "merge" and choice in ("mode", "regmean") and config(f"method={method}").prior == "none":
+        cfg = config(f"method={method}").copy()
+        cfg[verb] = config(f"{verb}={choice}")[verb]
+        settings = of_seed([cfg], 1)
+        if verb == "merge" and choice in ("mode", "regmean") and cfg.prior == "none":
             with pytest.raises(InputError, match="prior=user or prior=server"):
-                row(f"method={method}", f"merge={choice}")
+                rows(settings)
         else:
-            found = row(f"method={method}", f"{verb}={choice}")
+            (found,) = rows(settings)
             assert found.method == method
-            assert (
-                found.settings["phi"]
-                == of_seed([config(f"method={method}", f"{verb}={choice}")], 1).rows[0].adapt.plain()
-            )
+            assert found.settings["phi"] == settings.rows[0].adapt.plain()
 
 
 @pytest.mark.parametrize("verb", VERBS)
