@@ -28,6 +28,7 @@ def temperature(logits: Tensor, columns: Tensor) -> float:
     Returns:
         T, between `LOWEST` and `HIGHEST`: more than 1 where the logits are too sure of themselves.
 
+    >>> import torch
     >>> round(temperature(torch.tensor([[3.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])), 2)
     2.73
     """
