@@ -132,3 +132,12 @@ def test_the_statistics_are_those_of_each_batch_where_asked() -> None:
         for adapt in (AdaBNS(0, statistics="batch"), AdaBN(statistics="batch"))
     )
     equal(ours, theirs)
+
+
+def test_the_first_step_of_adam_is_as_long_as_the_learning_rate() -> None:
+    net, state, (batch, *_) = BATCH_NORM.build(), BATCH_NORM.expert().state, data()
+    after = AdaBNS(1, lr=0.01, optimizer="adam")(net, state, TASK, [batch])
+    steps = [(after[name] - state[name]).abs() for name in of_batch_norm(net) if name.endswith(("weight", "bias"))]
+    moved = torch.cat(steps)
+    close(moved[moved > 1e-6], torch.full_like(moved[moved > 1e-6], 0.01), 1e-3)
+    assert (moved > 1e-6).double().mean() > 0.5

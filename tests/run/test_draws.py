@@ -157,3 +157,12 @@ def test_the_server_measures_once_for_all_users_who_are_sent_the_same_model(monk
         phi = BBSE().with_server(found.net, state, task, of_task.val_dataloader())
         own = found.benchmark.users[1].draw(1).of(task)
         close(final[1][task.name], phi(found.net, state, task, own.validation_batches()), 1e-5)
+
+
+def test_each_state_that_is_sent_has_what_the_server_measured_on_it() -> None:
+    found = draws("adapt=bbse")
+    task = found.benchmark.tasks[0]
+    one, other = (found._informed(BBSE(), task, tiny_state(found, seed)) for seed in (1, 2))
+    assert isinstance(one, BBSE)
+    assert isinstance(other, BBSE)
+    assert not torch.equal(one.confusions, other.confusions)
