@@ -23,6 +23,7 @@ SCENES = {"alexnet": alexnet, "vgg11": vgg11, "vgg11_bn": vgg11_bn}
 Build = Callable[..., Network]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENES)
 def test_at_full_width_it_is_torchvisions_network(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
