@@ -72,10 +72,11 @@ def figure(wide: pd.DataFrame, found: pd.DataFrame, path: Path) -> None:
         half = found["server CI"].iloc[place]
         axis.errorbar(line.server, place, xerr=half, fmt="o", color="#0072B2", capsize=3)
     axis.axvline(0, color="#D55E00")
-    names = found["row"] + found["accuracy"].map(", {:.1f} %".format)
+    fewer = found["seeds"].lt(found["seeds"].max()).map({True: " *", False: ""})
+    names = found["row"] + found["accuracy"].map(", {:.1f} %".format) + fewer
     axis.set_yticks(range(len(found)), names)
     axis.invert_yaxis()
-    axis.set_xlabel("points over the server's statistics; grey: users")
+    axis.set_xlabel("points over the server's statistics; grey: users; *: fewer seeds")
     axis.figure.tight_layout()
     with replacing(path) as file:
         axis.figure.savefig(file, format="png", dpi=110)
