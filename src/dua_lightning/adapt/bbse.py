@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dua_lightning.adapt.outputs import linear_head, logits_of, name_of
+from dua_lightning.adapt.outputs import linear_head, logits_of, shifted_head
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Task
@@ -116,14 +116,12 @@ class BBSE:
         return replace(self, confusions=confusion(probabilities, torch.cat([y for _, y in known])))
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
+        self.check(net)
         if self.confusions is None:
             raise InputError(f"BBSE needs the server's confusions of task {task.name}, and has none; use with_server()")
-        name = name_of(net, linear_head(net, "BBSE", bias=True).bias)
         mean = logits_of(net, state, task, [x for x, _ in data]).softmax(1).mean(0)
         shares = class_shares(self.confusions, mean, self.strength) + self.floor
-        bias = state[name].clone()
-        bias[task.classes] += (shares * len(shares)).log().to(bias)
-        return state | {name: bias}
+        return shifted_head(net, state, task, (shares * len(shares)).log(), "BBSE")
 
 
 def _on_simplex(point: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dua_lightning.adapt.alpha_bn import check_pseudo_count
-from dua_lightning.adapt.outputs import linear_head, logits_of, name_of
+from dua_lightning.adapt.outputs import linear_head, logits_of, shifted_head
 from dua_lightning.errors import InputError
 from dua_lightning.params import State
 from dua_lightning.tasks import Batch, Task
@@ -108,11 +108,9 @@ class LabelShift:
         return 0
 
     def __call__(self, net: nn.Module, state: State, task: Task, data: Iterable[Batch]) -> State:
-        name = name_of(net, linear_head(net, "label-shift correction", bias=True).bias)
+        self.check(net)
         probabilities = (logits_of(net, state, task, [x for x, _ in data]) / self.temperature).softmax(1)
         prior = class_prior(probabilities, pseudo_count=self.pseudo_count)
         # No class is ruled out for ever by the images of one day.
         shift = self.temperature * (prior.clamp_min(torch.finfo(torch.float32).tiny) * len(prior)).log()
-        bias = state[name].clone()
-        bias[task.classes] += shift.to(bias)
-        return state | {name: bias}
+        return shifted_head(net, state, task, shift, "label-shift correction")

@@ -46,6 +46,28 @@ def name_of(net: nn.Module, parameter: Tensor) -> str:
     return next(name for name, p in net.named_parameters() if p is parameter)
 
 
+def shifted_head(net: nn.Module, state: State, task: Task, shift: Tensor, adaptation: str) -> State:
+    """Add numbers to the head's biases of a task.
+
+    Args:
+        net: The network.
+        state: A state of it.
+        task: The task.
+        shift: `(classes of the task,)` the numbers.
+        adaptation: The adaptation's name, for the message.
+
+    Returns:
+        The state with another bias; all other tensors are shared.
+
+    Raises:
+        InputError: The network has no linear head with a bias.
+    """
+    name = name_of(net, linear_head(net, adaptation, bias=True).bias)
+    bias = state[name].clone()
+    bias[task.classes] += shift.to(bias)
+    return state | {name: bias}
+
+
 def logits_of(net: nn.Module, state: State, task: Task, images: Sequence[Tensor]) -> Tensor:
     """Compute the task's logits of some images in evaluation mode.
 
