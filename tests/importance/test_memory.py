@@ -211,3 +211,20 @@ def test_small_gradients_of_half_precision_do_not_vanish_when_squared() -> None:
     expected = mean_over_samples(net.double(), Expert(TASK, net.state_dict()), [(x.double(), None)], wave, 2)
     for name, o in omega.items():
         assert float((o - expected[name]).abs().sum()) < 0.03 * float(expected[name].sum())
+
+
+@pytest.mark.parametrize("own", ["tf32", "ieee"])
+def test_the_callers_own_precision_of_convolutions_is_there_afterwards(own: str) -> None:
+    convolutions = torch.backends.cudnn.conv
+    before, seen = convolutions.fp32_precision, []
+
+    def scalar(logits: Tensor, _: Tensor) -> Tensor:
+        seen.append(convolutions.fp32_precision)
+        return logits.square().sum(-1)
+
+    try:
+        convolutions.fp32_precision = own
+        mean_over_samples(MLP.build(), MLP.expert(), batches(MLP.images(N), None, 5), scalar, 1)
+        assert (set(seen), convolutions.fp32_precision) == ({"ieee"}, own)
+    finally:
+        convolutions.fp32_precision = before

@@ -241,10 +241,10 @@ def test_the_statistics_of_a_merged_model_are_a_step_of_their_own(choice: str, e
 PICTURES = [path.stem for path in sorted((CONF / "data").glob("*.yaml")) if "images:" in path.read_text()]
 
 
-@pytest.mark.parametrize("benchmark", PICTURES)
+@pytest.mark.parametrize("data", PICTURES)
 @pytest.mark.parametrize("images", choices("data/images"))
-def test_every_benchmark_of_pictures_composes_with_every_source_of_them(benchmark: str, images: str) -> None:
-    overrides = [f"data={benchmark}", f"data/images={images}", "model=vgg11_bn"]
+def test_every_benchmark_of_pictures_composes_with_every_source_of_them(data: str, images: str) -> None:
+    overrides = [f"data={data}", f"data/images={images}", "model=vgg11_bn"]
     where = {"folder": ["data.images.root=R"], "table": ["data.images.table=T"]}
     cfg = of_seed([config(*overrides, *where.get(images, []))], 1)
     small = images in ("photos", "digits")
@@ -252,14 +252,14 @@ def test_every_benchmark_of_pictures_composes_with_every_source_of_them(benchmar
     assert cfg.data.node["input_size"] == (32 if small else 96 if images == "miniplaces" else 224)
     assert cfg.model.node["weights"] == ("none" if small else "imagenet")
     if images in where:
-        assert cfg.data.node["images"]["skip_unreadable"] is (benchmark == "own_users")
+        assert cfg.data.node["images"]["skip_unreadable"] is (data == "own_users")
     if images == "mit_indoor":
         assert cfg.data.node["images"]["resize_users"] is True
 
 
-@pytest.mark.parametrize("benchmark", ["catprior", "transprior"])
-def test_a_papers_scene_benchmark_trains_vgg11_bn_for_30_epochs(benchmark: str) -> None:
-    cfg = config(f"+experiment={benchmark}", "data/images=photos")
+@pytest.mark.parametrize("data", ["catprior", "transprior"])
+def test_a_papers_scene_benchmark_trains_vgg11_bn_for_30_epochs(data: str) -> None:
+    cfg = config(f"+experiment={data}", "data/images=photos")
     assert (cfg.model.name, cfg.trainer.max_epochs, cfg.data.images.name) == ("vgg11_bn", 30, "photos")
 
 

@@ -18,6 +18,9 @@ from dua_lightning.tasks import Expert
 CHUNK_BYTES = 64 * 2**20
 """Per-sample gradients held at once; a network whose single gradient is larger goes one sample at a time."""
 
+ACCELERATOR_CHUNK_BYTES = 1024 * 2**20
+"""The same on an accelerator, where passes of a few images take as long as those of many."""
+
 ACTIVATIONS = 16
 """Bytes of activations for each byte of an image. This is a guess: nothing here knows what a network holds."""
 
@@ -78,7 +81,9 @@ class Functional:
         self.together = vmap(grad(value), in_dims=(None, 0, 0))
         self.power = power
         self.totals = totals
-        self.chunk = max(1, CHUNK_BYTES // sum(t.nbytes for t in self.theta.values()))
+        on_processor = all(t.is_cpu for t in self.theta.values())
+        self.held = CHUNK_BYTES if on_processor else ACCELERATOR_CHUNK_BYTES
+        self.chunk = max(1, self.held // sum(t.nbytes for t in self.theta.values()))
         self.obstacle = ""
 
     def add(self, x: Tensor, sides: Tensor) -> None:
@@ -88,7 +93,7 @@ class Functional:
             x: Inputs `(n, ...)`.
             sides: Their side values `(n,)`.
         """
-        chunk = max(1, min(self.chunk, CHUNK_BYTES // (ACTIVATIONS * max(1, x[0].nbytes))))
+        chunk = max(1, min(self.chunk, self.held // (ACTIVATIONS * max(1, x[0].nbytes))))
         for xs, s in zip(x.split(chunk), sides.split(chunk), strict=True):
             for gradients in self._gradients(xs, s):
                 for name, g in gradients.items():

@@ -58,6 +58,8 @@ def run(cfg: DictConfig, settings: Settings) -> str:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    # On a GPU, PyTorch's convolutions round their inputs to TF32 unless told otherwise; 32-true means float32.
+    torch.backends.cudnn.allow_tf32 = False
     provenance.write(cfg, folder)
     finished.write(settings.seeds, folder)
     console = Terminal()

@@ -1,6 +1,7 @@
 """The training of experts, and the device of everything, from the settings."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ def make(settings: TrainingSettings) -> "Training":
         return [choice.build(Callback) for choice in settings.callbacks.values()]
 
     trainer = settings.trainer.build(Trainer)
-    # At each of a run's many fits Lightning would repeat the hardware and a tip.
+    # At each of a run's many fits Lightning would repeat the hardware and a tip, and that of a GPU left unused.
+    warnings.filterwarnings("ignore", "GPU available but not used")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # A profiler that was asked for tells what it found.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
