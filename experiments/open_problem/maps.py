@@ -88,7 +88,7 @@ def draw_images(found: pd.DataFrame, path: Path) -> None:
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
         axis.set(title=benchmark, xlabel="unlabelled images of each task", ylabel="points over the server's statistics")
-        axis.legend()
+    axis.legend(loc="center right")
     save(figure, path)
 
 
