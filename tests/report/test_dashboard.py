@@ -14,10 +14,9 @@ from tests.helpers.cli import TINY
 from tests.helpers.process import spawn
 from tests.helpers.wandb_file import records
 
-MORE = "trainer.max_epochs=2"
 RUNS = {
     "one row": ("method=racl", "adapt=finetune", "adapt.epochs=1"),
-    "several rows": ("method=all", "importance=mas", "seed=[1,2]"),
+    "several rows": ("method=all", "method.rows=[{method: racl}, {method: imm}]", "importance=mas", "seed=[1,2]"),
 }
 
 
@@ -114,7 +113,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[set[str], 
     for name, words in RUNS.items():
         folder = tmp_path_factory.mktemp("run")
         places = (f"paths.output_dir={folder / 'out'}", f"paths.store_dir={folder / 'store'}")
-        done = spawn(*TINY, MORE, *words, "logger=wandb", *places, cwd=folder)
+        done = spawn(*TINY, *words, "logger=wandb", *places, cwd=folder)
         assert done.status == 0, done.err
         (path,) = (folder / "out" / "wandb").glob("offline-run-*/run-*.wandb")
         kept = records(path)
