@@ -21,12 +21,15 @@ def test_a_dry_run_writes_one_file_without_a_login(tmp_path: Path) -> None:
     assert found["report"]["project"] == {"name": "mine", "entityName": "me"}
 
 
-def test_nobody_who_has_logged_in_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "words"), [("", "No API key"), ("a" * 40, "127.0.0.1:9")], ids=["nobody has logged in", "no server"]
+)
+def test_a_service_that_cannot_be_used_is_one_line(key: str, words: str, tmp_path: Path) -> None:
     pytest.importorskip("wandb_workspaces")
-    done = spawn("dashboard", "me/mine", cwd=tmp_path, more={"HOME": str(tmp_path), "WANDB_API_KEY": ""})
+    more = {"HOME": str(tmp_path), "WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = spawn("dashboard", "me/mine", cwd=tmp_path, more=more)
     assert refused(done), done.err
-    assert "`wandb login`" in done.err
-    assert "--dry-run FILE" in done.err
+    assert all(text in done.err for text in (words, "`wandb login`", "--dry-run FILE")), done.err
 
 
 def test_bad_input_is_one_line(

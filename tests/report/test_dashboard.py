@@ -178,7 +178,7 @@ def test_both_are_sent_to_the_project_and_their_addresses_given(monkeypatch: pyt
     service, created = Service(), []
 
     class Api:
-        def __init__(self) -> None:
+        def __init__(self, timeout: int = 20) -> None:
             self._service_api = service
 
         def projects(self, entity: str) -> list[Any]:

@@ -27,6 +27,8 @@ COLUMNS = (
 """The columns that the list of runs shows first."""
 WIDTH, HEIGHT = 24, 8
 """The width of a report, and the height of a panel, in units of W&B's grid."""
+PATIENCE = 10
+"""Seconds until a server that does not answer is given up."""
 SEEDS = {"groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
 """The line and the band of a group of runs."""
 INTRODUCTION = (
@@ -74,8 +76,8 @@ class Dashboard:
         import wandb
 
         try:
-            # It refuses where nobody has logged in.
-            wandb.Api()
+            # It refuses where nobody has logged in, or no server answers.
+            wandb.Api(timeout=PATIENCE)
             # A report makes the project that it is in, and a workspace does not.
             self.report.save()
             self.workspace.save()
