@@ -176,7 +176,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     assert trained["val_accuracy"].between(0, 100).all()
     assert set(trained["epochs"]) == {1}
     for task in TASKS:
-        (curve,) = out.rglob(f"seed_3/LwF/{task}/metrics.csv")
+        (curve,) = out.rglob(f"csv/version_0/LwF/{task}/metrics.csv")
         assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
