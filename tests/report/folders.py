@@ -28,6 +28,10 @@ TRAININGS = [
     for seed in (1, 2)
     for task in ("0-1", "2-10")
 ]
+COSTS = [
+    CostRecord("digits", "mlp", "finetune", "MAS-RACL", user, 1, 1, "0-1", "none", 1000, 2048, 0.25, 2**20)
+    for user in "ab"
+]
 CURVE = "epoch,lr-SGD,step,train_loss,val_accuracy\n" + "".join(
     f"{epoch},,{step},,{60 + 10 * epoch}\n{epoch},,{step},0.5,\n,0.001,{step},,\n"
     for epoch, step in ((0, 9), (1, 19), (2, 29))
@@ -44,11 +48,7 @@ def run(
     """A finished run: by default three rows, two users, two draws and three seeds."""
     found = made() if found is None else found
     records.write(found, folder / "records.csv")
-    costs = [
-        CostRecord("digits", "mlp", "finetune", "MAS-RACL", user, 1, 1, "0-1", "none", 1000, 2048, 0.25, 2**20)
-        for user in "ab"
-    ]
-    records.write(costs, folder / "costs.csv")
+    records.write(COSTS, folder / "costs.csv")
     records.write(TRAININGS, folder / "trainings.csv")
     for training in TRAININGS:
         place = "/".join(curves.place(training.seed, training.experts, training.task))

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from dua_lightning.__main__ import CONF
 from dua_lightning.errors import InputError
-from dua_lightning.report import curves, figures, loggers, records
+from dua_lightning.report import curves, figures, logged, loggers, records
 from dua_lightning.report.loggers import RunLogger
 from dua_lightning.report.reduce import Reduced, reduce
 from dua_lightning.run.stopping import Stopped
 from tests.helpers.cli import TINY, Done, refused, run
 from tests.helpers.process import spawn
 from tests.helpers.wandb_file import records as wandb_records
+from tests.report.folders import COSTS
 from tests.report.test_progress import ACCURACIES, fit_with
 from tests.report.test_tables import made
 
@@ -42,7 +44,8 @@ CONFIG = {
 SWEEP = Path(__file__).parents[2] / "experiments" / "wandb_sweep.yaml"
 KINDS = {"csv": CSVLogger, "tensorboard": TensorBoardLogger, "wandb": WandbLogger, "mlflow": MLFlowLogger}
 ENDS = [None, ValueError(), Stopped(2)]
-TRAININGS = [(1, "L2-transfer", "a"), (1, "L2-transfer", "b"), (2, "LwF", "a")]
+TRAININGS = [("L2-transfer", "a"), ("L2-transfer", "b"), ("LwF", "a")]
+Results = tuple[Reduced, pd.DataFrame, Path, list[Path]]
 
 
 @pytest.fixture(autouse=True)
@@ -51,21 +54,21 @@ def _file_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
-def start(kind: str, folder: Path, row: str = "LwF", **settings: Any) -> RunLogger | None:
+def start(kind: str, folder: Path, row: str = "LwF", seed: int | list[int] = 2, **settings: Any) -> RunLogger | None:
     """The logger as `conf/logger` has it, started."""
     node = yaml.safe_load((CONF / "logger" / f"{kind}.yaml").read_text())
     assert getattr(lightning_loggers, node.pop("_target_").rpartition(".")[2]) is KINDS[kind]
     if kind == "mlflow":
         pytest.importorskip("mlflow")
         node["tracking_uri"] = f"file:{folder / 'mlruns'}"
-    return loggers.start(KINDS[kind], {**node, **settings}, folder, CONFIG, row)
+    return loggers.start(KINDS[kind], {**node, **settings}, folder, {**CONFIG, "seed": seed}, row)
 
 
-def log(kind: str, folder: Path, results: tuple[Reduced, Path, list[Path]]) -> RunLogger:
+def log(kind: str, folder: Path, results: Results) -> RunLogger:
     """Three trainings of four epochs each, the results, and the end."""
     run = start(kind, folder)
-    for seed, training, task in TRAININGS:
-        logger = loggers.curves(run, seed, training, task)
+    for training, task in TRAININGS:
+        logger = loggers.curves(run, 2, training, task)
         assert isinstance(logger, Logger)
         fit_with(logger, task)
     loggers.results(run, *results)
@@ -74,41 +77,78 @@ def log(kind: str, folder: Path, results: tuple[Reduced, Path, list[Path]]) -> R
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reduced, Path, list[Path]]:
-    """The reduced records of one row, their file, and two figures."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The reduced records of one row, its costs, the file of the records, and two figures."""
     folder = tmp_path_factory.mktemp("results")
     records.write([record for record in made() if record.method == "racl"], folder / "records.csv")
     reduced = reduce(records.chunks(folder / "records.csv"))
-    return reduced, folder / "records.csv", figures.draw_all(reduced, folder)
+    return reduced, pd.DataFrame(COSTS), folder / "records.csv", figures.draw_all(reduced, folder)
 
 
 @pytest.fixture(scope="module")
-def merits(results: tuple[Reduced, Path, list[Path]]) -> dict[str, float]:
-    found = loggers.merits(results[0])
+def merits(results: Results) -> dict[str, float]:
+    found = logged.merits(results[0])
     names = ("average_accuracy", "forgetting")
     assert set(found) == {*names, *(f"MAS-RACL/{name}" for name in names)}
     return found
 
 
-def test_a_run_without_a_logger_logs_nothing(results: tuple[Reduced, Path, list[Path]]) -> None:
+def test_a_run_without_a_logger_logs_nothing(results: Results) -> None:
     assert loggers.curves(None, 1, "LwF", "a") is False
     loggers.results(None, *results)
     loggers.close(None)
 
 
 def test_figures_of_merit_that_are_not_defined_are_left_out() -> None:
-    found = loggers.merits(reduce([pd.DataFrame(made())]))
+    found = logged.merits(reduce([pd.DataFrame(made())]))
     assert "Joint/average_accuracy" in found
     assert "Joint/forgetting" not in found
     assert "average_accuracy" not in found, "several rows have no figures in common"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("seed", "apart"), [(7, False), ([7], False), ([7, 8], True)])
+def test_the_seed_is_in_the_names_of_curves_where_a_run_has_several(
+    kind: str, seed: int | list[int], apart: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard" if kind == "tensorboard" else "lightning")
+    run = start(kind, tmp_path, seed=seed)
+    logger = loggers.curves(run, 7, "LwF", "a")
+    loggers.close(run)
+    expected = "seed_7/LwF/a" if apart else "LwF/a"
+    if isinstance(logger, loggers.PrefixedLogger):
+        assert logger.prefix == expected
+    else:
+        assert isinstance(logger, CSVLogger | TensorBoardLogger)
+        assert logger.log_dir == f"{tmp_path}/{kind}/version_0/{expected}"
+
+
+def test_accuracies_after_each_task_are_those_of_the_matrices() -> None:
+    several = reduce([pd.DataFrame(made())])
+    last = dict(logged.learning(several))[3]
+    R = several.matrices["MAS-IMM"]
+    assert last["MAS-IMM/accuracy_so_far"] == pytest.approx((R[2, 0] + R[2, 1] + R[2, 2]) / 3)
+    assert last["MAS-IMM/accuracy_on/2"] == pytest.approx(R[2, 1])
+    assert "Joint/accuracy_so_far" in last
+    assert not any(name.startswith("Joint") for tasks, of in logged.learning(several) if tasks < 3 for name in of)
+    named = dict(logged.learning(replace(several, tasks={"digits": ("x", "y/z", "w")})))[1]
+    names = ("accuracy_so_far", "accuracy_on/x")
+    assert set(named) == {f"{row}/{name}" for row in ("MAS-RACL", "MAS-IMM") for name in names}
+
+
+def test_tables_without_lines_are_left_out(results: Results) -> None:
+    several = logged.tables(reduce([pd.DataFrame(made())]), pd.DataFrame(COSTS))
+    assert set(several) == {"rows", "users", "accuracy_matrix", "ledger", "costs"}
+    assert list(several["ledger"].columns[:4]) == ["data", "model", "ledger", "line"]
+    assert set(logged.tables(results[0], pd.DataFrame())) == {"rows", "users", "accuracy_matrix"}, "one row, no costs"
+
+
 def test_csv_has_a_file_for_each_training_and_one_for_the_results(
-    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+    results: Results, merits: dict[str, float], tmp_path: Path
 ) -> None:
     log("csv", tmp_path, results)
-    for seed, training, task in TRAININGS:
-        curve = pd.read_csv(tmp_path / "csv" / "version_0" / f"seed_{seed}" / training / task / "metrics.csv")
+    for training, task in TRAININGS:
+        curve = pd.read_csv(tmp_path / "csv" / "version_0" / training / task / "metrics.csv")
         assert curve.dropna(subset="val_accuracy")["val_accuracy"].to_list() == list(ACCURACIES)
         assert curve.dropna(subset="train_loss")["epoch"].to_list() == [0, 1, 2, 3]
     (line,) = pd.read_csv(tmp_path / "csv" / "version_0" / "metrics.csv").to_dict("records")
@@ -116,16 +156,14 @@ def test_csv_has_a_file_for_each_training_and_one_for_the_results(
     assert "digits" in (tmp_path / "csv" / "version_0" / "hparams.yaml").read_text()
 
 
-def test_another_run_in_the_same_folder_leaves_the_first_ones_files(
-    results: tuple[Reduced, Path, list[Path]], tmp_path: Path
-) -> None:
+def test_another_run_in_the_same_folder_leaves_the_first_ones_files(results: Results, tmp_path: Path) -> None:
     for _ in range(2):
         log("csv", tmp_path, results)
     assert len(list(tmp_path.rglob("metrics.csv"))) == 2 * 4
 
 
 def test_tensorboard_has_a_folder_for_each_training_and_the_results_as_pictures_text_and_hyperparameters(
-    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+    results: Results, merits: dict[str, float], tmp_path: Path
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -136,13 +174,15 @@ def test_tensorboard_has_a_folder_for_each_training_and_the_results_as_pictures_
 
     log("tensorboard", tmp_path, results)
     folder = tmp_path / "tensorboard" / "version_0"
-    for seed, training, task in TRAININGS:
-        curve = read(folder / f"seed_{seed}" / training / task)
+    for training, task in TRAININGS:
+        curve = read(folder / training / task)
         assert [event.value for event in curve.Scalars("val_accuracy")] == list(ACCURACIES)
     found = read(folder)
     assert set(found.Tags()["images"]) == {"accuracy", "matrices"}
     (text,) = found.Tensors("rows/text_summary")
     assert f"| MAS-RACL | {merits['average_accuracy']:.2f} |" in text.tensor_proto.string_val[0].decode()
+    so_far = [(event.step, event.value) for event in found.Scalars("accuracy_so_far")]
+    assert so_far == [(n, pytest.approx(values["accuracy_so_far"])) for n, values in logged.learning(results[0])]
     assert found.Scalars("average_accuracy")[0].value == pytest.approx(merits["average_accuracy"])
     assert "_hparams_/session_start_info" in found.summary_metadata
 
@@ -153,20 +193,25 @@ def wandb_file(folder: Path) -> list[Any]:
 
 
 def test_wandb_has_curves_tables_figures_and_a_summary(
-    results: tuple[Reduced, Path, list[Path]], merits: dict[str, float], tmp_path: Path
+    results: Results, merits: dict[str, float], tmp_path: Path
 ) -> None:
     log("wandb", tmp_path, results)
     found = wandb_file(tmp_path)
     histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
-    logged: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for history in histories:
         for item in history.item:
-            logged.setdefault(item.key or "/".join(item.nested_key), []).append(item.value_json)
-    for seed, training, task in TRAININGS:
-        curve = logged[f"seed_{seed}/{training}/{task}/val_accuracy"]
+            values.setdefault(item.key or "/".join(item.nested_key), []).append(item.value_json)
+    for training, task in TRAININGS:
+        curve = values[f"{training}/{task}/val_accuracy"]
         assert [json.loads(value) for value in curve] == list(ACCURACIES)
     steps = {r.metric.glob_name: r.metric.step_metric for r in found if r.WhichOneof("record_type") == "metric"}
-    assert steps["seed_1/L2-transfer/a/*"] == "seed_1/L2-transfer/a/epoch"
+    assert steps["L2-transfer/a/*"] == "epoch"
+    assert [json.loads(value) for value in values["epoch"]][:4] == [0, 0, 1, 1]
+    after = list(logged.learning(results[0]))
+    assert [json.loads(value) for value in values["tasks_learnt"]] == [tasks for tasks, _ in after] == [1, 2, 3]
+    on_first = [json.loads(value) for value in values["accuracy_on/1"]]
+    assert on_first == pytest.approx([of["accuracy_on/1"] for _, of in after])
     summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
     for name, value in merits.items():
         assert json.loads(summary[name]) == pytest.approx(value)
@@ -175,7 +220,7 @@ def test_wandb_has_curves_tables_figures_and_a_summary(
         path.name.rpartition("_")[0].rpartition("_")[0]: len(json.loads(path.read_text())["data"])
         for path in (media / "table").glob("*.table.json")
     }
-    assert lines == {"records": 72, "users": 12, "accuracy_matrix": 6}
+    assert lines == {"records": 72, "rows": 1, "users": 12, "accuracy_matrix": 6, "costs": 1}
     assert {path.name.partition("_")[0] for path in (media / "images").rglob("*.png")} == {"accuracy", "matrices"}
 
 
@@ -219,7 +264,7 @@ def test_wandb_runs_are_told_apart_by_group_job_type_and_tags(row: str, tags: li
 @pytest.mark.parametrize("error", ENDS, ids=str)
 def test_mlflow_has_curves_tables_figures_and_how_the_run_ended(
     error: BaseException | None,
-    results: tuple[Reduced, Path, list[Path]],
+    results: Results,
     merits: dict[str, float],
     tmp_path: Path,
 ) -> None:
@@ -240,13 +285,18 @@ def test_mlflow_has_curves_tables_figures_and_how_the_run_ended(
     if error is not None:
         return
     assert isinstance(run.logger, MLFlowLogger)
-    for seed, training, task in TRAININGS:
-        curve = client.get_metric_history(run.logger.run_id, f"seed_{seed}/{training}/{task}/val_accuracy")
+    for training, task in TRAININGS:
+        curve = client.get_metric_history(run.logger.run_id, f"{training}/{task}/val_accuracy")
         assert [metric.value for metric in curve] == list(ACCURACIES)
     for name, value in merits.items():
         assert found.data.metrics[name] == pytest.approx(value)
     kept = {artifact.path for artifact in client.list_artifacts(run.logger.run_id)}
-    assert kept == {"records.csv", "users.json", "accuracy_matrix.json", "accuracy.png", "matrices.png"}
+    tables = {f"{name}.json" for name in ("rows", "users", "accuracy_matrix", "costs")}
+    assert kept == {"records.csv", "accuracy.png", "matrices.png"} | tables
+    so_far = client.get_metric_history(run.logger.run_id, "accuracy_so_far")
+    assert {point.step: point.value for point in so_far} == pytest.approx(
+        {tasks: values["accuracy_so_far"] for tasks, values in logged.learning(results[0])}
+    )
 
 
 def test_the_end_of_a_training_does_not_end_the_run(tmp_path: Path) -> None:
@@ -426,9 +476,7 @@ def test_a_service_that_goes_away_takes_nothing_with_it(
     assert all((out / name).exists() for name in written)
 
 
-def test_a_service_that_has_failed_is_not_asked_again(
-    results: tuple[Reduced, Path, list[Path]], tmp_path: Path
-) -> None:
+def test_a_service_that_has_failed_is_not_asked_again(results: Results, tmp_path: Path) -> None:
     started = loggers.start(Gone, {"error": "nobody there"}, tmp_path, CONFIG, "LwF")
     logger = loggers.curves(started, 1, "LwF", "a")
     assert isinstance(logger, Logger)

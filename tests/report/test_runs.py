@@ -53,6 +53,19 @@ def test_the_curve_of_a_repeated_run_is_that_of_its_latest_version(tmp_path: Pat
     assert list(curve[(curve["seed"] == 1) & (curve["task"] == "0-1")]["val_accuracy"]) == [99]
 
 
+def test_the_curves_of_a_run_of_one_seed_have_no_seed_in_their_place(tmp_path: Path) -> None:
+    found = []
+    for seed in (2, [2]):
+        folder = folders.run(tmp_path / str(seed), settings={"seed": seed})
+        for path in list(folder.rglob("seed_2/*/*/metrics.csv")):
+            (new := folder / "csv/version_1" / "/".join(path.parts[-3:])).parent.mkdir(parents=True)
+            path.rename(new)
+        (run,) = read_runs(folder)
+        found.append(run.curves[run.curves["seed"] == 2])
+    assert [len(curves) for curves in found] == [6, 6]
+    assert len(study([folders.run(tmp_path / "earlier", folders.of("imm", 1), {"seed": 1})]).curves)
+
+
 def test_a_run_needs_neither_costs_nor_curves(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
     shutil.rmtree(folder / "csv")

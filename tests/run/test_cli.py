@@ -176,7 +176,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     assert trained["val_accuracy"].between(0, 100).all()
     assert set(trained["epochs"]) == {1}
     for task in TASKS:
-        (curve,) = out.rglob(f"seed_3/LwF/{task}/metrics.csv")
+        (curve,) = out.rglob(f"csv/version_0/LwF/{task}/metrics.csv")
         assert {"epoch", "train_loss", "val_accuracy"} <= set(pd.read_csv(curve))
     for name in ("domains", "accuracy", "matrices"):
         assert (out / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -199,10 +199,13 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
     assert (started.run_group, started.project, started.job_type) == ("digits", "dua_lightning", "MAS-RACL")
     assert {"MAS-RACL", "digits", "mlp", "paper", "none"} == set(started.tags)
     configs = [started.config, *(r.config for r in found if r.WhichOneof("record_type") == "config")]
-    assert "seed" in {item.key for config in configs for item in config.update}
+    values = {item.key: json.loads(item.value_json) for config in configs for item in config.update}
+    names = [values[group]["name"] for group in ("method", "importance", "adapt")]
+    assert (names, values["seed"]) == (["racl", "mas", "none"], 1), "runs are filtered and sorted by these"
     histories = [r.history for r in found if r.WhichOneof("record_type") == "history"]
     logged = {"/".join(item.nested_key) or item.key for history in histories for item in history.item}
-    assert {"seed_1/L2-transfer/0-1/val_accuracy", "seed_1/L2-transfer/2-3/train_loss"} <= logged
+    assert {"L2-transfer/0-1/val_accuracy", "L2-transfer/2-3/train_loss"} <= logged
+    assert {"tasks_learnt", "accuracy_so_far", "accuracy_on/0-1", "accuracy_on/2-3"} <= logged
     assert any(name.startswith("records/") for name in logged)
     summary = {i.key: i.value_json for r in found if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
     (row,) = json.loads((tmp_path / "out" / "summary.json").read_text()).values()
@@ -211,10 +214,11 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
     assert float(summary["average_accuracy"]) == pytest.approx(row["average_accuracy"])
     media = path.parent / "files" / "media"
     lines = {}
-    for name in ("records", "users", "accuracy_matrix"):
+    for name in ("records", "rows", "users", "accuracy_matrix"):
         (table,) = (media / "table").glob(f"{name}_*.table.json")
         lines[name] = len(json.loads(table.read_text())["data"])
-    assert lines == {"records": len(read(tmp_path / "out" / "records.csv")), "users": 3, "accuracy_matrix": 3}
+    known = len(read(tmp_path / "out" / "records.csv"))
+    assert lines == {"records": known, "rows": 1, "users": 3, "accuracy_matrix": 3}
     pictures = {path.name.partition("_")[0] for path in (media / "images").rglob("*.png")}
     assert pictures == {"domains", "accuracy", "matrices"}
 
@@ -234,7 +238,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     for text in shown:
         assert text in done.out
     assert max(map(len, done.out.splitlines())) <= 80
-    assert done.out.count("python -m dua_lightning") == 13
+    assert done.out.count("python -m dua_lightning") == 14
 
 
 BAD = {

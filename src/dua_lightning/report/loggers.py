@@ -5,7 +5,6 @@ merit, and `close` ends it.
 """
 
 import logging
-import math
 import os
 import re
 import sys
@@ -15,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.image import imread
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import records
-from dua_lightning.report.curves import place
-from dua_lightning.report.reduce import Reduced, entries, over_seeds
+from dua_lightning.report import logged, records
+from dua_lightning.report.curves import EPOCH, place, several
+from dua_lightning.report.reduce import Reduced, over_seeds
 
 EXTRAS = ("wandb", "tensorboard", "mlflow")
 """The extras of this package that install what a logger needs."""
@@ -48,11 +48,13 @@ class RunLogger:
     Args:
         logger: The logger.
         settings: The arguments that its class was called with.
+        several_seeds: Whether the run has several seeds, which the names of curves then tell apart.
         failure: The reason of the first failure; empty while there is none.
     """
 
     logger: Logger
     settings: Mapping[str, Any]
+    several_seeds: bool = False
     failure: str = ""
 
     def attempt(self, action: Callable[[], object]) -> None:
@@ -79,13 +81,15 @@ class PrefixedLogger(Logger):
     Args:
         run: The logger of the whole run.
         prefix: What stands before each metric's name, with a slash between.
+        common: The metrics that keep their names.
     """
 
-    def __init__(self, run: RunLogger, prefix: str) -> None:
+    def __init__(self, run: RunLogger, prefix: str, common: Sequence[str] = ()) -> None:
         super().__init__()
         self.run = run
         self.logger = run.logger
         self.prefix = prefix
+        self.common = common
 
     @property
     def name(self) -> str | None:
@@ -110,7 +114,9 @@ class PrefixedLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics under the prefix."""
-        named = {f"{self.prefix}/{name}": float(value) for name, value in metrics.items()}
+        named = {
+            name if name in self.common else f"{self.prefix}/{name}": float(value) for name, value in metrics.items()
+        }
         self.run.attempt(lambda: self.logger.log_metrics(named, step))
 
     @rank_zero_only
@@ -175,7 +181,7 @@ def start(
         raise InputError(
             f"{kind.__name__} cannot be started ({_reason(error)}); {_next_step(given)}, or use the logger csv"
         ) from error
-    return RunLogger(logger, given)
+    return RunLogger(logger, given, several(config["seed"]))
 
 
 def _make_room(folder: Path) -> None:
@@ -261,7 +267,8 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
     """Give the logger for the Trainer of one task's training.
 
     Loggers that write files get a folder of their own for each training, so that tools lay the curves over each other;
-    in one run of another service the names of metrics begin with the training's.
+    in one run of another service the names of metrics begin with the training's. The seed is part of either where the
+    run has several, so that runs of one seed lie over each other.
 
     Args:
         run: The run's logger, or None for no logging.
@@ -274,36 +281,43 @@ def curves(run: RunLogger | None, seed: int, training: str, task: str) -> Logger
     """
     if run is None:
         return False
-    *parents, last = place(seed, training, task)
+    *parents, last = place(seed if run.several_seeds else None, training, task)
     if isinstance(run.logger, CSVLogger | TensorBoardLogger):
         where = {"save_dir": run.logger.log_dir, "name": "/".join(parents), "version": last}
         return type(run.logger)(**{**run.settings, **where})
     prefix = "/".join([*parents, last])
     if isinstance(run.logger, WandbLogger):
         experiment = run.logger.experiment
-        run.attempt(lambda: experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/epoch"))
+        run.attempt(lambda: experiment.define_metric(f"{prefix}/*", step_metric=EPOCH))
+        # A panel of W&B has one metric on its axis.
+        return PrefixedLogger(run, prefix, common=[EPOCH])
     return PrefixedLogger(run, prefix)
 
 
-def results(run: RunLogger | None, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:
-    """Log the results of a run: figures of merit, figures, and tables where the logger has a place for them.
+def results(run: RunLogger | None, reduced: Reduced, costs: pd.DataFrame, path: Path, figures: Sequence[Path]) -> None:
+    """Log the results of a run: figures of merit, figures, and curves and tables where the logger has a place for them.
 
     Args:
         run: The run's logger, or None for no logging.
         reduced: The reduced records.
+        costs: A line for each `CostRecord`.
         path: The file of the records; every accuracy is logged from it where users are few.
         figures: The files of the figures.
     """
     if run is not None:
-        run.attempt(lambda: _results(run.logger, reduced, path, figures))
+        run.attempt(lambda: _results(run.logger, reduced, costs, path, figures))
 
 
-def _results(logger: Logger, reduced: Reduced, path: Path, figures: Sequence[Path]) -> None:
-    metrics = merits(reduced)
-    tables = {"users": reduced.draws, "accuracy_matrix": entries(reduced)}
+def _results(logger: Logger, reduced: Reduced, costs: pd.DataFrame, path: Path, figures: Sequence[Path]) -> None:
+    metrics = logged.merits(reduced)
     if isinstance(logger, WandbLogger):
+        for tasks, values in logged.learning(reduced):
+            for name in values:
+                logger.experiment.define_metric(name, step_metric=logged.LEARNT)
+            logger.log_metrics({logged.LEARNT: tasks, **values})
+        tables = dict(logged.tables(reduced, costs))
         if not reduced.many:
-            tables["records"] = records.read(path)
+            tables[logged.RECORDS] = records.read(path)
         for name, table in tables.items():
             logger.log_table(name, dataframe=table)
         for figure in figures:
@@ -311,37 +325,30 @@ def _results(logger: Logger, reduced: Reduced, path: Path, figures: Sequence[Pat
         # W&B's own sweeps read their metric from the summary.
         logger.experiment.summary.update(metrics)
     elif isinstance(logger, MLFlowLogger):
-        logger.log_metrics({re.sub(r"[^-./\w ]", "_", name): value for name, value in metrics.items()})
-        for name, table in tables.items():
+        for tasks, values in logged.learning(reduced):
+            logger.log_metrics(_allowed(values), tasks)
+        logger.log_metrics(_allowed(metrics))
+        for name, table in logged.tables(reduced, costs).items():
             logger.experiment.log_table(logger.run_id, data=table, artifact_file=f"{name}.json")
         for file in (path, *figures):
             logger.experiment.log_artifact(logger.run_id, str(file))
     elif isinstance(logger, TensorBoardLogger):
+        for tasks, values in logged.learning(reduced):
+            logger.log_metrics(values, tasks)
         for figure in figures:
             logger.experiment.add_image(figure.stem, imread(figure)[..., :3], dataformats="HWC")
         merit = over_seeds(reduced.draws).round(2)
         lines = ["| " + " | ".join(map(str, line)) + " |" for line in merit.reset_index().itertuples(index=False)]
         heading = ["| " + " | ".join(["row", *merit]) + " |", "|" + "---|" * (1 + merit.shape[1])]
-        logger.experiment.add_text("rows", "\n".join([*heading, *lines]))
+        logger.experiment.add_text(logged.ROWS, "\n".join([*heading, *lines]))
         logger.log_hyperparams(logger.hparams, metrics, 0)
     else:
         logger.log_metrics(metrics, 0)
 
 
-def merits(reduced: Reduced) -> dict[str, float]:
-    """Give the figures of merit that are defined, as means over seeds.
-
-    Args:
-        reduced: The reduced records.
-
-    Returns:
-        `ROW/average_accuracy` (percent) and `ROW/forgetting` (points); a single row's are there without `ROW/` too.
-    """
-    rows = over_seeds(reduced.draws)[["average_accuracy", "forgetting"]]
-    named = {f"{row}/{merit}": float(value) for row, line in rows.iterrows() for merit, value in line.items()}
-    if len(rows) == 1:
-        named |= {str(merit): float(value) for merit, value in rows.iloc[0].items()}
-    return {name: value for name, value in named.items() if not math.isnan(value)}
+def _allowed(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by names that MLflow takes."""
+    return {re.sub(r"[^-./\w ]", "_", name): value for name, value in metrics.items()}
 
 
 def close(run: RunLogger | None) -> None:

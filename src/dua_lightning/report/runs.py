@@ -12,7 +12,7 @@ import yaml
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import facts, records
-from dua_lightning.report.curves import METRICS, place
+from dua_lightning.report.curves import CURVE, METRICS, place, several
 from dua_lightning.report.facts import Facts, task_names
 from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
@@ -29,8 +29,6 @@ OF_ROWS = ("method.", *(f"{axis}." for axis in AXES[:-2]), *AXES[-2:])
 """Settings that a row is made of."""
 OF_TRAINING = ("data.", "model.", "trainer.", "optimizer.", "scheduler.", "callbacks.", "regularise.", "training")
 """Settings that an expert is made of."""
-CURVE = ["epoch", "train_loss", "val_accuracy"]
-"""The columns of a training's curve."""
 
 
 @dataclass(frozen=True)
@@ -300,27 +298,31 @@ def _short(names: Sequence[str]) -> dict[str, str]:
 
 def _read(folder: Path) -> Run:
     given: Any = _yaml(folder / OVERRIDES) if (folder / OVERRIDES).exists() else []
+    settings = flat(_yaml(folder / CONFIG))
     trainings = records.trainings(folder / "trainings.csv")
     return Run(
         folder=folder,
-        settings=flat(_yaml(folder / CONFIG)),
+        settings=settings,
         given=[str(text) for text in given],
         environment=_json(folder / ENVIRONMENT),
         results=_results(folder),
         costs=records.costs(folder / "costs.csv"),
-        curves=_curves(folder, trainings),
+        curves=_curves(folder, trainings, settings.get("seed")),
         trainings=trainings,
         facts=facts.read(folder),
     )
 
 
-def _curves(folder: Path, trainings: pd.DataFrame) -> pd.DataFrame:
+def _curves(folder: Path, trainings: pd.DataFrame, seed_setting: Any) -> pd.DataFrame:
     """The epochs of each training that Lightning's CSVLogger wrote: seed, experts, task, and the columns of `CURVE`."""
+    apart = several(seed_setting)
+    depth = 3 if apart else 2
     # Later versions come last: a repeated run has each a folder of its own.
-    files = {path.parts[-4:-1]: path for path in sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)}
+    paths = sorted(folder.rglob(METRICS), key=lambda path: path.stat().st_mtime)
+    files = {path.parts[-depth - 1 : -1]: path for path in paths}
     parts = []
     for seed, experts, task in trainings[["seed", "experts", "task"]].itertuples(index=False):
-        path = files.get(place(seed, experts, task))
+        path = files.get(place(seed if apart else None, experts, task))
         if path is None:
             continue
         try:

@@ -183,7 +183,7 @@ def report(
     for written in files:
         console.print(f"  {written}")
     # A service may be slow, or gone: the table is there before.
-    loggers.results(logger, reduced, path, pictures)
+    loggers.results(logger, reduced, costs, path, pictures)
 
 
 def draw_records(settings: SeedSettings, row: Row, user: str, iteration: int, R: np.ndarray) -> list[Record]:
