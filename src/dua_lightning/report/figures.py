@@ -80,8 +80,12 @@ PER_LEGEND = 28
 """Curves beyond this have no line of their own: from here on colour and line are those of another one."""
 SLANTED = 22
 """The characters of a line of a name that is written slanted under an axis."""
+PANEL = 22
+"""The characters of a line of a panel's title."""
 TASK = 14
 """The characters of a task's name along an axis."""
+MOST_LINES = 5
+"""The largest number of lines of a name."""
 LEDGER_LINE, LEDGER_TITLE = 0.27, 0.45
 """The inches of a line of the ledger, and of the title of each of its parts."""
 LONGEST_WORD = 30
@@ -160,9 +164,10 @@ def spread(reduced: Reduced, path: Path) -> Path:
     with _saved(path, (8, 4.2), headlines.spread(reduced.draws)) as (figure, grid):
         axes = grid.flat[0]
         rows = reduced.draws.groupby("row", sort=False)["average_accuracy"]
-        for n, (name, of_row) in enumerate(islice(rows, PER_LEGEND)):
-            axes.plot(np.percentile(of_row, levels), levels, color=_look(n)["color"], linestyle=_look(n)["linestyle"])
-            axes.lines[-1].set_label(*_names([name]))
+        names = _names(reduced.draws["row"].unique())
+        for n, (name, (_, of_row)) in enumerate(zip(names, islice(rows, PER_LEGEND), strict=False)):
+            look = {key: _look(n)[key] for key in ("color", "linestyle")}
+            axes.plot(np.percentile(of_row, levels), levels, label=name, **look)
         axes.set_xlabel(_counted("average accuracy after the last task (%)", PER_LEGEND, rows.ngroups))
         axes.set_ylabel("users with at most this (%)")
         axes.grid()
@@ -186,11 +191,11 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
     size = ((2.3 + names) * columns + 0.8, (2.4 + names / 2) * lines + 0.7)
     with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
         low = float(min(np.nanmin(R) for R in found.values()))
-        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+        for axes, name, R in zip(grid.flat, _names(found, PANEL), found.values(), strict=False):
             image = _squares(axes, R, "viridis", low, 100, ".0f" if len(R) <= TASKS_NUMBERED else "")
             _tasks(axes.xaxis, reduced.task_names[: len(R)], first=0)
             _tasks(axes.yaxis, reduced.task_names[: len(R)], first=0, slanted=False)
-            axes.set_title(*_names([name], 22))
+            axes.set_title(name)
         figure.supxlabel(
             _counted("accuracy (%) on task: read each column downwards", MOST_PANELS, len(found)), fontsize=9
         )
@@ -221,12 +226,12 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
         figure,
         grid,
     ):
-        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+        for axes, name, R in zip(grid.flat, _names(found, PANEL), found.values(), strict=False):
             after = np.arange(1, len(R) + 1)
             for j in range(len(R)):
                 axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
                 axes.plot(after, R[:, j], **_task(j, len(common)))
-            axes.set_title(*_names([name], 22))
+            axes.set_title(name)
             _tasks(axes.xaxis, reduced.task_names[: len(R)], first=1)
             axes.grid(axis="y")
         _legend(figure, grid, reduced.task_names)
@@ -373,12 +378,12 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
     columns, lines = _panels(len(kinds))
     size = (2.4 * columns + 0.8, 2.0 * lines + 0.9)
     with _saved(path, size, headlines.training(epochs), lines, columns, sharey=True) as (figure, grid):
-        for axes, kind in zip(grid.flat, kinds, strict=False):
+        for axes, name, kind in zip(grid.flat, _names(kinds, PANEL), kinds, strict=False):
             of_kind = epochs[epochs["experts"] == kind]
             for task, of_task in of_kind.groupby("task", sort=False):
                 curve = of_task.groupby("epoch")["val_accuracy"].mean()
                 axes.plot(curve.index, curve.to_numpy(), **_task(tasks.index(task), len(tasks)), markevery=5)
-            axes.set_title(*_names([kind], 22))
+            axes.set_title(name)
             axes.locator_params(axis="x", integer=True)
             axes.grid(axis="y")
         _legend(figure, grid, tasks)
@@ -486,7 +491,7 @@ def _task(n: int, count: int) -> dict[str, Any]:
 def _legend(figure: Figure, grid: np.ndarray, tasks: Sequence[str]) -> None:
     if len(tasks) <= TASKS_NUMBERED:
         handles = [Line2D([], [], **_task(n, len(tasks))) for n in range(len(tasks))]
-        figure.legend(handles, _names(tasks, 22), title="task", loc="outside right center")
+        figure.legend(handles, _names(tasks, PANEL), title="task", loc="outside right center")
         return
     scale = ScalarMappable(Normalize(1, len(tasks)), "viridis")
     figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
@@ -541,8 +546,14 @@ def _name(axis: Axis, names: Iterable[object], most: float, width: int = 34, **l
 
 
 def _names(texts: Iterable[object], width: int = 34) -> list[str]:
-    """Names for axes and panels, in up to two lines."""
-    return ["\n".join(textwrap.wrap(_plain(text), width, max_lines=2, placeholder=" ...")) for text in texts]
+    """Names for axes and panels, in up to two lines, or in more where these are what tells two names apart."""
+    plain = [_plain(text) for text in texts]
+    names = plain
+    for most in range(2, MOST_LINES + 1):
+        names = ["\n".join(textwrap.wrap(text, width, max_lines=most, placeholder=" ...")) for text in plain]
+        if len(set(names)) == len(set(plain)):
+            break
+    return names
 
 
 def _wrapped(title: str, inches: float) -> str:

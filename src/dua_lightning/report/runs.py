@@ -131,7 +131,7 @@ def study(folders: Sequence[Path]) -> Study:
         runs=tuple(runs),
         missing=tuple(dict.fromkeys([*(f for folder in folders for f in _failures(folder)), *_unfinished(runs)])),
         reduced=replace(reduce(_relabelled([run.folder for run in runs], labels)), tasks=_tasks(runs)),
-        costs=_joined([run.costs for run in runs]),
+        costs=_joined([_named(run.costs, new) for run, new in zip(runs, labels, strict=True)]),
         curves=_joined([run.curves.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
         trainings=_joined([run.trainings.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
     )
@@ -260,6 +260,11 @@ def _relabelled(folders: Sequence[Path], labels: Sequence[Mapping[str, str]]) ->
     for folder, new in zip(folders, labels, strict=True):
         for frame in records.chunks(folder / "records.csv"):
             yield frame.replace({"label": dict(new)})
+
+
+def _named(costs: pd.DataFrame, new: Mapping[str, str]) -> pd.DataFrame:
+    """The costs of a run under the names that its rows have among others."""
+    return costs.assign(label=costs["label"].cat.rename_categories(dict(new)))
 
 
 def _labels(results: Sequence[pd.DataFrame], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

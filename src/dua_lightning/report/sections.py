@@ -177,9 +177,7 @@ def _published(study: Study) -> Section | None:
     )
     frame = pd.DataFrame(
         {
-            "row": lines["method"].where(
-                lines["adapt"].isin(("none", "finetune")), lines["method"] + " + " + lines["adapt"]
-            ),
+            "row": lines["label"],
             "table": lines["table"].astype(int),
             "data": lines["data"],
             "model": lines["model"],

@@ -10,6 +10,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dua_lightning.adapt.base import moments
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
@@ -216,8 +217,7 @@ def _costs(
     settings: SeedSettings, row: Row, user: str, iteration: int, spent: list[tuple[Task, Cost]]
 ) -> list[CostRecord]:
     whose = _whose(settings, row, user, iteration)
-    taken = str(getattr(row.phi, "statistics", "none"))
-    return [CostRecord(**whose, task=task.name, statistics=taken, **asdict(cost)) for task, cost in spent]
+    return [CostRecord(**whose, task=task.name, statistics=moments(row.phi), **asdict(cost)) for task, cost in spent]
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:
