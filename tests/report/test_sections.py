@@ -51,7 +51,9 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "How to run each row again",
     ]
     found = tables(document)
-    assert list(found) == ["ledger", "rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
+    assert list(found) == [
+        *("ledger", "rows", "differences", "extremes", "users", "by_user", "training", "adaptation", "settings")
+    ]
     assert "interval over seeds, users and iterations" in found["rows"].note
     assert (
         "interval over seeds, p of the t test over them, corrected by Holm for all pairs (3)"

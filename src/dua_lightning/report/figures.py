@@ -58,8 +58,12 @@ STYLE: Any = {
     "savefig.dpi": 130,
     # The same picture is the same file.
     "svg.hashsalt": "dua",
+    # Text in a PDF stays text, in a font that publishers take.
+    "pdf.fonttype": 42,
 }
 """matplotlib's settings for every figure."""
+UNDATED: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""What a file does not say of the time when it was made, by the end of its name."""
 PANELS_PER_LINE = 5
 """Figures have at most so many panels side by side."""
 USERS_MARKED = 5
@@ -445,7 +449,7 @@ def _saved(
             with replacing(path) as temporary, warnings.catch_warnings():
                 # A character that no font has is a box.
                 warnings.filterwarnings("ignore", message="Glyph")
-                figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
+                figure.savefig(temporary, metadata=UNDATED.get(path.suffix))
         finally:
             plt.close(figure)
 
