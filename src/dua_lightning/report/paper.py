@@ -69,7 +69,7 @@ def latex(table: Table, made: Made) -> str:
     ]
     commands = [rf"\texttt{{{_breakable(command)}}}" for command in made.commands]
     caption = f"{_escaped(_said(table, printed, made))} {_by(commands, made)}"
-    lines = []
+    lines: list[str] = []
     for part, line in _lines(table, printed):
         if part is not None:
             rule = ["    \\addlinespace"] if lines else []

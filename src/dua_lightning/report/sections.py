@@ -252,7 +252,7 @@ def _published(study: Study) -> Section | None:
         }
     )
     note = "Average accuracy in percent; forgetting in points, divided by the number of tasks as published."
-    shown = [name for name in frame if name not in ("data", "model") or frame[name].nunique() > 1]
+    shown = [str(name) for name in frame if name not in ("data", "model") or frame[name].nunique() > 1]
     printed = Printed(
         f"Measured beside published (De Lange et al., CVPR 2020): {note[0].lower()}{note[1:-1]}",
         dict.fromkeys(shown, ""),
@@ -356,7 +356,7 @@ def _tasks(study: Study) -> Iterator[Table]:
     if told:
         frame = pd.DataFrame(list(told), columns=["data", "number", "task", "categories"])
         note = "Tasks in the order of learning; records have their numbers."
-        shown = [name for name in frame if name != "data" or frame[name].nunique() > 1]
+        shown = [str(name) for name in frame if name != "data" or frame[name].nunique() > 1]
         printed = Printed("The tasks in the order of learning, and their categories", dict.fromkeys(shown, ""))
         yield Table("tasks", frame, note, printed=printed)
 
