@@ -150,9 +150,14 @@ def test_tasks_are_called_by_their_names(draw: Draw, drawn: list[Figure], tmp_pa
     ElementTree.parse(path)
     ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
     assert ticks == ["Küche und a...", "<b>Bad</b>", "three"]
+    # Where tasks are many, some are named.
+    rooms = tuple(f"room {n}" for n in range(1, 21))
+    draw(replace(of(tasks=20), tasks={"digits": rooms}), tmp_path / "figure.svg")
+    ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]
+    assert ticks == [f"room {n}" for n in range(1, 21, 3)]
     # The names of another number of tasks are not those of these.
     draw(replace(of(tasks=2), tasks={"digits": names}), tmp_path / "figure.svg")
-    assert [label.get_text() for label in drawn[1].axes[0].get_xticklabels()] == ["1", "2"]
+    assert [label.get_text() for label in drawn[2].axes[0].get_xticklabels()] == ["1", "2"]
 
 
 def test_the_curve_over_a_few_images_ends_at_all(drawn: list[Figure], tmp_path: Path) -> None:

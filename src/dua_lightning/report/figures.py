@@ -63,7 +63,7 @@ STYLE: Any = {
 }
 """matplotlib's settings for every figure."""
 UNDATED: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-"""What a file does not say of the time when it was made, by the end of its name."""
+"""Metadata that leave out the time when a file was made, by the end of its name."""
 PANELS_PER_LINE = 5
 """Figures have at most so many panels side by side."""
 USERS_MARKED = 5
@@ -498,7 +498,8 @@ def _legend(figure: Figure, grid: np.ndarray, tasks: Sequence[str]) -> None:
         figure.legend(handles, _names(tasks, PANEL), title="task", loc="outside right center")
         return
     scale = ScalarMappable(Normalize(1, len(tasks)), "viridis")
-    figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
+    bar = figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
+    _tasks(bar.ax.yaxis, tasks, first=1, slanted=False)
 
 
 def _panels(count: int) -> tuple[int, int]:
@@ -522,16 +523,13 @@ def _ticks(count: int) -> np.ndarray:
 
 def _room(tasks: Sequence[str]) -> float:
     """The inches that the names of tasks take beside an axis beyond numbers."""
-    return 0.07 * max(0, min(TASK, max(map(len, tasks))) - 3) if len(tasks) <= TASKS_NUMBERED else 0.0
+    return 0.07 * max(0, min(TASK, max(map(len, tasks))) - 3)
 
 
 def _tasks(axis: Axis, names: Sequence[str], first: int, slanted: bool = True) -> None:
-    """Write the tasks along an axis on which the first is at `first`; of many only some, by their numbers."""
+    """Write the tasks along an axis on which the first is at `first`; of many only some."""
     ticks = _ticks(len(names))
-    if len(ticks) < len(names):
-        axis.set_ticks(ticks - 1 + first, [str(tick) for tick in ticks])
-        return
-    plain = map(_plain, names)
+    plain = (_plain(names[tick - 1]) for tick in ticks)
     texts = [name if len(name) <= TASK else f"{name[: TASK - 3]}..." for name in plain]
     look: dict[str, Any] = {"rotation": 35, "ha": "right"} if slanted and max(map(len, texts)) > 3 else {}
     axis.set_ticks(ticks - 1 + first, texts, fontsize=8, **look)

@@ -37,7 +37,7 @@ EXPONENT = re.compile(r"e([+-])0*(\d+)")
 
 @dataclass(frozen=True)
 class Made:
-    """How the numbers of tables were made.
+    """Seeds, users and commands behind the numbers of tables.
 
     Args:
         size: The seeds and users, as a sentence.
@@ -55,7 +55,7 @@ def latex(table: Table, made: Made) -> str:
 
     Args:
         table: The table; one that does not say what a paper prints is printed whole.
-        made: How its numbers were made.
+        made: The seeds, users and commands behind its numbers.
 
     Returns:
         A `table` environment with the label `tab:NAME`.
@@ -100,7 +100,7 @@ def markdown(table: Table, made: Made) -> str:
 
     Args:
         table: The table; one that does not say what a paper prints is printed whole.
-        made: How its numbers were made.
+        made: The seeds, users and commands behind its numbers.
 
     Returns:
         The text.
