@@ -59,6 +59,7 @@ def test_every_output_has_the_same_labels(folder: Path, monkeypatch: pytest.Monk
     printed = console.export_text()
     found = {
         "records.csv": list(records.read(folder / "records.csv")["label"].unique()),
+        "the commands": list(dict.fromkeys(name.rpartition(", seed ")[0] for name, _ in study.runs[0].commands()))[1:],
         "summary.json": [name for name in json.loads((folder / "summary.json").read_text()) if name != "verdict"],
         "the logger": list(dict.fromkeys(name.rpartition("/")[0] for name in loggers.merits(reduced))),
         "the ledger": [row for row in LABELS if row in set(ledger.ledger(reduced.draws)["row"])],

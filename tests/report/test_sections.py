@@ -91,7 +91,7 @@ def test_the_tables_hold_the_run(document: Document) -> None:
 
 def test_every_row_and_seed_has_a_command(document: Document) -> None:
     (commands,) = (part for part in document.sections[-1].parts if isinstance(part, Commands))
-    assert commands.lines["method=imm importance=mas seed=3"].endswith("method=imm importance=mas seed=3")
+    assert commands.lines["method=imm importance=mas, seed 3"].endswith("method=imm importance=mas seed=3")
 
 
 def test_a_single_row_user_and_seed_without_costs(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from dua_lightning.run import finished, provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
 from dua_lightning.run.results import Results
-from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.rows import Row, make, rows
 from dua_lightning.run.settings import SeedSettings, Settings, read
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Task
@@ -83,7 +83,8 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                 if not pictures:
                     for line in results.notes():
                         display.say(line)
-                    facts.write(provenance.facts(results.benchmark, results.net), folder)
+                    names = [make(of_row).label for of_row in of_seed.rows]
+                    facts.write(provenance.facts(results.benchmark, results.net, names), folder)
                     shown = _first_users(results.benchmark)
                     pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
                 for user, iteration, of_rows in results.by_draw():
