@@ -150,7 +150,7 @@ def test_tasks_are_called_by_their_names(draw: Draw, drawn: list[Figure], tmp_pa
     ElementTree.parse(path)
     ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
     assert ticks == ["Küche und a...", "<b>Bad</b>", "three"]
-    # Where tasks are many, some are named.
+    # Some of many tasks are named.
     rooms = tuple(f"room {n}" for n in range(1, 21))
     draw(replace(of(tasks=20), tasks={"digits": rooms}), tmp_path / "figure.svg")
     ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]

@@ -381,7 +381,8 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
     if len(study.costs):
         note = (
             "One task on a user's device, medians over rows, users and tasks; the way in which batch-norm statistics "
-            "were taken; on a GPU, the peak of its memory above what was in use before."
+            "were taken; on a GPU, the peak of its memory above what was in use before. A row whose adaptation is its "
+            "method's own stands under its label."
         )
         frame = reduce.cost_medians(study.costs)
         printed = Printed(
