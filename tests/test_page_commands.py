@@ -84,6 +84,9 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
             own = tmp_path / "conf"
             refuse_nothing(given, *([f"hydra.searchpath=[file://{own}]"] if own.is_dir() else []))
         elif rest or command.certain:
+            if name == "dashboard":
+                # Nothing is sent from a machine where somebody has logged in.
+                given = [*given, "--dry-run", "dashboard.json"]
             done = run(*given, capfd=capfd, monkeypatch=monkeypatch)
             # The reader of the page has the runs and the pictures that are missing here, and text may leave them out.
             lacking = "arguments are required" in done.err and not command.certain

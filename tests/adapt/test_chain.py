@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from dua_lightning.adapt import AdaBN, AdaBNS, AdaBNSReleased, BalancedBN, Chain, Finetune, LabelShift, Unchanged
-from dua_lightning.adapt.base import OfExpert, asks
+from dua_lightning.adapt import AdaBN, AdaBNS, AdaBNSReleased, BalancedBN, Chain, Few, Finetune, LabelShift, Unchanged
+from dua_lightning.adapt.base import OfExpert, asks, moments
 from dua_lightning.errors import InputError
 from tests.adapt.users import EVEN, SKEWED, TRAINED, images, scores, trained
 from tests.helpers.nets import BATCH_NORM, MLP, PLAIN, TASK, batches, equal, labels, untouched
@@ -49,6 +49,12 @@ def test_the_expert_reaches_the_step_that_asks_for_it() -> None:
     found = chain.of(expert)(BATCH_NORM.build(), state, TASK, data)
     steps = AdaBN(), AdaBNSReleased(lr=0.1).of(expert)
     equal(found, Chain(steps)(BATCH_NORM.build(), state, TASK, data))
+
+
+def test_it_takes_statistics_as_its_steps_do() -> None:
+    assert moments(Chain([AdaBN(), LabelShift()])) == "exact"
+    assert moments(Chain([LabelShift(), Few(AdaBN(statistics="batch")), AdaBNS()])) == "batch and exact"
+    assert moments(Chain([LabelShift(), Unchanged()])) == "none"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,25 @@ addEventListener("load", () => {
 });
 </script></body>"""
 
+# Browsers make no window of 400 pixels, and a frame of any width; both have the reader's colours.
+FRAME = """<!doctype html><style>:root {{ color-scheme: {scheme} }}</style>
+<iframe src="page.html" width="400" height="900"></iframe><script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const boxes = [...page.querySelectorAll(".sheet, figure")];
+  const style = page.defaultView.getComputedStyle(page.body);
+  const result = document.createElement("pre");
+  result.id = "result";
+  result.textContent = JSON.stringify({{
+    page: page.documentElement.scrollWidth,
+    boxes: Math.max(...boxes.map((box) => box.getBoundingClientRect().right)),
+    figures: [...page.images].map((image) => image.clientWidth),
+    colours: [style.color, style.backgroundColor],
+  }});
+  document.body.append(result);
+}});
+</script>"""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -77,10 +96,16 @@ def read(page: Path, home: Path, extra: str = "") -> Seen:
     watched = page.with_name("watched.html")
     watched.write_text(page.read_text(encoding="utf-8").replace("</body>", extra + READER), encoding="utf-8")
     done = browse("--enable-logging=stderr", "--dump-dom", watched.as_uri(), home=home)
-    (result,) = re.findall(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
+    return Seen(**result(done.stdout), console=[line for line in done.stderr.splitlines() if ":CONSOLE" in line])
+
+
+def result(page: str) -> dict[str, Any]:
+    """The values that a script has left in a page."""
+    (found,) = re.findall(r'<pre id="result">(.*?)</pre>', page, re.DOTALL)
     for code, character in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
-        result = result.replace(code, character)
-    return Seen(**json.loads(result), console=[line for line in done.stderr.splitlines() if ":CONSOLE" in line])
+        found = found.replace(code, character)
+    left: dict[str, Any] = json.loads(found)
+    return left
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +135,7 @@ def test_the_console_would_tell_of_a_fault_or_of_something_loaded(extra: str, pa
 
 
 def test_every_figure_shows(seen: Seen) -> None:
-    assert len(seen.figures) == 6
+    assert len(seen.figures) == 7
     for title, complete, natural, shown in seen.figures:
         assert title
         assert complete
@@ -122,8 +147,28 @@ def test_the_page_is_no_wider_than_its_window(seen: Seen) -> None:
     assert not seen.wide
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_on_a_telephone_by_day_and_by_night(scheme: str, page: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(FRAME.format(scheme=scheme), encoding="utf-8")
+    dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
+    frame = (tmp_path / "frame.html").as_uri()
+    done = browse("--allow-file-access-from-files", *dark, "--dump-dom", frame, home=tmp_path)
+    found = result(done.stdout)
+    # The page does not move sideways: tables and figures do, within their own boxes.
+    assert found["page"] <= 400
+    assert found["boxes"] <= 400
+    assert min(found["figures"]) > 500
+    ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in found["colours"])
+    assert (ink > paper) == (scheme == "dark")
+    assert abs(ink - paper) > 3 * 150
+
+
 def test_every_column_of_every_table_sorts_both_ways(seen: Seen) -> None:
-    assert set(seen.tables) == {"rows", "differences", "extremes", "users", "training", "adaptation", "settings"}
+    assert set(seen.tables) == {
+        *("ledger", "rows", "differences", "extremes", "users", "by_user", "tasks"),
+        *("training", "adaptation", "settings"),
+    }
     for columns in seen.tables.values():
         for column in columns:
             orders = [column[time]["order"] for time in ("first", "second")]

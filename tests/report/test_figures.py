@@ -130,6 +130,18 @@ def test_names_of_any_kind_are_drawn_without_a_warning(draw: Draw, drawn: list[F
 
 
 @pytest.mark.parametrize("draw", [figures.accuracy_matrices, figures.forgetting_curves])
+def test_rows_that_differ_at_the_end_of_a_long_name_are_told_apart(
+    draw: Draw, drawn: list[Figure], tmp_path: Path
+) -> None:
+    names = tuple(f"MAS-IMM, calibrated server statistics + AdaBN of {count} images" for count in (5, 20))
+    draw(named(of(rows=2), names), tmp_path / "figure.png")
+    titles = [axes.get_title() for axes in drawn[0].axes[:2]]
+    assert [" ".join(title.split()) for title in titles] == list(names)
+    draw(named(of(), names), tmp_path / "figure.png")
+    assert drawn[1].axes[0].get_title() == "MAS-IMM, calibrated\nserver statistics ..."
+
+
+@pytest.mark.parametrize("draw", [figures.accuracy_matrices, figures.forgetting_curves])
 def test_tasks_are_called_by_their_names(draw: Draw, drawn: list[Figure], tmp_path: Path) -> None:
     names = ("Küche und andere Räume des Hauses", "<b>Bad</b>", "three")
     with warnings.catch_warnings():
@@ -138,9 +150,14 @@ def test_tasks_are_called_by_their_names(draw: Draw, drawn: list[Figure], tmp_pa
     ElementTree.parse(path)
     ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
     assert ticks == ["Küche und a...", "<b>Bad</b>", "three"]
+    # Some of many tasks are named.
+    rooms = tuple(f"room {n}" for n in range(1, 21))
+    draw(replace(of(tasks=20), tasks={"digits": rooms}), tmp_path / "figure.svg")
+    ticks = [label.get_text() for label in drawn[1].axes[0].get_xticklabels()]
+    assert ticks == [f"room {n}" for n in range(1, 21, 3)]
     # The names of another number of tasks are not those of these.
     draw(replace(of(tasks=2), tasks={"digits": names}), tmp_path / "figure.svg")
-    assert [label.get_text() for label in drawn[1].axes[0].get_xticklabels()] == ["1", "2"]
+    assert [label.get_text() for label in drawn[2].axes[0].get_xticklabels()] == ["1", "2"]
 
 
 def test_the_curve_over_a_few_images_ends_at_all(drawn: list[Figure], tmp_path: Path) -> None:

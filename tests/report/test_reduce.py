@@ -235,7 +235,7 @@ def test_adaptation_costs_a_user_the_sum_over_tasks(tmp_path: Path) -> None:
 def test_costs_name_the_statistics_and_peak_memory_where_it_was_counted(tmp_path: Path, peak: float) -> None:
     ways = {("adabn", "exact"): 0.5, ("adabn", "batch"): 0.25, ("finetune", "none"): 2.0}
     costs = [
-        CostRecord("digits", "mlp", adapt, "MAS-IMM", "a", 1, 1, "0-1", way, 1000, 2048, seconds, peak)
+        CostRecord("digits", "mlp", adapt, f"MAS-IMM + {adapt}", "a", 1, 1, "0-1", way, 1000, 2048, seconds, peak)
         for (adapt, way), seconds in ways.items()
     ]
     records.write(costs, tmp_path / "costs.csv")

@@ -130,8 +130,8 @@ def test_each_row_and_seed_has_its_command(tmp_path: Path) -> None:
     found = dict(run.commands())
     program = "python -m dua_lightning +experiment=digits threads=2"
     assert found["all of it"] == program
-    assert found["method=racl importance=mas seed=2"] == f"{program} method=racl importance=mas seed=2"
-    assert found["method=joint seed=3"] == f"{program} method=joint seed=3"
+    assert found["method=racl importance=mas, seed 2"] == f"{program} method=racl importance=mas seed=2"
+    assert found["method=joint, seed 3"] == f"{program} method=joint seed=3"
     assert len(found) == 1 + 3 * 3
 
 

@@ -51,7 +51,9 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "How to run each row again",
     ]
     found = tables(document)
-    assert list(found) == ["ledger", "rows", "differences", "extremes", "users", "training", "adaptation", "settings"]
+    assert list(found) == [
+        *("ledger", "rows", "differences", "extremes", "users", "by_user", "training", "adaptation", "settings")
+    ]
     assert "interval over seeds, users and iterations" in found["rows"].note
     assert (
         "interval over seeds, p of the t test over them, corrected by Holm for all pairs (3)"
@@ -89,7 +91,7 @@ def test_the_tables_hold_the_run(document: Document) -> None:
 
 def test_every_row_and_seed_has_a_command(document: Document) -> None:
     (commands,) = (part for part in document.sections[-1].parts if isinstance(part, Commands))
-    assert commands.lines["method=imm importance=mas seed=3"].endswith("method=imm importance=mas seed=3")
+    assert commands.lines["method=imm importance=mas, seed 3"].endswith("method=imm importance=mas seed=3")
 
 
 def test_a_single_row_user_and_seed_without_costs(tmp_path: Path) -> None:

@@ -101,6 +101,22 @@ def asks(adapt: Adapt, protocol: type) -> bool:
     return isinstance(adapt, protocol)
 
 
+def moments(adapt: Adapt) -> str:
+    """Name the way in which an adaptation takes batch-norm statistics.
+
+    Args:
+        adapt: The adaptation.
+
+    Returns:
+        Its `statistics`, such as `exact`, or those of its `steps`, each way once; `none` where it takes none.
+    """
+    parts = getattr(adapt, "steps", None)
+    if isinstance(parts, Sequence):
+        ways = dict.fromkeys(map(moments, parts))
+        return " and ".join(way for way in ways if way != "none") or "none"
+    return str(getattr(adapt, "statistics", "none"))
+
+
 @runtime_checkable
 class OfExperts(Protocol):
     """An adaptation that needs all unmerged experts and their common start, which the device then has to store.

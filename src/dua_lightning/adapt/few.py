@@ -40,11 +40,6 @@ class Few:
         return (self.adapt,)
 
     @property
-    def statistics(self) -> str:
-        """The way in which the other adaptation takes statistics, for the records of costs."""
-        return str(getattr(self.adapt, "statistics", "none"))
-
-    @property
     def needs_labels(self) -> bool:
         """Whether the other adaptation needs labels."""
         return self.adapt.needs_labels

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="dua ledger", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="the folder of a run or of a sweep")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the first folder)")
+    parser.add_argument("--pdf", action="store_true", help="draw the figure as PDF too")
     given = parser.parse_args(arguments)
     # Help does without pandas and matplotlib, which take a second to load.
     import pandas as pd
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     out: Path = given.out or given.runs[0]
     console = Terminal()
     parts, pictures = [], []
-    for name, found, answer, picture in ledgers(runs.study(given.runs).reduced, out / "figures", "png"):
+    forms = ("png", "pdf") if given.pdf else ("png",)
+    for name, found, answer, picture in ledgers(runs.study(given.runs).reduced, out / "figures", forms):
         console.print(f"{name}: {ledger.note(found)}", soft_wrap=False)
         for title, lines in found.groupby("ledger", sort=False):
             console.print(sheet(str(title), lines))

@@ -12,6 +12,11 @@ from dua_lightning.report.terminal import Terminal
 if TYPE_CHECKING:
     from dua_lightning.report.runs import Study
 
+PRINTED = {"latex": "tex", "markdown": "md"}
+"""The forms of tables for a paper, and the ends of their files' names."""
+SPREADS = ("std", "seeds", "users", "iterations")
+"""The spreads that may stand behind accuracies; see `sections.document`."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that refuses words that it cannot read in one line, as the rest of the program does."""
@@ -45,6 +50,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: `report` in the first folder)"
     )
+    parser.add_argument("--latex", action="store_true", help="write the tables for LaTeX too, as tables/NAME.tex")
+    parser.add_argument("--markdown", action="store_true", help="write the same tables as Markdown, as tables/NAME.md")
+    parser.add_argument("--pdf", action="store_true", help="draw the figures as PDF too, beside their SVG")
+    parser.add_argument(
+        "--spread",
+        choices=SPREADS,
+        help="what stands behind the accuracies of --latex and --markdown: their standard deviation over seeds, or "
+        "half their 95 %% interval over seeds, users or iterations (default: over the first that there are several of)",
+    )
     given = parser.parse_args(arguments)
     # Help does without pandas and matplotlib, which take a second to load.
     from dua_lightning.report import runs
@@ -55,26 +69,36 @@ def main(arguments: Sequence[str]) -> int:
         with stage("reading the runs"):
             study = runs.study(given.runs)
         with stage("writing the report"):
-            written = write(study, out)
+            forms = [form for form in PRINTED if getattr(given, form)]
+            written = write(study, out, forms, ("svg", "pdf") if given.pdf else ("svg",), given.spread)
     for path in written:
         Terminal().print(f"  {path}")
     return 0
 
 
-def write(study: "Study", out: Path) -> list[Path]:
+def write(
+    study: "Study",
+    out: Path,
+    printed: Sequence[str] = (),
+    figures: Sequence[str] = ("svg",),
+    spread: str | None = None,
+) -> list[Path]:
     """Write `report.html`, `report.md`, `figures/` and `tables/`.
 
     Args:
         study: The runs.
         out: The folder.
+        printed: The forms of tables for a paper, some of `PRINTED`.
+        figures: The ends of the names of the figures' files, `svg` first.
+        spread: What stands behind accuracies there; see `sections.document`.
 
     Returns:
-        The first two files.
+        The first two files, and the tables for a paper.
 
     Raises:
-        InputError: The folder cannot be made.
+        InputError: The folder cannot be made, or there is no such spread.
     """
-    from dua_lightning.report import pages, sections
+    from dua_lightning.report import pages, paper, sections
     from dua_lightning.report.document import Table
     from dua_lightning.store.files import write_text
 
@@ -82,11 +106,16 @@ def write(study: "Study", out: Path) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}); choose another folder by --out DIR") from error
-    document = sections.document(study, out / "figures")
-    for section in document.sections:
-        for part in section.parts:
-            if isinstance(part, Table):
-                write_text(out / "tables" / f"{part.name}.csv", part.frame.to_csv(index=False))
+    document = sections.document(study, out / "figures", figures, spread)
+    tables = [part for section in document.sections for part in section.parts if isinstance(part, Table)]
+    for table in tables:
+        write_text(out / "tables" / f"{table.name}.csv", table.frame.to_csv(index=False))
+    made, files = sections.made(study), []
+    for form in printed:
+        for table in tables:
+            if table.printed is not None:
+                files.append(out / "tables" / f"{table.name}.{PRINTED[form]}")
+                write_text(files[-1], getattr(paper, form)(table, made))
     write_text(out / "report.md", pages.markdown(document, out))
     write_text(out / "report.html", pages.html(document))
-    return [out / "report.html", out / "report.md"]
+    return [out / "report.html", out / "report.md", *files]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
@@ -16,11 +17,32 @@ class Shown:
         value: The value.
         text: The text; that of a value that is not defined is empty.
         number: Whether the column has numbers.
+        best: Whether none in the column is better.
     """
 
     value: object
     text: str
     number: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The part of a table that a paper prints.
+
+    Args:
+        caption: The meaning of its numbers, as a sentence without its stop.
+        columns: The columns, each with the column of the spread that stands behind it, or an empty text.
+        best: The columns in which some values are better than others: whether the `highest` or the `lowest` is best.
+        spread: The meaning of what stands behind ±; empty where nothing does.
+        parts: The column whose values are headings of the lines that have them; empty for none.
+    """
+
+    caption: str
+    columns: Mapping[str, str]
+    best: Mapping[str, Literal["highest", "lowest"]] = field(default_factory=dict)
+    spread: str = ""
+    parts: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,7 @@ class Table:
         note: The meaning of its numbers.
         formats: The formats of columns that two decimals do not suit.
         folded: Whether it is too long to be read in passing.
+        printed: What a paper prints of it; nothing by default.
     """
 
     name: str
@@ -40,6 +63,7 @@ class Table:
     note: str
     formats: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
+    printed: Printed | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -66,10 +90,17 @@ class Table:
         Yields:
             The values of a line.
         """
-        numbers = [self.numeric(column) for column in self.columns]
+        numbers, best = [self.numeric(column) for column in self.columns], self._best()
         for line in self.frame.head(longest).to_dict("records"):
-            texts = [self._text(str(column), value) for column, value in line.items()]
-            yield [Shown(*shown) for shown in zip(line.values(), texts, numbers, strict=True)]
+            texts = {str(column): self._text(str(column), value) for column, value in line.items()}
+            bests = [bool(text) and text == best.get(column) for column, text in texts.items()]
+            yield [Shown(*shown) for shown in zip(line.values(), texts.values(), numbers, bests, strict=True)]
+
+    def _best(self) -> dict[str, str]:
+        """The text of the best value by column, where values differ; what looks alike is equally good."""
+        of = self.printed.best if self.printed else {}
+        ends = {name: self.frame[name].agg("max" if kind == "highest" else "min") for name, kind in of.items()}
+        return {name: self._text(name, end) for name, end in ends.items() if self.frame[name].nunique() > 1}
 
     def _text(self, column: str, value: object) -> str:
         if pd.isna(value):  # type: ignore[call-overload]

@@ -35,6 +35,7 @@ class Facts:
         shape: The shape of one input.
         prior_bytes: The size of one number for each weight of the body: that of a prior of one task, as it is sent.
         batch_norm: Whether the network has batch-norm layers with running statistics.
+        rows: The labels of the rows in the order in which the method has them; none in the files of earlier versions.
     """
 
     tasks: tuple[TaskFacts, ...]
@@ -42,6 +43,7 @@ class Facts:
     shape: tuple[int, ...]
     prior_bytes: int
     batch_norm: bool
+    rows: tuple[str, ...] = ()
 
 
 def write(facts: Facts, folder: Path) -> None:
@@ -80,6 +82,7 @@ def read(folder: Path) -> Facts | None:
             tuple(map(int, found["shape"])),
             int(found["prior_bytes"]),
             bool(found["batch_norm"]),
+            tuple(map(str, found.get("rows", ()))),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())}); delete it, or run again") from error

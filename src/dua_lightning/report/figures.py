@@ -58,8 +58,12 @@ STYLE: Any = {
     "savefig.dpi": 130,
     # The same picture is the same file.
     "svg.hashsalt": "dua",
+    # Text in a PDF stays text, in a font that publishers take.
+    "pdf.fonttype": 42,
 }
 """matplotlib's settings for every figure."""
+UNDATED: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Metadata that leave out the time when a file was made, by the end of its name."""
 PANELS_PER_LINE = 5
 """Figures have at most so many panels side by side."""
 USERS_MARKED = 5
@@ -80,8 +84,12 @@ PER_LEGEND = 28
 """Curves beyond this have no line of their own: from here on colour and line are those of another one."""
 SLANTED = 22
 """The characters of a line of a name that is written slanted under an axis."""
+PANEL = 22
+"""The characters of a line of a panel's title."""
 TASK = 14
 """The characters of a task's name along an axis."""
+MOST_LINES = 5
+"""The largest number of lines of a name."""
 LEDGER_LINE, LEDGER_TITLE = 0.27, 0.45
 """The inches of a line of the ledger, and of the title of each of its parts."""
 LONGEST_WORD = 30
@@ -160,9 +168,10 @@ def spread(reduced: Reduced, path: Path) -> Path:
     with _saved(path, (8, 4.2), headlines.spread(reduced.draws)) as (figure, grid):
         axes = grid.flat[0]
         rows = reduced.draws.groupby("row", sort=False)["average_accuracy"]
-        for n, (name, of_row) in enumerate(islice(rows, PER_LEGEND)):
-            axes.plot(np.percentile(of_row, levels), levels, color=_look(n)["color"], linestyle=_look(n)["linestyle"])
-            axes.lines[-1].set_label(*_names([name]))
+        names = _names(reduced.draws["row"].unique())
+        for n, (name, (_, of_row)) in enumerate(zip(names, islice(rows, PER_LEGEND), strict=False)):
+            look = {key: _look(n)[key] for key in ("color", "linestyle")}
+            axes.plot(np.percentile(of_row, levels), levels, label=name, **look)
         axes.set_xlabel(_counted("average accuracy after the last task (%)", PER_LEGEND, rows.ngroups))
         axes.set_ylabel("users with at most this (%)")
         axes.grid()
@@ -186,11 +195,11 @@ def accuracy_matrices(reduced: Reduced, path: Path) -> Path:
     size = ((2.3 + names) * columns + 0.8, (2.4 + names / 2) * lines + 0.7)
     with _saved(path, size, headlines.kept(found), lines, columns) as (figure, grid):
         low = float(min(np.nanmin(R) for R in found.values()))
-        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+        for axes, name, R in zip(grid.flat, _names(found, PANEL), found.values(), strict=False):
             image = _squares(axes, R, "viridis", low, 100, ".0f" if len(R) <= TASKS_NUMBERED else "")
             _tasks(axes.xaxis, reduced.task_names[: len(R)], first=0)
             _tasks(axes.yaxis, reduced.task_names[: len(R)], first=0, slanted=False)
-            axes.set_title(*_names([name], 22))
+            axes.set_title(name)
         figure.supxlabel(
             _counted("accuracy (%) on task: read each column downwards", MOST_PANELS, len(found)), fontsize=9
         )
@@ -221,12 +230,12 @@ def forgetting_curves(reduced: Reduced, path: Path) -> Path:
         figure,
         grid,
     ):
-        for axes, (name, R) in zip(grid.flat, found.items(), strict=False):
+        for axes, name, R in zip(grid.flat, _names(found, PANEL), found.values(), strict=False):
             after = np.arange(1, len(R) + 1)
             for j in range(len(R)):
                 axes.plot(after, common[: len(R), j], color="0.85", linewidth=3, zorder=1)
                 axes.plot(after, R[:, j], **_task(j, len(common)))
-            axes.set_title(*_names([name], 22))
+            axes.set_title(name)
             _tasks(axes.xaxis, reduced.task_names[: len(R)], first=1)
             axes.grid(axis="y")
         _legend(figure, grid, reduced.task_names)
@@ -373,12 +382,12 @@ def training_curves(epochs: pd.DataFrame, path: Path) -> Path:
     columns, lines = _panels(len(kinds))
     size = (2.4 * columns + 0.8, 2.0 * lines + 0.9)
     with _saved(path, size, headlines.training(epochs), lines, columns, sharey=True) as (figure, grid):
-        for axes, kind in zip(grid.flat, kinds, strict=False):
+        for axes, name, kind in zip(grid.flat, _names(kinds, PANEL), kinds, strict=False):
             of_kind = epochs[epochs["experts"] == kind]
             for task, of_task in of_kind.groupby("task", sort=False):
                 curve = of_task.groupby("epoch")["val_accuracy"].mean()
                 axes.plot(curve.index, curve.to_numpy(), **_task(tasks.index(task), len(tasks)), markevery=5)
-            axes.set_title(*_names([kind], 22))
+            axes.set_title(name)
             axes.locator_params(axis="x", integer=True)
             axes.grid(axis="y")
         _legend(figure, grid, tasks)
@@ -440,7 +449,7 @@ def _saved(
             with replacing(path) as temporary, warnings.catch_warnings():
                 # A character that no font has is a box.
                 warnings.filterwarnings("ignore", message="Glyph")
-                figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
+                figure.savefig(temporary, metadata=UNDATED.get(path.suffix))
         finally:
             plt.close(figure)
 
@@ -486,10 +495,11 @@ def _task(n: int, count: int) -> dict[str, Any]:
 def _legend(figure: Figure, grid: np.ndarray, tasks: Sequence[str]) -> None:
     if len(tasks) <= TASKS_NUMBERED:
         handles = [Line2D([], [], **_task(n, len(tasks))) for n in range(len(tasks))]
-        figure.legend(handles, _names(tasks, 22), title="task", loc="outside right center")
+        figure.legend(handles, _names(tasks, PANEL), title="task", loc="outside right center")
         return
     scale = ScalarMappable(Normalize(1, len(tasks)), "viridis")
-    figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
+    bar = figure.colorbar(scale, ax=grid, shrink=0.6, label="task", ticks=_ticks(len(tasks)))
+    _tasks(bar.ax.yaxis, tasks, first=1, slanted=False)
 
 
 def _panels(count: int) -> tuple[int, int]:
@@ -513,16 +523,13 @@ def _ticks(count: int) -> np.ndarray:
 
 def _room(tasks: Sequence[str]) -> float:
     """The inches that the names of tasks take beside an axis beyond numbers."""
-    return 0.07 * max(0, min(TASK, max(map(len, tasks))) - 3) if len(tasks) <= TASKS_NUMBERED else 0.0
+    return 0.07 * max(0, min(TASK, max(map(len, tasks))) - 3)
 
 
 def _tasks(axis: Axis, names: Sequence[str], first: int, slanted: bool = True) -> None:
-    """Write the tasks along an axis on which the first is at `first`; of many only some, by their numbers."""
+    """Write the tasks along an axis on which the first is at `first`; of many only some."""
     ticks = _ticks(len(names))
-    if len(ticks) < len(names):
-        axis.set_ticks(ticks - 1 + first, [str(tick) for tick in ticks])
-        return
-    plain = map(_plain, names)
+    plain = (_plain(names[tick - 1]) for tick in ticks)
     texts = [name if len(name) <= TASK else f"{name[: TASK - 3]}..." for name in plain]
     look: dict[str, Any] = {"rotation": 35, "ha": "right"} if slanted and max(map(len, texts)) > 3 else {}
     axis.set_ticks(ticks - 1 + first, texts, fontsize=8, **look)
@@ -541,8 +548,14 @@ def _name(axis: Axis, names: Iterable[object], most: float, width: int = 34, **l
 
 
 def _names(texts: Iterable[object], width: int = 34) -> list[str]:
-    """Names for axes and panels, in up to two lines."""
-    return ["\n".join(textwrap.wrap(_plain(text), width, max_lines=2, placeholder=" ...")) for text in texts]
+    """Names for axes and panels, in up to two lines, or in more where these are what tells two names apart."""
+    plain = [_plain(text) for text in texts]
+    names = plain
+    for most in range(2, MOST_LINES + 1):
+        names = ["\n".join(textwrap.wrap(text, width, max_lines=most, placeholder=" ...")) for text in plain]
+        if len(set(names)) == len(set(plain)):
+            break
+    return names
 
 
 def _wrapped(title: str, inches: float) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from dua_lightning.report.document import Answer
-from dua_lightning.report.pairs import SURE, Difference, Rows, kept, kin, setting
+from dua_lightning.report.labels import kin, setting
+from dua_lightning.report.pairs import SURE, Difference, Rows, kept
 from dua_lightning.report.statistics import ALIKE
 
 POINT = 1.0

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from dua_lightning.report.characters import writable
 from dua_lightning.report.document import Document
+from dua_lightning.report.paper import plain
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """A browser may load nothing from anywhere."""
@@ -55,18 +56,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=_shown,
     )
-    found.filters |= {"base64": lambda path: base64.b64encode(path.read_bytes()).decode(), "plain": _escaped}
+    found.filters |= {"base64": lambda path: base64.b64encode(path.read_bytes()).decode(), "plain": plain}
     return found
 
 
 def _shown(value: object) -> object:
     """A value without characters that turn the direction of what follows, or that a page cannot have."""
     return writable(value, "utf-8") if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _escaped(text: object) -> str:
-    """Text for Markdown: without characters that would be a table's, a heading's or HTML's."""
-    text = writable(str(text), "utf-8").replace("\n", " ")
-    for character in "\\|<`*_[]":
-        text = text.replace(character, f"\\{character}")
-    return text

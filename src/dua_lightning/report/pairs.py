@@ -5,13 +5,13 @@ and draws.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from dua_lightning.report.labels import OF_FEW, kin
 from dua_lightning.report.reduce import PAIR
 from dua_lightning.report.statistics import FEWEST, LEVEL, interval, needed
 
@@ -19,12 +19,6 @@ NEAR = 1.0
 """Points of accuracy that hardly matter."""
 LEAST = 0.02
 """A smaller mean, in standard deviations, takes ten thousand users or more."""
-FEW = re.compile(r" \+ AdaBN of (\d+) images")
-"""The end of a row's label that tells how many images AdaBN took."""
-OF_FEW = re.compile(r" of \d+ images")
-"""The part of a row's label that tells that any adaptation took a few images."""
-SETTING = re.compile(r", (?:calibrated )?\w+ statistics| \+ (?:\([^)]*\)|[^,(])*")
-"""The parts of a row's label that tell its statistics and its adaptation, whose settings may be in brackets."""
 COLUMNS = ["method", "importance", "prior", "statistics", "adapt", "uses"]
 """Columns that tell what a row is."""
 UNCLEAR = "Not enough to tell"
@@ -187,40 +181,6 @@ def kept(draws: pd.DataFrame) -> pd.DataFrame:
         The other lines.
     """
     return draws[(draws["fidelity"] == "paper") & ~draws["adapt"].astype(str).str.endswith("_released")]
-
-
-def kin(label: str) -> str:
-    """Cut a row's label to its training and merge.
-
-    Args:
-        label: The label.
-
-    Returns:
-        The label without statistics and adaptation.
-
-    Examples:
-        >>> kin("MAS-IMM, server statistics + TENT (epochs 1, lr 0.1)")
-        'MAS-IMM'
-        >>> kin("MAS-IMM, calibrated server statistics + auto")
-        'MAS-IMM'
-    """
-    return SETTING.sub("", label)
-
-
-def setting(label: str) -> str:
-    """Cut a row's label to its statistics and adaptation.
-
-    Args:
-        label: The label.
-
-    Returns:
-        What `kin` leaves out.
-
-    Examples:
-        >>> setting("MAS-IMM, server statistics + AdaBN")
-        ', server statistics + AdaBN'
-    """
-    return "".join(SETTING.findall(label))
 
 
 def points(number: float) -> str:

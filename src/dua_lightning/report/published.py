@@ -38,11 +38,11 @@ def compare(draws: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFrame:
         expected: The published figures.
 
     Returns:
-        One line for each published row: accuracy and forgetting, published and measured (NaN where nothing was run);
-        `gap` is measured minus published accuracy, in points.
+        One line for each published row, and for each `label` where several rows are it: accuracy and forgetting,
+        published and measured (NaN where nothing was run); `gap` is measured minus published accuracy, in points.
     """
     measured = draws.assign(method=draws["label"].str.split(" + ", regex=False).str[0])
-    means = measured.groupby(KEYS, as_index=False)[["average_accuracy", "forgetting_released"]].mean()
+    means = measured.groupby([*KEYS, "label"], as_index=False)[["average_accuracy", "forgetting_released"]].mean()
     names = {"average_accuracy": "measured", "forgetting_released": "measured_forgetting"}
     joined = expected.merge(means.rename(columns=names), on=KEYS, how="left")
     return joined.assign(gap=joined["measured"] - joined["accuracy"])
@@ -69,7 +69,7 @@ def tables(compared: pd.DataFrame) -> Iterator[Sheet]:
     for (data, model), group in compared.groupby(["data", "model"], sort=False):
         adapted = group["adapt"] != "none"
         columns = {
-            "row": group["method"].where(~adapted, group["method"] + " + " + group["adapt"]),
+            "row": group["label"].fillna(group["method"].where(~adapted, group["method"] + " + " + group["adapt"])),
             "published": map(_both, group["accuracy"], group["forgetting"]),
             "measured": map(_both, group["measured"], group["measured_forgetting"]),
             "gap": ("" if math.isnan(gap) else f"{gap:+.2f}" for gap in group["gap"]),

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dua_lightning.errors import InputError
 from dua_lightning.metrics import average_accuracy, forgetting, forgetting_released
+from dua_lightning.report.labels import adaptation
 from dua_lightning.report.records import matrices
 from dua_lightning.report.statistics import Interval, holm, interval, p_value
 
@@ -361,14 +362,16 @@ def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
         costs: A line for each `CostRecord`.
 
     Returns:
-        A line for each adaptation and way of taking statistics: medians over rows, users and tasks. Peak memory is a
-        column where it was measured, on CUDA devices.
+        A line for each adaptation, as labels name it, on each network: medians over rows, users and tasks. Peak memory
+        is a column where it was measured, on CUDA devices.
     """
     numbers = ["trainable", "bytes", "seconds", "peak_bytes"]
-    middle = costs.groupby(["adapt", "statistics"], sort=False, observed=True)[numbers].median()
+    several = [name for name in ROW[:2] if costs[name].nunique() > 1]
+    named = costs.assign(adapt=costs["label"].map(adaptation))
+    middle = named.groupby([*several, "adapt", "statistics"], sort=False, observed=True)[numbers].median()
     middle["bytes"] /= 2**10
     middle["peak_bytes"] /= 2**20
-    names = ["adaptation", "statistics", "trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"]
+    names = [*several, "adaptation", "statistics", "trained parameters", "kept (KiB)", "seconds", "peak memory (MiB)"]
     table = middle.reset_index().set_axis(names, axis="columns")
     return table.dropna(axis="columns", how="all")
 

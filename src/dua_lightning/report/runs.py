@@ -78,11 +78,14 @@ class Run:
         seeds = seed if isinstance(seed, list) else [seed]
         if len(rows) * len(seeds) == 1:
             return
-        for row in rows:
+        labels = self.facts.rows if self.facts else ()
+        for number, row in enumerate(rows):
             choices = [f"{axis}={choice}" for axis, choice in row.items()]
+            # Runs of earlier versions have not written down which row has which label.
+            name = labels[number] if len(labels) == len(rows) else " ".join(choices)
             shared = [text for text in kept if _axis(text) not in ("method", "method.rows", "seed", *row)]
             for one in seeds:
-                yield " ".join([*choices, f"seed={one}"]), _command([*shared, *choices, f"seed={one}"])
+                yield ", ".join(filter(None, (name, f"seed {one}"))), _command([*shared, *choices, f"seed={one}"])
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,12 @@ def study(folders: Sequence[Path]) -> Study:
     labels = _labels([run.results for run in runs], settings)
     experts = [set(run.trainings["experts"]) for run in runs]
     trained = _told_apart(experts, settings, set().union(*experts), OF_TRAINING)
+    named = [_named(run, new) for run, new in zip(runs, labels, strict=True)]
     return Study(
-        runs=tuple(runs),
+        runs=tuple(named),
         missing=tuple(dict.fromkeys([*(f for folder in folders for f in _failures(folder)), *_unfinished(runs)])),
         reduced=replace(reduce(_relabelled([run.folder for run in runs], labels)), tasks=_tasks(runs)),
-        costs=_joined([run.costs for run in runs]),
+        costs=_joined([run.costs for run in named]),
         curves=_joined([run.curves.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
         trainings=_joined([run.trainings.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
     )
@@ -259,6 +263,13 @@ def _relabelled(folders: Sequence[Path], labels: Sequence[Mapping[str, str]]) ->
     for folder, new in zip(folders, labels, strict=True):
         for frame in records.chunks(folder / "records.csv"):
             yield frame.replace({"label": dict(new)})
+
+
+def _named(run: Run, new: Mapping[str, str]) -> Run:
+    """A run whose costs and facts have the names that its rows have among others."""
+    costs = run.costs.assign(label=run.costs["label"].cat.rename_categories(dict(new)))
+    known = run.facts and replace(run.facts, rows=tuple(new.get(label, label) for label in run.facts.rows))
+    return replace(run, costs=costs, facts=known)
 
 
 def _labels(results: Sequence[pd.DataFrame], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -18,7 +18,8 @@ import pandas as pd
 
 from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
-from dua_lightning.report.pairs import FEW, NEAR, SURE, UNCLEAR, Difference, Rows, kept, kin, points
+from dua_lightning.report.labels import FEW, kin
+from dua_lightning.report.pairs import NEAR, SURE, UNCLEAR, Difference, Rows, kept, points
 from dua_lightning.report.runs import again
 from dua_lightning.report.statistics import FEWEST, interval
 

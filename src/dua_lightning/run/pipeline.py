@@ -10,6 +10,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from dua_lightning.adapt.base import moments
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
@@ -26,7 +27,7 @@ from dua_lightning.run import finished, provenance
 from dua_lightning.run.build import Choice, check, target
 from dua_lightning.run.draws import Draws
 from dua_lightning.run.results import Results
-from dua_lightning.run.rows import Row, rows
+from dua_lightning.run.rows import Row, make, rows
 from dua_lightning.run.settings import SeedSettings, Settings, read
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Task
@@ -84,7 +85,8 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                 if not pictures:
                     for line in results.notes():
                         display.say(line)
-                    facts.write(provenance.facts(results.benchmark, results.net), folder)
+                    names = [make(of_row).label for of_row in of_seed.rows]
+                    facts.write(provenance.facts(results.benchmark, results.net, names), folder)
                     shown = _first_users(results.benchmark)
                     pictures.append(figures.gallery(shown, folder / "figures/domains.png"))
                 for user, iteration, of_rows in results.by_draw():
@@ -218,8 +220,7 @@ def _costs(
     settings: SeedSettings, row: Row, user: str, iteration: int, spent: list[tuple[Task, Cost]]
 ) -> list[CostRecord]:
     whose = _whose(settings, row, user, iteration)
-    taken = str(getattr(row.phi, "statistics", "none"))
-    return [CostRecord(**whose, task=task.name, statistics=taken, **asdict(cost)) for task, cost in spent]
+    return [CostRecord(**whose, task=task.name, statistics=moments(row.phi), **asdict(cost)) for task, cost in spent]
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,13 @@ def write(cfg: DictConfig, folder: Path) -> None:
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
-def facts(benchmark: Benchmark, net: nn.Module) -> Facts:
+def facts(benchmark: Benchmark, net: nn.Module, labels: Iterable[str]) -> Facts:
     """Give what reports need to know of a benchmark and a network.
 
     Args:
         benchmark: The benchmark.
         net: The network.
+        labels: The labels of the rows.
 
     Returns:
         The facts.
@@ -62,6 +64,7 @@ def facts(benchmark: Benchmark, net: nn.Module) -> Facts:
         tuple(benchmark.shape),
         sum(parameters[name].nbytes for name in set(body_names(net).values())),
         bool(batch_norms(net)),
+        tuple(labels),
     )
 
 
