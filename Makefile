@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 # What a newcomer adds to `make run`, for example RUN="logger=wandb seed=1".
 RUN ?=
 # Options of `make bench-users`.
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all test-cluster faults lint format bench bench-users clean
+.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +51,13 @@ format: $(READY)  ## let ruff repair what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+$(DOCS): $(READY)
+	$(BIN)/pip install --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: $(DOCS)  ## the documentation site, in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 	$(BIN)/python benchmarks/hot_paths.py
 	$(BIN)/python benchmarks/scaling.py
@@ -60,4 +68,4 @@ bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH=
 	$(BIN)/python benchmarks/users.py $(BENCH)
 
 clean:  ## remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

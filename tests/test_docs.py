@@ -40,8 +40,8 @@ def executed(page: str) -> dict[str, Any]:
     return scope
 
 
-def test_the_library_example_of_the_readme_merges_two_users_models() -> None:
-    scope = executed("README.md")
+def test_the_library_example_of_the_front_page_merges_two_users_models() -> None:
+    scope = executed("docs/index.md")
     body = "body.1.weight"
     merged, (first, second) = scope["personal"]["2-3"][body], [e.state[body] for e in scope["experts"]]
     assert torch.equal(scope["net"].state_dict()[body], merged)

@@ -25,8 +25,9 @@ def average_accuracy(R: ArrayLike) -> Any:
     Raises:
         InputError: `R` is no such matrix.
 
-    >>> average_accuracy([[90.0, 0.0], [80.0, 70.0]])
-    75.0
+    Examples:
+        >>> average_accuracy([[90.0, 0.0], [80.0, 70.0]])
+        75.0
     """
     return _plain(_matrix(R)[..., -1, :].mean(-1))
 
@@ -45,8 +46,9 @@ def forgetting(R: ArrayLike) -> Any:
     Raises:
         InputError: `R` is no such matrix.
 
-    >>> forgetting([[90.0, 0.0], [80.0, 70.0]])
-    10.0
+    Examples:
+        >>> forgetting([[90.0, 0.0], [80.0, 70.0]])
+        10.0
     """
     lost = _lost(R)
     return _plain(lost.mean(-1) if lost.shape[-1] else np.full(lost.shape[:-1], np.nan))
@@ -64,8 +66,9 @@ def forgetting_released(R: ArrayLike) -> Any:
     Raises:
         InputError: `R` is no such matrix.
 
-    >>> forgetting_released([[90.0, 0.0], [80.0, 70.0]])
-    5.0
+    Examples:
+        >>> forgetting_released([[90.0, 0.0], [80.0, 70.0]])
+        5.0
     """
     n = _matrix(R).shape[-1]
     return forgetting(R) * (n - 1) / n

@@ -175,8 +175,9 @@ def duration(seconds: float) -> str:
     Returns:
         One number with its unit, or two of them.
 
-    >>> duration(0.25), duration(59.6), duration(150), duration(7300)
-    ('0.2 s', '1 min', '2 min', '2 h 2 min')
+    Examples:
+        >>> duration(0.25), duration(59.6), duration(150), duration(7300)
+        ('0.2 s', '1 min', '2 min', '2 h 2 min')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -22,10 +22,11 @@ def derive(seed: int, *key: str | int) -> int:
     Returns:
         A seed in `[0, 2**63)`, the same on every machine.
 
-    >>> derive(1, "user", "mnist") == derive(1, "user", "mnist")
-    True
-    >>> derive(1, "user", "mnist") == derive(1, "usermnist")
-    False
+    Examples:
+        >>> derive(1, "user", "mnist") == derive(1, "user", "mnist")
+        True
+        >>> derive(1, "user", "mnist") == derive(1, "usermnist")
+        False
     """
     # The bytes of a file's name that are no text are lone surrogates in Python.
     encoded = "\x1f".join(map(_part, (seed, *key))).encode(errors="surrogatepass")

@@ -76,8 +76,9 @@ def digit_tasks(count: int = 5) -> tuple[Task, ...]:
     Raises:
         InputError: Ten digits do not make so many tasks.
 
-    >>> [task.name for task in digit_tasks(2)]
-    ['0-1', '2-3']
+    Examples:
+        >>> [task.name for task in digit_tasks(2)]
+        ['0-1', '2-3']
     """
     if not 1 <= count <= 5:
         raise InputError(f"ten digits make 1 to 5 tasks of two, got tasks={count}")

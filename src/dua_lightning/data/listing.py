@@ -30,8 +30,9 @@ def text(name: str) -> str:
     Returns:
         The name itself, but for such bytes.
 
-    >>> text("Jos\udce9")
-    'Jos\\xe9'
+    Examples:
+        >>> text("Jos\udce9")
+        'Jos\\xe9'
     """
     return os.fsencode(name).decode(errors="backslashreplace")
 
@@ -45,8 +46,9 @@ def shown(path: str | Path) -> str:
     Returns:
         The text.
 
-    >>> shown("a\nb")
-    'a\\nb'
+    Examples:
+        >>> shown("a\nb")
+        'a\\nb'
     """
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text(str(path)))
 
@@ -60,8 +62,9 @@ def form(name: str) -> str:
     Returns:
         The form, equal for names that mean the same.
 
-    >>> form("cafe\u0301") == form("caf\u00e9")
-    True
+    Examples:
+        >>> form("cafe\u0301") == form("caf\u00e9")
+        True
     """
     return normalize("NFC", text(name))
 
@@ -113,8 +116,9 @@ def meant(name: str, known: Iterable[str]) -> str:
     Returns:
         A question with the nearest name, or the names that there are.
 
-    >>> meant("Kitchn", ["bath", "kitchen"]), meant("x", ["bath", "kitchen"])
-    ('did you mean kitchen?', 'there are bath, kitchen')
+    Examples:
+        >>> meant("Kitchn", ["bath", "kitchen"]), meant("x", ["bath", "kitchen"])
+        ('did you mean kitchen?', 'there are bath, kitchen')
     """
     small = {other.lower(): other for other in known}
     near = get_close_matches(name.lower(), small, 1)

@@ -197,7 +197,8 @@ def _verify(folder: Path, root: Path, pictures: int) -> None:
 def _some(names: list[str], one: str, many: str) -> str:
     """`1 picture (a)`, `9 pictures (a, b, c, ...)`.
 
-    >>> _some(["a", "b"], "picture", "pictures")
-    '2 pictures (a, b)'
+    Examples:
+        >>> _some(["a", "b"], "picture", "pictures")
+        '2 pictures (a, b)'
     """
     return f"{len(names)} {one if len(names) == 1 else many} ({', '.join([*names[:3], *['...'][: len(names) - 3]])})"

@@ -28,9 +28,10 @@ def temperature(logits: Tensor, columns: Tensor) -> float:
     Returns:
         T, between `LOWEST` and `HIGHEST`: more than 1 where the logits are too sure of themselves.
 
-    >>> import torch
-    >>> round(temperature(torch.tensor([[3.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])), 2)
-    2.73
+    Examples:
+        >>> import torch
+        >>> round(temperature(torch.tensor([[3.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])), 2)
+        2.73
     """
     z = logits.double()
     right = z.gather(1, columns[:, None])[:, 0].mean()

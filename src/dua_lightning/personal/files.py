@@ -188,8 +188,9 @@ def name(text: str) -> str:
     Returns:
         A name that every system takes, and that leads to no other folder.
 
-    >>> name("ann"), name("..")
-    ('ann', '_..-3a6aebc0')
+    Examples:
+        >>> name("ann"), name("..")
+        ('ann', '_..-3a6aebc0')
     """
     return filename(text if text.strip(". ") else f"/{text}")
 

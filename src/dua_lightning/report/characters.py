@@ -45,8 +45,9 @@ def writable(text: str, encoding: str) -> str:
     Returns:
         The text with everything else spelt out.
 
-    >>> writable("José ± 1\t小", "ascii")
-    'Jos\\xe9 +- 1\\t\\u5c0f'
+    Examples:
+        >>> writable("José ± 1\t小", "ascii")
+        'Jos\\xe9 +- 1\\t\\u5c0f'
     """
     plain = CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
     return plain.encode(encoding, SPELT).decode(encoding, "surrogateescape")
@@ -61,8 +62,9 @@ def filename(text: str) -> str:
     Returns:
         The text where every system can have it as a name; otherwise without the rest, and with a digest behind it.
 
-    >>> filename("L2-transfer, lr=0.1"), filename("a/b:c")
-    ('L2-transfer, lr=0.1', 'a_b_c-3b07f80c')
+    Examples:
+        >>> filename("L2-transfer, lr=0.1"), filename("a/b:c")
+        ('L2-transfer, lr=0.1', 'a_b_c-3b07f80c')
     """
     plain = re.sub(r"[^-.,=\w ]", "_", text)[:LONGEST]
     if plain == text:

@@ -233,8 +233,9 @@ def interval_text(mean: float, half: float) -> str:
     Returns:
         The text; an empty one for a difference that is NaN.
 
-    >>> interval_text(9.5, 5.6)
-    '+9.5 [+3.9, +15.1]'
+    Examples:
+        >>> interval_text(9.5, 5.6)
+        '+9.5 [+3.9, +15.1]'
     """
     if math.isnan(mean):
         return ""

@@ -198,10 +198,11 @@ def kin(label: str) -> str:
     Returns:
         The label without statistics and adaptation.
 
-    >>> kin("MAS-IMM, server statistics + TENT (epochs 1, lr 0.1)")
-    'MAS-IMM'
-    >>> kin("MAS-IMM, calibrated server statistics + auto")
-    'MAS-IMM'
+    Examples:
+        >>> kin("MAS-IMM, server statistics + TENT (epochs 1, lr 0.1)")
+        'MAS-IMM'
+        >>> kin("MAS-IMM, calibrated server statistics + auto")
+        'MAS-IMM'
     """
     return SETTING.sub("", label)
 
@@ -215,8 +216,9 @@ def setting(label: str) -> str:
     Returns:
         What `kin` leaves out.
 
-    >>> setting("MAS-IMM, server statistics + AdaBN")
-    ', server statistics + AdaBN'
+    Examples:
+        >>> setting("MAS-IMM, server statistics + AdaBN")
+        ', server statistics + AdaBN'
     """
     return "".join(SETTING.findall(label))
 

@@ -143,8 +143,9 @@ def benchmark(data: str, simulate: str = SIMULATE) -> str:
     Returns:
         The name.
 
-    >>> benchmark("transprior"), benchmark("transprior", "both")
-    ('transprior', 'transprior, simulated both')
+    Examples:
+        >>> benchmark("transprior"), benchmark("transprior", "both")
+        ('transprior', 'transprior, simulated both')
     """
     return data if simulate == SIMULATE else f"{data}, simulated {simulate}"
 

@@ -212,8 +212,9 @@ def flat(node: Any, path: str = "") -> dict[str, Any]:
     Returns:
         The plain values by name.
 
-    >>> flat({"a": {"b": 1, "c": [1, 2]}})
-    {'a.b': 1, 'a.c': [1, 2]}
+    Examples:
+        >>> flat({"a": {"b": 1, "c": [1, 2]}})
+        {'a.b': 1, 'a.c': [1, 2]}
     """
     if not isinstance(node, dict):
         return {path: node}
@@ -289,8 +290,9 @@ def _told_apart(
 def _short(names: Sequence[str]) -> dict[str, str]:
     """Settings by the last part of their names, a group by its own; whole where two would be the same.
 
-    >>> _short(["optimizer.lr", "model.name"])
-    {'optimizer.lr': 'lr', 'model.name': 'model'}
+    Examples:
+        >>> _short(["optimizer.lr", "model.name"])
+        {'optimizer.lr': 'lr', 'model.name': 'model'}
     """
     found = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in names}

@@ -47,8 +47,9 @@ def interval(values: ArrayLike) -> Interval:
     Returns:
         The interval at `LEVEL`.
 
-    >>> round(float(interval([1.0, 2.0, 3.0]).half), 2)
-    2.48
+    Examples:
+        >>> round(float(interval([1.0, 2.0, 3.0]).half), 2)
+        2.48
     """
     x = np.asarray(values, dtype=np.float64)
     with warnings.catch_warnings():
@@ -69,8 +70,9 @@ def needed(mean: float, deviation: float, least: int) -> int:
     Returns:
         The smallest such number.
 
-    >>> needed(1.0, 1.0, 2)
-    7
+    Examples:
+        >>> needed(1.0, 1.0, 2)
+        7
     """
     # The t interval is wider than the normal one, from which the search begins.
     n: int = max(least, math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * deviation / mean) ** 2))
@@ -88,8 +90,9 @@ def p_value(differences: ArrayLike) -> float:
     Returns:
         The p-value; NaN for fewer than `FEWEST`, and where all are alike: their spread says nothing then.
 
-    >>> round(p_value([1.0, 2.0, 3.0]), 4)
-    0.0742
+    Examples:
+        >>> round(p_value([1.0, 2.0, 3.0]), 4)
+        0.0742
     """
     known = np.asarray(differences, dtype=np.float64)
     known = known[~np.isnan(known)]
@@ -107,8 +110,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         The corrected p-values in the same order.
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     corrected = [math.nan] * len(p_values)

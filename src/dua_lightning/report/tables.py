@@ -165,8 +165,9 @@ def shown(mean: float, std: float) -> str:
     Returns:
         The text.
 
-    >>> shown(81.234, 0.5), shown(81.234, math.nan), shown(math.nan, math.nan)
-    ('81.23 ± 0.50', '81.23', 'n/a')
+    Examples:
+        >>> shown(81.234, 0.5), shown(81.234, math.nan), shown(math.nan, math.nan)
+        ('81.23 ± 0.50', '81.23', 'n/a')
     """
     if math.isnan(mean):
         return "n/a"

@@ -257,8 +257,9 @@ class Results:
 def _have(users: list[str]) -> str:
     """The names of users and a verb, for a line.
 
-    >>> _have(["ann"]), _have(["ann", "bob"])
-    ('user ann has', 'users ann, bob have')
+    Examples:
+        >>> _have(["ann"]), _have(["ann", "bob"])
+        ('user ann has', 'users ann, bob have')
     """
     if len(users) == 1:
         return f"user {users[0]} has"
