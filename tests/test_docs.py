@@ -1,35 +1,17 @@
-"""The pages are true: their Python runs, their commands compose, their links lead somewhere, and their files exist."""
+"""The pages are true: their Python runs, their links lead somewhere, and their files exist."""
 
-import os
 import re
-import shlex
-import subprocess
-from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dua_lightning import personal_models, save
-from dua_lightning.__main__ import CONF
-from dua_lightning.commands import choose, compare, export, init, ledger, predict, report, store
-from dua_lightning.errors import InputError
-from dua_lightning.run.rows import rows
-from dua_lightning.run.settings import of_seed
+from tests.helpers.pages import PAGES, ROOT, STUDIES, blocks, text
 from tests.personal import runs
 from tests.test_imports import STAIRS
-
-ROOT = Path(__file__).parents[1]
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def executed(page: str) -> dict[str, Any]:
@@ -104,33 +86,6 @@ def test_the_page_of_exports_reads_every_format_without_this_package(
     assert scope["state"].keys() == model.states["kitchen"].keys()
 
 
-def under(pattern: str) -> list[str]:
-    """The files that a pattern finds, by their path from the top."""
-    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
-
-
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *under("docs/*.md")]
-STUDIES = under("experiments/**/README.md")
-SCRIPTS = under("experiments/**/*.sh")
-# The page of extensions has a test of its own, with the files that it adds.
-COMMANDS = [page for page in [*PAGES, *STUDIES, *under("conf/**/*.yaml")] if page != "docs/extending.md"]
-PROGRAM = "python -m dua_lightning "
-TOOLS = {
-    "init": init.main,
-    "report": report.main,
-    "compare": compare.main,
-    "ledger": ledger.main,
-    "choose": choose.main,
-    "export": export.main,
-    "predict": predict.main,
-    "store": lambda arguments: store.main(arguments, CONF / "paths" / "default.yaml"),
-}
-
-
-def text(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
 def anchors(page: str) -> set[str]:
     """The names that headings have in links."""
     headings = re.findall(r"^#+ (.*)", text(page), re.MULTILINE)
@@ -181,78 +136,3 @@ def test_the_picture_of_the_house_has_every_room_on_its_floor() -> None:
     ]
     drawn = [floor for floor in floors if set(floor) <= set(STAIRS)]
     assert [room for floor in reversed(drawn) for room in floor] == list(STAIRS)
-
-
-def commands(page: str) -> set[str]:
-    """The arguments of every `python -m dua_lightning` in a code line, a comment of YAML, or between backticks."""
-    whole = re.sub(r" *\\\n\s*", " ", re.sub(r"\\\n#", "\\\n", text(page)))
-    lines = re.findall(rf"^(?:    .*?|# +){PROGRAM}([^#\n]*)", whole, re.MULTILINE)
-    return {" ".join(found.split()) for found in [*lines, *re.findall(rf"`{PROGRAM}([^`]+)`", whole)]}
-
-
-def refuse_nothing(arguments: list[str]) -> None:
-    """A run's settings compose, and its rows can be made; of a sweep, each choice of each setting in some job."""
-    given = OverridesParser.create().parse_overrides([text for text in arguments if text != "-m"])
-    choices = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.value()] for o in given]
-    assert "-m" in arguments or all(len(values) == 1 for values in choices), "a sweep needs -m"
-    for job in range(max(map(len, choices))):
-        chosen = [
-            f"{o.get_key_element()}={values[job % len(values)]}" if o.is_sweep_override() else str(o.input_line)
-            for o, values in zip(given, choices, strict=True)
-        ]
-        composes(*chosen)
-
-
-@cache
-def composes(*chosen: str) -> None:
-    """Pages have commands in common."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(chosen))
-    if "rows" not in cfg.method:
-        assert rows(of_seed([cfg], 1))
-
-
-@pytest.mark.parametrize("page", [page for page in COMMANDS if PROGRAM in text(page)])
-def test_a_command_of_a_page_is_one(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "store").mkdir()
-    found = commands(page)
-    assert found
-    for command in found:
-        name, *rest = shlex.split(command)
-        if command == "--help":
-            continue
-        if name not in TOOLS:
-            refuse_nothing([name, *rest])
-            continue
-        # It gets as far as looking for the runs that the reader of the page has.
-        assert not re.search(r"--help shows how|exit [1-9]", ending(TOOLS[name], rest)), command
-
-
-def ending(tool: Callable[[list[str]], int], arguments: list[str]) -> str:
-    """The end of a tool: its refusal in one line, or its exit status."""
-    try:
-        return f"exit {tool(arguments)}"
-    except InputError as error:
-        return str(error)
-    except SystemExit as end:
-        return f"exit {end.code}"
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_of_a_study_gives_commands(script: str, tmp_path: Path) -> None:
-    """A `python` that only notes its arguments stands before the real one."""
-    fake = tmp_path / "python"
-    fake.write_text('#!/usr/bin/env bash\nprintf "%q " "$@" >> "$NOTES"; echo >> "$NOTES"\n')
-    fake.chmod(0o755)
-    notes = tmp_path / "notes"
-    for images in ("photos", "mit_indoor"):
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "IMAGES": images, "NOTES": str(notes)}
-        subprocess.run(["bash", script], cwd=ROOT, env=environment, check=True)
-    noted = [shlex.split(line) for line in notes.read_text().splitlines()]
-    assert noted
-    for arguments in noted:
-        if arguments[:2] == ["-m", "dua_lightning"] and arguments[2] not in TOOLS:
-            refuse_nothing(arguments[2:])
-        elif arguments[0] != "-m":
-            assert (ROOT / arguments[0]).exists()

@@ -2,21 +2,20 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dua_lightning.__main__ import CONF
 from dua_lightning.report.records import read
 from tests.helpers.cli import TINY, Done, refused, run
+from tests.helpers.pages import commands, files
 from tests.helpers.process import spawn
 
-PAGE = (CONF.parent / "docs" / "extending.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = [text.split()[3:] for text in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)]
+PAGE = "docs/extending.md"
+FILES = files(PAGE)
+COMMANDS = [[*command.words[1 if command.words[0] == "dua" else 3 :]] for command in commands(PAGE) if command.certain]
 GROUPS = {"adapt", "importance", "merge", "regularise", "data", "model", "method"}
 SMALL = ("trainer.max_epochs=1", "logger=none", "threads=1")
 LABELS = {
