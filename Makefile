@@ -70,7 +70,6 @@ bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH=
 dist: $(READY)  ## sdist and wheel in dist/, as a release has them
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
-	$(BIN)/python -m twine check --strict dist/*
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

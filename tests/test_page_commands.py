@@ -124,8 +124,8 @@ def parsed_by(script: Path, arguments: Sequence[str]) -> None:
     if "ArgumentParser" not in source:
         return
 
-    def ends(parser: ArgumentParser) -> NoReturn:
-        parse(parser)
+    def ends(parser: ArgumentParser, *given: Sequence[str]) -> NoReturn:
+        parse(parser, *given)
         raise Parsed
 
     parse = ArgumentParser.parse_args
