@@ -57,7 +57,7 @@ def test_a_job_may_do_little(job: str) -> None:
             assert re.fullmatch(r"(actions|pypa)/[\w-]+@[0-9a-f]{40}", step["uses"])
         if "checkout" in step.get("uses", ""):
             assert step["with"] == {"persist-credentials": False}
-        # What people write in a title or a branch's name would be run by the shell.
+        # The shell would run code that somebody writes into a title or a branch's name.
         assert "${{" not in step.get("run", "")
 
 
