@@ -1,5 +1,6 @@
 """The project's own files agree: workflows, Makefile, package and the sdist."""
 
+import os
 import re
 import subprocess
 import sys
@@ -80,10 +81,11 @@ def test_the_sdist_has_its_tests_and_they_pass(tmp_path: Path) -> None:
     folder = tmp_path / packed.name.removesuffix(".tar.gz")
 
     def run(*arguments: str) -> str:
-        code = "import sys, pytest; sys.path.insert(0, 'src'); sys.exit(pytest.main(sys.argv[1:]))"
+        path = os.pathsep.join([str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
-            [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
             cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
             capture_output=True,
             text=True,
             check=False,
