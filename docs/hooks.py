@@ -4,6 +4,7 @@ import json
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -30,27 +31,29 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
         if name != "README.md":
             files.append(File.generated(config, name, abs_src_path=str(path)))
     for path in sorted(ROOT.glob("docs/notebooks/*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        texts = ["".join(cell["source"]) for cell in cells]
-        blocks = [
-            f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
-            for cell, text in zip(cells, texts, strict=True)
-        ]
+        blocks = [block(cell) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
         page = "\n\n".join([*blocks, f"[This notebook as a file]({path.name})"])
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
 
 
+def block(cell: dict[str, Any]) -> str:
+    text = "".join(cell["source"])
+    return f"```python\n{text}\n```" if cell["cell_type"] == "code" else text
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files of the repository into links between pages of the site."""
-    generated = page.file.generated_by is not None and not page.file.src_uri.startswith("notebooks/")
-    folder = posixpath.dirname(page.file.src_uri if generated else f"docs/{page.file.src_uri}")
+    here, source = page.file.src_uri, page.file.abs_src_path
+    # A notebook's page is no file.
+    folder = Path(source).relative_to(ROOT).parent.as_posix() if source else "docs/notebooks"
 
     def turned(link: re.Match[str]) -> str:
-        name, anchor = link[1], link[2] or ""
-        target = posixpath.normpath(posixpath.join(folder, name)).removeprefix("docs/")
-        if target.endswith(".ipynb") and not page.file.src_uri.startswith("notebooks/"):
-            target = target.removesuffix(".ipynb") + ".md"
-        target = "index.md" if target == "README.md" else target
-        return f"]({posixpath.relpath(target, posixpath.dirname(page.file.src_uri))}{anchor})"
+        target = posixpath.normpath(posixpath.join(folder, link[1])).removeprefix("docs/")
+        name, ending = posixpath.splitext(target)
+        if target == "README.md":
+            target = "index.md"
+        elif ending == ".ipynb" and here != f"{name}.md":
+            target = f"{name}.md"
+        return f"]({posixpath.relpath(target, posixpath.dirname(here))}{link[2] or ''})"
 
     return re.sub(r"\]\((?!\w+:)([^)#\s]+)(#[^)]*)?\)", turned, markdown)
