@@ -10,7 +10,7 @@ RUN ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users clean
+.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users dist clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 
 bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH="--most 1000" for fewer
 	$(BIN)/python benchmarks/users.py $(BENCH)
+
+dist: $(READY)  ## sdist and wheel in dist/, as a release has them
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 clean:  ## remove the environment and caches; runs and data stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

@@ -80,7 +80,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
 
     def program(given: list[str], command: Command) -> None:
         name, *rest = given or [""]
-        if name not in (*WORDS, "--help", "--version"):
+        if name not in (*WORDS, "--help", "--version", "-sc"):
             own = tmp_path / "conf"
             refuse_nothing(given, *([f"hydra.searchpath=[file://{own}]"] if own.is_dir() else []))
         elif rest or command.certain:
@@ -128,8 +128,8 @@ def parsed_by(script: Path, arguments: Sequence[str]) -> None:
     if "ArgumentParser" not in source:
         return
 
-    def ends(parser: ArgumentParser) -> NoReturn:
-        parse(parser)
+    def ends(parser: ArgumentParser, *given: Sequence[str]) -> NoReturn:
+        parse(parser, *given)
         raise Parsed
 
     parse = ArgumentParser.parse_args

@@ -5,15 +5,17 @@ minded before Hydra is.
 """
 
 import os
+import platform
 import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dua_lightning import __version__
 from dua_lightning.errors import InputError
 from dua_lightning.report.characters import forgive, writable
 from dua_lightning.run.stopping import stoppable
@@ -87,6 +89,19 @@ def _run() -> None:
             sys.exit(_command(sys.argv[1], sys.argv[2:]))
         except InputError as error:
             _refuse(error)
+
+    if "--version" in sys.argv[1:]:
+        packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "lightning", "hydra-core"))
+        print(f"dua_lightning {__version__} (Python {platform.python_version()}, {packages})")
+        return
+
+    if len(sys.argv) == 3 and sys.argv[1] in ("-sc", "--shell-completion"):
+        from dua_lightning.commands import completion
+
+        lines, whole = completion.answer(sys.argv[2], COMMANDS, _command)
+        print(*lines, sep="\n")
+        if whole:
+            return
 
     if {"--help", "-h"} & {*sys.argv[1:]}:
         from dua_lightning.commands.help import text

@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from dua_lightning import __version__
 from dua_lightning.metrics import average_accuracy, forgetting
 from dua_lightning.report.records import COLUMNS, matrices, read, trainings
 from dua_lightning.run.folders import LOCK
@@ -239,6 +242,14 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
         assert text in done.out
     assert max(map(len, done.out.splitlines())) <= 80
     assert done.out.count("python -m dua_lightning") == 14
+
+
+def test_the_version_names_what_it_runs_on(dua: Run) -> None:
+    done = dua("--version")
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert done.status == 0
+    assert done.out.startswith(f"dua_lightning {__version__} (Python {python}, torch {version('torch')}, lightning ")
+    assert done.out.count("\n") == 1
 
 
 BAD = {

@@ -18,7 +18,8 @@ sweep.
 AFTER = r"""
 Any value of the configuration can be set as well: seed=[1,2,3]
 trainer.max_epochs=5 paths.output_dir=DIR paths.data_dir=DIR. `--cfg job` shows
-them all, `debug=true` the traceback of an error.
+them all, `debug=true` the traceback of an error, `--version` what this is. In
+bash, eval "$(dua -sc install=bash)" completes words; see docs/guide.md.
 
 To copy:
   python -m dua_lightning init DIR        # an example of pictures of your own
