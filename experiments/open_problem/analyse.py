@@ -12,6 +12,7 @@ over users, of each user's mean over trainings. `bars.csv` and `bars.png` go to 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -88,7 +89,7 @@ def figure(wide: pd.DataFrame, found: pd.DataFrame, base: str, path: Path) -> No
         axis.errorbar(gain, place, xerr=half, fmt="o", color="#0072B2", capsize=3)
     axis.axvline(0, color="#D55E00")
     fewer = found["trainings"].lt(found["trainings"].max()).map({True: " *", False: ""})
-    names = found["row"] + found["accuracy"].map(", {:.1f} %".format) + fewer
+    names = found["row"].map(lambda row: fill(row, 44)) + fewer
     axis.set_yticks(range(len(found)), names)
     axis.invert_yaxis()
     axis.set_xlabel(f"points over {name}; grey: users; *: fewer trainings")
