@@ -134,7 +134,7 @@ def _count(found: Difference) -> str:
 def _own(found: Difference) -> pd.Series | None:
     """Half the interval of each user over seeds, or over draws; `None` where neither are enough."""
     for axis in ("seed", "iteration"):
-        means = found.apart.groupby(level=["user", axis], sort=False).mean().unstack(axis, sort=False)
+        means = found.apart.groupby(level=["user", axis], sort=False).mean().unstack(axis)
         if means.shape[1] >= FEWEST:
             return pd.Series(interval(means.to_numpy()).half, means.index)[found.users.index].fillna(0)
     return None
