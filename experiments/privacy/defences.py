@@ -15,7 +15,6 @@ the next user.
 
 import argparse
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +118,16 @@ def attacks(run: Path) -> pd.DataFrame:
     return 100 * frame.reset_index().set_index("row")
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("run", type=Path)
-    asked = parser.parse_args(given)
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     table = costs(accuracies(asked.run)).merge(wires(asked.run), on="row", how="left")
     table = table.merge(attacks(asked.run).reset_index(), on="row", how="left")
     asked.out.mkdir(parents=True, exist_ok=True)
-    rounded = table.round({name: 4 for name in table if name != "row"})
+    rounded = table.round({name: 4 for name in table if name not in ("row", "delta")})
     write_text(asked.out / "defences.csv", lines([list(rounded), *rounded.to_numpy().tolist()]))
     print(rounded.to_string(index=False))
 

@@ -9,5 +9,5 @@ python -m dua_lightning +experiment=digits method=releases paths.output_dir="$OU
 python experiments/privacy/defences.py "$OUT" "$OUT/releases"
 python experiments/privacy/where.py "$OUT"
 if [[ -e experiments/privacy/attacks.py ]]; then
-  python experiments/privacy/attacks.py "$OUT"
+  python experiments/privacy/attacks.py --out "$OUT"
 fi

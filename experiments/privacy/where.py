@@ -6,7 +6,7 @@ Two networks of random weights and random priors stand for five experts and a us
 depend on their values. `where.csv` goes to OUT. It needs tenseal: pip install 'dua_lightning[privacy]'
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +95,10 @@ def places(name: str, net: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def main(out: Path) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
     torch.set_num_threads(1)
     nets = {"mlp": mlp((3, 28, 28), 10, 1), "mlp, 40 units wide": mlp((3, 28, 28), 10, 1, width=40)}
     table = [line for name, net in nets.items() for line in places(name, net)]
@@ -107,4 +110,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
