@@ -371,9 +371,7 @@ def test_a_releases_settings_and_what_it_cannot_clip_are_refused_by_their_names(
     with pytest.raises(InputError, match=r"release=gaussian cannot be used with importance=averaged: only MAS and"):
         row("release=gaussian", "importance=averaged")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match=r"release=gaussian cannot be used: epsilon needs .* pip install"
-    ):
+    with pytest.raises(InputError, match=r"release=gaussian cannot be used: epsilon needs .* pip install"):
         row("release=gaussian").check(None, labelled=True)
 
 
