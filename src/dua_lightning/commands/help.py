@@ -34,6 +34,7 @@ To copy:
   python -m dua_lightning compare --help  # the differences between two
   python -m dua_lightning ledger --help   # what each step adds for users
   python -m dua_lightning choose --help   # settings chosen without users
+  python -m dua_lightning rates --help    # rates of ATP, on simulated users
   python -m dua_lightning export --help   # users' models of a run, as files
   python -m dua_lightning predict --help  # classes of pictures by such a model
   python -m dua_lightning dashboard --help  # the runs of a project in W&B
