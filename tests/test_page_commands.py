@@ -261,7 +261,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("finished")
     gains = {0.1: 3.0, 0.2: 5.0}
     of_ann = folder / "pictures/users/ann"
-    run = runs.run(folder, *runs.OWN, "method=ledger", "data.iterations=1")
+    run = runs.run(folder, *runs.OWN, "method=ledger", "data.iterations=1", "seed=[1,2]")
     assert export.main([str(run), *ROW, "--user", "ann", "--formats", "safetensors"]) == 0
     return {
         "run": run,

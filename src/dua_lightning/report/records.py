@@ -17,7 +17,7 @@ import pandas as pd
 from dua_lightning.errors import InputError
 from dua_lightning.store.files import write_text
 
-# Where pyarrow is installed, pandas keeps texts in it, and it takes no name of a file that is not UTF-8.
+# Pandas would keep texts in pyarrow if that is installed, which takes no name of a file that is not UTF-8.
 pd.set_option("mode.string_storage", "python")
 
 CHUNK = 10_000
