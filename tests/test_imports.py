@@ -20,7 +20,7 @@ STAIRS = (
     *("errors", "progress", "streams", "params", "tasks", "metrics"),
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
-    *("evaluation", "server", "user", "engines"),
+    *("evaluation", "server", "user", "privacy", "engines"),
     *("report", "run", "personal", "commands", "__main__"),
 )
 # Packages that live in some rooms only.
@@ -34,6 +34,7 @@ TENANTS = {
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
     "onnxruntime": {"personal.formats"},
+    "cryptography": {"privacy.keys"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 
