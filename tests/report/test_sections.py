@@ -47,6 +47,7 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "Users",
         "What is kept while tasks are learnt",
         "Cost",
+        "Privacy",
         "Settings",
         "How to run each row again",
     ]

@@ -36,6 +36,7 @@ To copy:
   python -m dua_lightning choose --help   # settings chosen without users
   python -m dua_lightning export --help   # users' models of a run, as files
   python -m dua_lightning predict --help  # classes of pictures by such a model
+  python -m dua_lightning privacy --help  # what users' priors give away
   python -m dua_lightning dashboard --help  # the runs of a project in W&B
 """
 """The text after them."""
