@@ -37,9 +37,9 @@ TRIED: dict[str, Any] = {
 CLOSE = 0.9
 """The correlation from which on a picture counts as recovered."""
 NOTE = (
-    "sent: bytes of numbers for one task of one user; plain: those of one number for each weight. recovered: percent of "
-    f"the pictures of simulated users that an attack gets back with a correlation above {CLOSE}; control: the same of "
-    "pictures that they never had. gain: points over the mean merge, which needs no prior; over noise: over a prior "
+    "sent: bytes of numbers for one task of one user; plain: those of one number for each weight. recovered: percent "
+    f"of the pictures of simulated users that an attack gets back with a correlation above {CLOSE}; control: the same "
+    "of pictures that they never had. gain: points over the mean merge, which needs no prior; over noise: over a prior "
     "that was measured on noise; cost: points less than the same importance by weight without a release. In brackets "
     "95 % intervals over users."
 )
@@ -67,6 +67,7 @@ def card(study: Study) -> pd.DataFrame:
         InputError: A file of a run cannot be read.
     """
     made = {label: choices for run in study.runs for label, choices in _choices(run)}
+    released = {label: line for run in study.runs for label, line in _released(run)}
     tried = {key: line for run in study.runs for key, line in _tried(run)}
     lines = []
     for (data, model), draws in kept(study.reduced.draws).groupby(["data", "model"], sort=False):
@@ -79,7 +80,7 @@ def card(study: Study) -> pd.DataFrame:
             line |= {"plain": sizes[0] if sizes else math.nan, "epsilon": math.nan, "delta": math.nan, **TRIED}
             if (line["level"], line["release"]) == ("weight", "none"):
                 line["sent"] = line["plain"]
-            line |= tried.get((str(data), str(model), label), {})
+            line |= released.get(label, {}) | tried.get((str(data), str(model), label), {})
             line["accuracy"] = rows.accuracy(label)
             line |= _difference(rows, "gain", label, _mean(rows, label))
             line |= _difference(rows, "over noise", label, _noise(rows, label))
@@ -159,14 +160,15 @@ def _choices(run: Run) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))[0]["rows"]
         for label, row in zip(run.facts.rows, rows, strict=False):
-            of = row["importance"]["node"]
+            of, release = row["importance"]["node"], row.get("release", {"node": {"name": "none"}})["node"]
             averaged = of["name"] == "averaged"
+            level = release.get("level", of["level"] if averaged else "weight")
             yield (
                 label,
                 {
                     "importance": str(of["of"]["name"] if averaged else of["name"]),
-                    "level": str(of["level"] if averaged else "weight"),
-                    "release": str(row.get("release", {}).get("node", {}).get("label", "none")),
+                    "level": str(level),
+                    "release": "none" if release["name"] == "none" else str(release["label"]),
                 },
             )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -177,6 +179,19 @@ def _made(made: Mapping[str, dict[str, str]], rows: Rows, label: str) -> dict[st
     """The choices of a row; of a run that has not written them down, what its records say."""
     unknown = {"importance": str(rows.of[label]["importance"]), "level": "weight", "release": "none"}
     return made.get(label, unknown)
+
+
+def _released(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
+    """The bytes of a prior that went through a row's release, in the median, and the weakest of its guarantees."""
+    for label, lines in run.releases[run.releases["images"] > 0].groupby("label", sort=False):
+        yield (
+            str(label),
+            {
+                "sent": float(lines["sent"].median()),
+                "epsilon": float(lines["epsilon"].max(skipna=False)),
+                "delta": float(lines["delta"].max(skipna=False)),
+            },
+        )
 
 
 def _tried(run: Run) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
