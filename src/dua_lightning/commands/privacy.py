@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,37 @@ def main(arguments: Sequence[str]) -> int:
     if found.empty:
         console.print(card.NOBODY)
         return 0
+    with shown(Terminal(stderr=True)):
+        found = tried(found, given.run)
     console.print(sheet(found))
     console.print(answered(card.answers(found), console.width))
     path = (given.out or given.run) / card.FILE
     write_text(path, found.to_csv(index=False))
     console.print(f"  {path}")
     return 0
+
+
+def tried(found: "pd.DataFrame", run: Path) -> "pd.DataFrame":
+    """Try what an attack gets from the priors of a run's rows.
+
+    Args:
+        found: The lines of `report.card.card`.
+        run: The run's folder.
+
+    Returns:
+        The lines with what it got, as far as it could be tried; the reason is printed where it could not.
+    """
+    from dua_lightning.run.attacked import attacked
+
+    found = found.set_index("row")
+    try:
+        for label, got in attacked(run):
+            if label in found.index:
+                columns = ["attack", "sent", "images", "users", "recovered", "recovered CI", "best", "control"]
+                found.loc[label, columns] = [*astuple(got)]
+    except InputError as error:
+        Terminal(stderr=True).print(f"no attack was tried: {error}")
+    return found.reset_index()
 
 
 def sheet(found: "pd.DataFrame") -> Sheet:
