@@ -1,0 +1,1 @@
+"""Privacy: what a prior gives away, and how to give less."""
