@@ -20,7 +20,7 @@ STAIRS = (
     *("errors", "progress", "streams", "params", "tasks", "metrics"),
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
-    *("evaluation", "server", "user", "engines"),
+    *("evaluation", "server", "user", "privacy", "engines"),
     *("report", "run", "personal", "commands", "__main__"),
 )
 # Packages that live in some rooms only.

@@ -234,6 +234,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
         "importance: averaged, fim, gram, mas, noise, permuted, uniform",
         "merge: each, last, magmax, mean, mode, regmean, task_arithmetic, ties",
         "regularise: ewc, l2_transfer, lwf, mas, none",
+        "release: bf16, chain, gaussian, int8, least_images, levels, none, top_k",
         "statistics: last, mean, server, server_calibrated, task",
         "logger: csv, mlflow, none, tensorboard, wandb",
         "experiment: catprior, digits",

@@ -1,5 +1,6 @@
 """The configuration: every choice composes and builds what the paper's table of rows says."""
 
+import importlib.util
 import inspect
 from functools import cache
 from itertools import product
@@ -29,7 +30,7 @@ from dua_lightning.adapt import (
     Unchanged,
 )
 from dua_lightning.errors import InputError
-from dua_lightning.importance import FIM, MAS, Averaged, Noise, Permuted
+from dua_lightning.importance import FIM, MAS, Averaged, Clipped, Noise, Permuted
 from dua_lightning.merge import (
     Each,
     Last,
@@ -40,6 +41,8 @@ from dua_lightning.merge import (
     ServerStatistics,
     TaskStatistics,
 )
+from dua_lightning.privacy import release
+from dua_lightning.privacy.release import BF16, Int8, LeastImages, Levels, TopK
 from dua_lightning.regularise import EWC, L2Transfer, LwF, NoRegulariser, Regulariser
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import VERBS, of_seed
@@ -331,6 +334,52 @@ def test_records_know_what_a_row_uses_of_a_user() -> None:
     }
     for uses, choices_of in cases.items():
         assert {rows(of_seed([config(*choice)], 1))[0].uses for choice in choices_of} == {uses}
+
+
+RELEASES = {
+    "none": (None, "MAS-RACL"),
+    "least_images": (LeastImages(50), "MAS-RACL, priors of at least 50 images"),
+    "levels": (Levels("channel"), "MAS-RACL, channel priors"),
+    "bf16": (BF16(), "MAS-RACL, bf16 priors"),
+    "int8": (Int8(8), "MAS-RACL, 8-bit priors"),
+    "top_k": (TopK(0.01), "MAS-RACL, top-0.01 priors"),
+    "gaussian": (None, "MAS-RACL, DP weight priors (sigma 1)"),
+    "chain": (release.Chain([Levels("channel"), BF16()]), "MAS-RACL, channel priors, then bf16"),
+}
+
+
+@pytest.mark.parametrize("choice", choices("release"))
+def test_a_release_is_of_the_users_own_priors_alone(choice: str) -> None:
+    expected, label = RELEASES[choice]
+    if choice == "gaussian":
+        expected = release.Gaussian(100, 1)
+    found = row(f"release={choice}")
+    assert (found.release, found.label) == (expected, label)
+    assert found.psi == (Clipped(MAS(), 100) if choice == "gaussian" else MAS())
+    for others in (("method=imm",), ("prior=other",), ("method=mean_imm",)):
+        one = row(f"release={choice}", *others)
+        assert (one.release, one.label) == (None, row(*others).label)
+
+
+def test_a_releases_settings_and_what_it_cannot_clip_are_refused_by_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(InputError, match=r"release: a number has 1 to 8 bits, got bits=9"):
+        row("release=int8", "release.bits=9")
+    with pytest.raises(InputError, match=r"release: the noise is at least 0 and finite, got sigma=-1"):
+        row("release=gaussian", "release.sigma=-1")
+    with pytest.raises(InputError, match=r"release=gaussian cannot be used with importance=averaged: only MAS and"):
+        row("release=gaussian", "importance=averaged")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"release=gaussian cannot be used: epsilon needs .* pip install"):
+        row("release=gaussian").check(None, labelled=True)
+
+
+def test_the_rows_of_releases_stand_beside_null_priors() -> None:
+    found = [dict(one) for one in config("method=releases").method.rows]
+    assert {one["statistics"] for one in found} == {"server"}
+    assert {one.get("importance") for one in found if one["method"] == "racl"} == {"mas", "noise", "permuted"}
+    assert {one["release"] for one in found if "release" in one} >= {*choices("release")} - {"none", "least_images"}
 
 
 def test_null_importances_wrap_any_other_one() -> None:

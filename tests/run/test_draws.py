@@ -15,7 +15,7 @@ from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.splits import FOR_VALIDATION
 from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
-from dua_lightning.importance import MAS
+from dua_lightning.importance import MAS, Clipped, averaged
 from dua_lightning.merge import LastStatistics, Mean, Mode
 from dua_lightning.params import State, body_names
 from dua_lightning.run.draws import Draw, Draws, Result
@@ -166,3 +166,41 @@ def test_each_state_that_is_sent_has_what_the_server_measured_on_it() -> None:
     assert isinstance(one, BBSE)
     assert isinstance(other, BBSE)
     assert not torch.equal(one.confusions, other.confusions)
+
+
+def test_a_release_stands_between_a_users_own_prior_and_the_merge() -> None:
+    found = draws("release=top_k", "release.share=0", method="racl")
+    (row,) = found.rows
+    data = found.benchmark.users[0].draw(1)
+    experts = [Expert(task, tiny_state(found, seed)) for seed, task in enumerate(found.benchmark.tasks)]
+    shared = {recipe.key: expert.state for recipe, expert in zip(found.recipes.experts(row), experts, strict=True)}
+    priors = [MAS()(found.net, expert, data.of(expert.task).validation_batches()) for expert in experts]
+    merged = Mode()(experts, [averaged(prior, "layer") for prior in priors], {})
+    states, _ = found.personal(row, data, shared)
+    for task, state in states.items():
+        close(state, merged[task], 1e-5)
+    (result,), _ = found.compute(Draw(0, 1, (0,), digest(data.recipe())), shared)
+    numbers, layers = sum(omega.numel() for omega in priors[0].values()), len(priors[0])
+    images = [len(data.of(expert.task).validation) for expert in experts]
+    assert [(one.images, one.plain, one.sent) for one in result.sent] == [(n, 4 * numbers, 4 * layers) for n in images]
+    again = Result.of(result.tensors(found.benchmark.tasks), found.benchmark.tasks)
+    assert repr(again.sent) == repr(result.sent)
+
+
+def test_priors_that_are_sent_as_measured_leave_no_trace_in_a_result() -> None:
+    assert set(Result(np.ones((1, 1)), []).tensors(tiny.tasks())) == {"R", "tasks", "costs", "by_confidence"}
+    plain, none = (draws(*choice, method="racl").rows[0] for choice in ((), ("release=bf16", "prior=server")))
+    assert (plain.release, none.release, none.release_name) == (None, None, "none")
+
+
+def test_a_clipped_prior_is_measured_for_the_release_that_asks_for_it_alone() -> None:
+    found = draws("release=gaussian", "release.clip=3", "release.sigma=0", method="racl")
+    (row,) = found.rows
+    assert row.psi == Clipped(MAS(), 3)
+    data = found.benchmark.users[0].draw(1)
+    keys = {
+        choice: draws(*choice.split(), method="racl") for choice in ("release=none", "release=bf16", "release=chain")
+    }
+    plain = {one.recipes.priors(one.rows[0], data).key for one in keys.values()}
+    assert len(plain) == 1
+    assert found.recipes.priors(row, data).key not in plain

@@ -56,6 +56,9 @@ TO_RESULTS = (
     *(
         "statistics=server",
         "statistics=task",
+        "release=bf16",
+        "release=levels",
+        "release=top_k",
         "merge.zero_importance=zero",
         "adapt=none",
         "adapt=adabn",
@@ -82,6 +85,7 @@ TO_NOTHING = (
     *("method.training=joint training=sequential", "method.regularise=x", "method.merge=x", "method.statistics=x"),
     *("method.adapt=x", "regularise.name=x", "regularise.label=x", "importance.name=x", "importance.label=x"),
     *("merge.name=x", "merge.label=x", "statistics.name=x", "statistics.label=x", "adapt.name=x", "adapt.label=x"),
+    *("release.name=x", "release.label=x", "release=bf16 prior=server release=none prior=user"),
     *("fidelity.name=x", "method=imm prior=user"),
     *("fidelity.adabn=x", "fidelity.imm_data=train_and_validation", "trainer.enable_progress_bar=true"),
     *("trainer.profiler=simple", "trainer.log_every_n_steps=1", "trainer.default_root_dir=x"),

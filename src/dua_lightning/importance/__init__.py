@@ -2,10 +2,11 @@
 
 from dua_lightning.importance.averaged import Averaged, averaged
 from dua_lightning.importance.base import Importance
+from dua_lightning.importance.clipped import Clipped
 from dua_lightning.importance.fim import FIM
 from dua_lightning.importance.gram import Gram
 from dua_lightning.importance.mas import MAS
 from dua_lightning.importance.null import Noise, Permuted
 from dua_lightning.importance.uniform import Uniform
 
-__all__ = ["FIM", "MAS", "Averaged", "Gram", "Importance", "Noise", "Permuted", "Uniform", "averaged"]
+__all__ = ["FIM", "MAS", "Averaged", "Clipped", "Gram", "Importance", "Noise", "Permuted", "Uniform", "averaged"]

@@ -1,4 +1,4 @@
-"""Tidy records: one line for each accuracy, each adaptation and each training.
+"""Tidy records: one line for each accuracy, each adaptation, each training and each released prior.
 
 A table of records may be longer than memory: `chunks` reads it in pieces.
 """
@@ -119,6 +119,43 @@ class TrainingRecord:
     val_accuracy: float
 
 
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """One prior that a user sent through a release; see `privacy.release`. Priors sent as measured have no line.
+
+    Args:
+        data: The benchmark's name.
+        model: The network's name.
+        adapt: The adaptation's name.
+        label: The row's name in tables.
+        user: The user's name.
+        iteration: The Monte-Carlo iteration, from 1.
+        seed: The seed.
+        task: The task's name.
+        release: The release's name.
+        images: The number of images that the prior was measured on.
+        plain: The bytes of the prior as it was measured.
+        sent: The bytes that crossed the wire for it, without names and shapes.
+        epsilon: The epsilon of differential privacy; NaN where there is no such guarantee.
+        delta: The delta that goes with it.
+    """
+
+    data: str
+    model: str
+    adapt: str
+    label: str
+    user: str
+    iteration: int
+    seed: int
+    task: str
+    release: str
+    images: int
+    plain: int
+    sent: int
+    epsilon: float
+    delta: float
+
+
 COLUMNS, COSTS, TRAININGS = ([f.name for f in fields(kind)] for kind in (Record, CostRecord, TrainingRecord))
 """The columns of each kind of records."""
 KEYS = COLUMNS[: COLUMNS.index("after")]
@@ -150,7 +187,7 @@ def benchmark(data: str, simulate: str = SIMULATE) -> str:
     return data if simulate == SIMULATE else f"{data}, simulated {simulate}"
 
 
-def write(records: Sequence[Record | CostRecord | TrainingRecord], path: Path) -> None:
+def write(records: Sequence[Record | CostRecord | TrainingRecord | ReleaseRecord], path: Path) -> None:
     """Write records as CSV, whole or not at all; numbers have all their digits.
 
     Args:
@@ -309,12 +346,27 @@ def trainings(path: Path) -> pd.DataFrame:
     return _table(path, TrainingRecord)
 
 
-def _texts(kind: type[CostRecord | TrainingRecord]) -> list[str]:
+def releases(path: Path) -> pd.DataFrame:
+    """Read what users sent through releases in a run.
+
+    Args:
+        path: The file; where there is none, the table has no lines.
+
+    Returns:
+        A line for each `ReleaseRecord`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return _table(path, ReleaseRecord)
+
+
+def _texts(kind: type[CostRecord | TrainingRecord | ReleaseRecord]) -> list[str]:
     """The columns that hold texts."""
     return [field.name for field in fields(kind) if field.type is str]
 
 
-def _table(path: Path, kind: type[CostRecord | TrainingRecord]) -> pd.DataFrame:
+def _table(path: Path, kind: type[CostRecord | TrainingRecord | ReleaseRecord]) -> pd.DataFrame:
     columns, texts = [field.name for field in fields(kind)], _texts(kind)
     if not path.exists():
         return pd.DataFrame(columns=columns)

@@ -23,7 +23,7 @@ ELSEWHERE = ("seed", "name", "paths", "logger", "threads", "debug", "store", "su
 """Settings that change no result, are a column of the records, or act through others."""
 ROWS = "method.rows"
 """The setting that makes a method stand for several rows."""
-AXES = ("regularise", "importance", "merge", "statistics", "adapt", "prior", "training")
+AXES = ("regularise", "importance", "merge", "statistics", "adapt", "release", "prior", "training")
 """Choices that a row is made of; on the command line they choose among the rows of a method."""
 OF_ROWS = ("method.", *(f"{axis}." for axis in AXES[:-2]), *AXES[-2:])
 """Settings that a row is made of."""

@@ -24,6 +24,7 @@ from dua_lightning.errors import DivergedError, InputError
 from dua_lightning.merge import ServerStatistics
 from dua_lightning.merge.base import check_head, check_norms, shared
 from dua_lightning.params import State, body_names, clone
+from dua_lightning.privacy.release import Sent, send
 from dua_lightning.progress import stage
 from dua_lightning.run import training
 from dua_lightning.run.network import build_network
@@ -64,11 +65,14 @@ class Result:
         costs: The cost of each adaptation and its task.
         by_confidence: The number of pictures that each task has got by the experts' confidence; empty where the user's
             pictures have tasks of their own.
+        sent: The facts about the prior of each task that the user sent; empty where it was sent as it was measured, or
+            none was.
     """
 
     R: np.ndarray
     costs: list[tuple[Task, Cost]]
     by_confidence: tuple[int, ...] = ()
+    sent: tuple[Sent, ...] = ()
 
     def tensors(self, tasks: tuple[Task, ...]) -> Tensors:
         """Turn the result into tensors for the store, which name a task by its place.
@@ -79,11 +83,13 @@ class Result:
         Returns:
             The tensors by name.
         """
+        sent = torch.tensor([astuple(one) for one in self.sent], dtype=torch.float64)
         return {
             "R": torch.tensor(self.R),
             "tasks": torch.tensor([tasks.index(task) for task, _ in self.costs], dtype=torch.int64),
             "costs": torch.tensor([astuple(cost) for _, cost in self.costs], dtype=torch.float64),
             "by_confidence": torch.tensor(self.by_confidence, dtype=torch.int64),
+            **({"sent": sent} if self.sent else {}),
         }
 
     @staticmethod
@@ -102,6 +108,7 @@ class Result:
             tensors["R"].numpy().copy(),
             [(tasks[place], Cost(int(trainable), int(size), *rest)) for place, (trainable, size, *rest) in costs],
             tuple(tensors["by_confidence"].tolist()),
+            tuple(_sent(*facts) for facts in tensors["sent"].tolist()) if "sent" in tensors else (),
         )
 
 
@@ -278,7 +285,8 @@ class Draws:
         with _named(row, data):
             experts = self._experts(row, shared)
             data, _ = self._sorted(experts, data)
-            ((_, model),) = self._merged(row, experts, data, {}, shared, last_alone=True)
+            priors, _ = self._priors(row, experts, data, {}, shared)
+            ((_, model),) = self._models(row, experts, priors, last_alone=True)
             of = {expert.task.name: expert for expert in experts}
             phi = self._phi(row, experts)
             states = {
@@ -346,9 +354,11 @@ class Draws:
             if key not in divided:
                 divided[key] = self._sorted(experts, data)
             data, by_confidence = divided[key]
-            models = self._merged(row, experts, data, own_priors, shared, row.last_alone)
+            priors, sent = self._priors(row, experts, data, own_priors, shared)
+            models = self._models(row, experts, priors, row.last_alone)
             phi = self._phi(row, experts)
-            return Result(*user.evaluate(self.net, experts, models, phi, data, self._informed), by_confidence)
+            R, costs = user.evaluate(self.net, experts, models, phi, data, self._informed)
+            return Result(R, costs, by_confidence, tuple(sent))
 
     def _phi(self, row: Row, experts: tuple[Expert, ...]) -> Adapt:
         """The row's adaptation, with all experts where it asks for them."""
@@ -369,18 +379,6 @@ class Draws:
 
     def _experts(self, row: Row, shared: Shared) -> tuple[Expert, ...]:
         return joined(self.benchmark.tasks, [self._here(recipe.key, shared) for recipe in self.recipes.experts(row)])
-
-    def _merged(
-        self,
-        row: Row,
-        experts: tuple[Expert, ...],
-        data: UserData,
-        own_priors: dict[str, list[Prior]],
-        shared: Shared,
-        last_alone: bool,
-    ) -> Iterator[tuple[int, UserModel]]:
-        """The personal model after each task or after the last one alone."""
-        return self._models(row, experts, self._priors(row, experts, data, own_priors, shared), last_alone)
 
     def _sorted(self, experts: tuple[Expert, ...], data: UserData) -> tuple[UserData, tuple[int, ...]]:
         """The data with a task for every picture, and how many of each task have got it by the experts' confidence."""
@@ -406,24 +404,32 @@ class Draws:
         data: UserData,
         own_priors: dict[str, list[Prior]],
         shared: Shared,
-    ) -> list[Prior]:
-        """Give the priors: for each user they are measured once for all rows, by the server once for all users."""
+    ) -> tuple[list[Prior], list[Sent]]:
+        """Give the priors that the server gets: a user measures them once for all rows, the server once for all users.
+
+        With them come the facts about those that a release has made.
+        """
         psi = row.psi
         if psi is None:
-            return []
+            return [], []
         if row.prior == "server":
-            return unnamed(self._here(self.recipes.priors(row, None).key, shared))
+            return unnamed(self._here(self.recipes.priors(row, None).key, shared)), []
         if row.prior == "other":
             data, _ = self._sorted(experts, self.benchmark.after(data))
         recipe = self.recipes.priors(row, data)
         if recipe.key not in own_priors:
             measured = partial(MEASURES[row.prior], psi, self.net, experts, data)
-            if self.settings.keep_priors:
+            # A clipped prior names a tied weight's tensor twice, and the store would make two of it.
+            if self.settings.keep_priors and not row.clipped:
                 kept = self.store.once(recipe, lambda: named(measured()))
                 own_priors[recipe.key] = unnamed({name: omega.to(self.device) for name, omega in kept.items()})
             else:
                 own_priors[recipe.key] = measured()
-        return own_priors[recipe.key]
+        priors = own_priors[recipe.key]
+        if row.release is None:
+            return priors, []
+        images = [len(data.of(expert.task).validation) for expert in experts]
+        return send(row.release, priors, images, self.settings.seed, data.user, data.iteration)
 
     def _models(
         self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
@@ -477,6 +483,10 @@ def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]
         The experts in the order of the tasks.
     """
     return tuple(map(Expert, tasks, [*states] * len(tasks) if len(states) < len(tasks) else states))
+
+
+def _sent(images: float, plain: float, sent: float, epsilon: float, delta: float) -> Sent:
+    return Sent(int(images), int(plain), int(sent), epsilon, delta)
 
 
 def named(priors: Sequence[Prior]) -> Tensors:

@@ -14,7 +14,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.run.build import DISPLAY, RESERVED, known_settings, without_head
 from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths
 
-CHOICES = (*VERBS, "data", "simulate", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
+CHOICES = (*VERBS, "release", "data", "simulate", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
 """Groups whose choice is built: its settings are the parameters of a class or a function."""
 VALUES = ("name", "threads", "seed", "prior", "training", "adapt_after", "reset_batch_norm", "debug", "objective")
 """Settings outside all groups."""

@@ -14,11 +14,12 @@ from dua_lightning.adapt.base import moments
 from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
+from dua_lightning.privacy.release import Sent
 from dua_lightning.progress import stage
 from dua_lightning.report import facts, figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
-from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report.records import CostRecord, Record, ReleaseRecord
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.report.terminal import Terminal
@@ -76,6 +77,7 @@ def run(cfg: DictConfig, settings: Settings) -> str:
             engine,
             Stream(folder / "records.csv") as accuracies,
             Stream(folder / "costs.csv") as costs,
+            Stream(folder / "releases.csv") as releases,
             Stream(folder / "trainings.csv") as trainings,
         ):
             computed, seconds = 0, 0.0
@@ -93,9 +95,10 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                     for row, result in zip(results.rows, of_rows, strict=True):
                         accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
                         costs.write(_costs(of_seed, row, user, iteration, result.costs))
+                        releases.write(_releases(of_seed, row, user, iteration, results.benchmark.tasks, result.sent))
                 computed, seconds = computed + results.computed, seconds + results.seconds
                 contents.append(results.content)
-        for stream in (accuracies, costs):
+        for stream in (accuracies, costs, releases):
             if not stream.begun:
                 # Those of an earlier run in this folder are not this one's.
                 stream.path.unlink(missing_ok=True)
@@ -221,6 +224,16 @@ def _costs(
 ) -> list[CostRecord]:
     whose = _whose(settings, row, user, iteration)
     return [CostRecord(**whose, task=task.name, statistics=moments(row.phi), **asdict(cost)) for task, cost in spent]
+
+
+def _releases(
+    settings: SeedSettings, row: Row, user: str, iteration: int, tasks: Sequence[Task], sent: Sequence[Sent]
+) -> list[ReleaseRecord]:
+    whose = _whose(settings, row, user, iteration)
+    return [
+        ReleaseRecord(**whose, task=task.name, release=row.release_name, **asdict(one))
+        for task, one in zip(tasks, sent, strict=False)
+    ]
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dua_lightning.adapt.base import OfServer, asks
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
+from dua_lightning.privacy.release import send
 from dua_lightning.run import training
 from dua_lightning.run.build import targets
 from dua_lightning.run.rows import Row
@@ -98,6 +99,8 @@ class Recipes:
         of.pop("batch_size", None)
         if row.prior == "oracle":
             of["half"] = "evaluation"
+        if row.clipped:
+            of["release"] = row.settings["release"]
         psi = row.settings["psi"]
         used: list[Used] = [measure, self._data_class] if data is None else [MEASURES[row.prior], type(data)]
         return Recipe("priors", _with_code(used, experts=self._keys(row), psi=psi, of=of, **self._device))
@@ -127,6 +130,9 @@ class Recipes:
         if row.prior == "other":
             values["measured_on"] = self._benchmark.after(data).recipe()
         used: list[Used] = [merge_prefixes, evaluate, type(data)]
+        if row.release is not None:
+            values["release"] = row.settings["release"]
+            used.append(send)
         if data.unsorted is not None:
             used.append(tasks_by_confidence)
         if row.psi is not None:

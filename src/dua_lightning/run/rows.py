@@ -11,6 +11,7 @@ from dua_lightning.adapt.base import OfExperts
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
 from dua_lightning.merge import Merge, Statistics
+from dua_lightning.privacy.release import Plain, Release, WhileMeasuring
 from dua_lightning.run.build import Choice
 from dua_lightning.run.settings import AdaptAfter, Measurer, RowSettings, SeedSettings, TaskOrder
 
@@ -40,13 +41,16 @@ class Row:
         last_alone: Whether it is evaluated after the last task alone, so that its forgetting is not known.
         regularise: The choice of its regulariser.
         prior: Who measures the prior.
-        psi: The importance; `None` where the merge needs no prior.
+        psi: The importance that is measured; `None` where the merge needs no prior.
         training_data_too: Whether a server measures on its training data as well.
         chi: The merge.
         statistics: The step after the merge; `None` where the merge needs none.
         statistics_name: The name of that step for the records; `none` where the merge needs none.
         phi: The adaptation.
         settings: The plain values that the objects were built of; `None` for those that are not there.
+        release: The step between the user's own prior and the wire; `None` where it is sent as it is, or none is sent.
+        release_name: The name of that step for the records.
+        clipped: Whether `psi` is another one than is asked for, since the release needs it so.
     """
 
     method: str
@@ -65,6 +69,9 @@ class Row:
     statistics_name: str
     phi: Adapt
     settings: dict[str, Any]
+    release: Release | None = None
+    release_name: str = "none"
+    clipped: bool = False
 
     @cached_property
     def regulariser(self) -> "Regulariser":
@@ -101,13 +108,19 @@ class Row:
             labelled: Whether some user's data have labels.
 
         Raises:
-            InputError: The network cannot be adapted so, or labels are needed that are not there.
+            InputError: The network cannot be adapted so, labels are needed that are not there, or a package is missing.
         """
         try:
             if net is not None:
                 self.phi.check(net)
         except InputError as error:
             raise InputError(f"adapt={self.adapt} cannot be used: {error}") from error
+        release: object = self.release
+        if isinstance(release, WhileMeasuring):
+            try:
+                release.check()
+            except InputError as error:
+                raise InputError(f"release={self.release_name} cannot be used: {error}") from error
         if labelled or not self.needs_labels:
             return
         why = "and no user has them all, or data.users_labelled=false"
@@ -165,6 +178,8 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         )
     prior = settings.prior if chi.needs_prior else "none"
     psi = settings.importance.build(Importance) if chi.needs_prior else None
+    release = settings.release.build(Release) if prior == "user" else Plain()
+    measured = psi if psi is None else _measured(psi, release, settings)
     statistics = None if chi.keeps_statistics else settings.statistics.build(Statistics)
     phi: Adapt = settings.adapt.build(Adapt)
     return Row(
@@ -179,7 +194,7 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         or (adapt_after == "last_task" and type(phi) is not Unchanged),
         regularise=settings.regularise,
         prior=prior,
-        psi=psi,
+        psi=measured,
         training_data_too=training_data_too,
         chi=chi,
         statistics=statistics,
@@ -191,8 +206,22 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
             "chi": settings.merge.plain(),
             "statistics": None if statistics is None else settings.statistics.plain(),
             "phi": settings.adapt.plain(),
+            "release": None if type(release) is Plain else settings.release.plain(),
         },
+        release=None if type(release) is Plain else release,
+        release_name="none" if type(release) is Plain else settings.release.name,
+        clipped=measured is not psi,
     )
+
+
+def _measured(psi: Importance, release: Release, settings: RowSettings) -> Importance:
+    """The importance that is measured for a release."""
+    try:
+        return release.measured(psi) if isinstance(release, WhileMeasuring) else psi
+    except InputError as error:
+        raise InputError(
+            f"release={settings.release.name} cannot be used with importance={settings.importance.name}: {error}"
+        ) from error
 
 
 def _label(settings: RowSettings, chi: Merge) -> str:
@@ -211,6 +240,8 @@ def _label(settings: RowSettings, chi: Merge) -> str:
             label += f", {importance.label}"
         if settings.prior != own.prior:
             label += f", {PRIORS[settings.prior]}"
+        if settings.prior == "user" and settings.release.name != "none":
+            label += f", {settings.release.label}"
     if settings.merge.name != own.merge:
         label += f", {settings.merge.label} merge"
     if not chi.keeps_statistics and settings.statistics.name != own.statistics:

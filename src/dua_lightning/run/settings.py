@@ -30,10 +30,14 @@ Objective = Literal["average_accuracy", "forgetting"]
 
 VERBS = ("regularise", "importance", "merge", "statistics", "adapt")
 """The groups of choices that a row is made of."""
-OF_ROWS = ("method", *VERBS, "prior", "training")
+OF_ROWS = ("method", *VERBS, "release", "prior", "training")
 """The settings that a method's rows may name."""
 MOST_THREADS = 1024
 """No processor has more threads; the system refuses a process with far more."""
+
+
+AS_MEASURED = Choice("release", {"name": "none", "_target_": "dua_lightning.privacy.release.Plain"})
+"""The release of runs of versions that had none."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class RowSettings:
         merge: The choice of the merge.
         statistics: The choice of the step after the merge.
         adapt: The choice of the adaptation.
+        release: The choice of the step between a user's own prior and the wire.
     """
 
     method: Method
@@ -122,6 +127,7 @@ class RowSettings:
     merge: Choice
     statistics: Choice
     adapt: Choice
+    release: Choice = AS_MEASURED
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
                 method=typed(row.get("method"), Method, "method"),
                 prior=check(row.get("prior"), Measurer, "prior"),
                 training=check(row.get("training"), TaskOrder, "training"),
-                **{verb: _choice(row, verb) for verb in VERBS},
+                **{group: _choice(row, group) for group in (*VERBS, "release")},
             )
             for row in values
         ),
