@@ -11,8 +11,8 @@ user's pictures beside what comes back, `success.png` the scores against the num
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -59,6 +59,8 @@ from dua_lightning.tasks import Expert, Task
 SIZES = (1, 2, 5, 10, 20, 50, 100, 500)
 INVERTED = (1, 2, 4)
 """Numbers of pictures that gradient inversion is tried on: each of its steps differentiates all their gradients."""
+MOST_INVERTED = 4
+"""Users whose pictures are searched so."""
 SIMULATED = 60
 """Users that the server simulates for each number of pictures."""
 CANDIDATES = 15
@@ -289,17 +291,17 @@ def membership(message: Known, control: dict[str, Known], own: Pictures, others:
     return {"attack": score(message)} | {name: score(known) for name, known in control.items()}
 
 
-def inverted(sizes: Sequence[int], users: int) -> list[Line]:
+def inverted(size: int, users: int) -> list[Line]:
     """Pictures whose importances are those that were sent; the labels are given."""
     network, found = "small conv", []
-    for name, size in product(IMPORTANCES, (size for size in sizes if size in INVERTED)):
+    for name in IMPORTANCES:
         blank = known(network, name, seen_by(network, user(0, size)[0]), noise=True)
         labels = user(0, size)[0].y
         of_noise = invert(blank, (1, 7, 7), generator(1, "start"), labels)
         for who in range(users):
             own, others = (seen_by(network, data) for data in user(who, size))
             message = known(network, name, own)
-            for level in LEVELS if size == 1 else LEVELS[:1]:
+            for level in LEVELS if (name, size) == ("MAS", 1) else LEVELS[:1]:
                 sent = at(message, level)
                 guesses = invert(sent, (1, 7, 7), generator(1, "start"), own.y)
                 scores = {
@@ -485,20 +487,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/privacy"))
     given = parser.parse_args()
     sizes, users = given.sizes, given.users
-    found: list[Line] = []
     began = time.monotonic()
     with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
-        parts = {"inversion": pool.submit(inverted, sizes, users)}
+        parts = {}
         for size in sizes:
             for network, name in product(("mlp", "conv"), IMPORTANCES):
-                parts[f"{network}, {name}, n = {size}"] = pool.submit(of_network, network, name, size, users)
-            parts[f"statistics, n = {size}"] = pool.submit(of_statistics, size, users)
-        for title, part in parts.items():
-            found += part.result()
-            # A run that is stopped leaves the table of what it has.
-            table = summary(pd.DataFrame(found))
+                parts[pool.submit(of_network, network, name, size, users)] = f"{network}, {name}, n = {size}"
+            parts[pool.submit(of_statistics, size, users)] = f"statistics, n = {size}"
+            if size in INVERTED:
+                parts[pool.submit(inverted, size, min(users, MOST_INVERTED))] = f"inversion, n = {size}"
+        for part in as_completed(parts):
+            # A run that is stopped leaves the table of what it has, in the order in which it was asked for.
+            done = [line for one in parts if one.done() for line in one.result()]
+            table = summary(pd.DataFrame(done))
             write_text(given.out / "attacks.csv", table.round(4).to_csv(index=False))
-            print(f"{title}: {time.monotonic() - began:.0f} s since the start", flush=True)
+            print(f"{parts[part]}: {time.monotonic() - began:.0f} s since the start", flush=True)
     draw_pictures(given.out / "pictures.png")
     draw_success(table, given.out / "success.png")
     shown = table.query("what == 'attack'").drop(columns="what")

@@ -58,7 +58,7 @@ def test_distances_and_intervals() -> None:
     # 12.706 standard errors of two numbers that lie 2 apart.
     assert t_interval([1.0, 3.0]) == pytest.approx((2, 2 - 12.706, 2 + 12.706), abs=1e-3)
     assert np.isnan(t_interval([1.0])[1:]).all()
-    found = bootstrap(lambda a: float(a.mean()), np.random.default_rng(0).normal(size=400))
+    found = bootstrap(lambda a: float(a.mean()), [np.random.default_rng(0).normal(size=400)])
     assert found.high - found.low == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 

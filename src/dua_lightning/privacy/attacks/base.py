@@ -81,12 +81,12 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def bootstrap(statistic: Callable[..., float], *samples: np.ndarray, seed: int = 0) -> Interval:
+def bootstrap(statistic: Callable[..., float], samples: Sequence[np.ndarray], seed: int = 0) -> Interval:
     """Compute a statistic of samples and its 95 % percentile interval by resampling each sample by itself.
 
     Args:
         statistic: Maps one resample of each sample to a number.
-        *samples: The samples, each `(n,)` or with n rows.
+        samples: The samples, each `(n,)` or with n rows.
         seed: The seed of the resamples.
 
     Returns:

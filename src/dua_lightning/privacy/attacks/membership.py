@@ -68,7 +68,7 @@ def auc(members: np.ndarray, others: np.ndarray, seed: int = 0) -> Auc:
     Returns:
         The area under the ROC curve, and its interval.
     """
-    return Auc(*bootstrap(_area, members, others, seed=seed))
+    return Auc(*bootstrap(_area, (members, others), seed))
 
 
 def _area(members: np.ndarray, others: np.ndarray) -> float:
