@@ -13,7 +13,7 @@ import pytest
 from dua_lightning.report import facts, records, tables, verdict
 from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts, TaskFacts
-from dua_lightning.report.records import CostRecord, Record
+from dua_lightning.report.records import CostRecord, Record, ReleaseRecord
 from dua_lightning.report.reduce import reduce
 
 NOISE = (0.3, -0.2, 0.4, -0.5)
@@ -151,6 +151,21 @@ def test_rows_that_are_missing_are_asked_for_by_a_command_that_makes_them() -> N
     plain = answers(draws({"Joint": 50.0, "MAS-RACL": 40.0}), facts=replace(FACTS, batch_norm=False))
     assert not any("method=verdict" in command for answer in plain.values() for command in answer.commands)
     assert verdict.verdict(draws({"Joint": 50.0}), NO_COSTS) == ()
+
+
+def test_a_released_prior_has_the_size_that_was_sent(tmp_path: Path) -> None:
+    one = {"data": "digits", "model": "mlp", "adapt": "none", "user": "ann", "iteration": 1, "seed": 1, "task": "0-1"}
+    sent = {"release": "bf16", "images": 9, "plain": 4096, "sent": 2048, "epsilon": math.nan, "delta": math.nan}
+    records.write([ReleaseRecord(**one, label="MAS-RACL", **sent)], tmp_path / "releases.csv")
+    frame = draws({"MAS-IMM": 40.0, "MAS-RACL": 60.0})
+    for folder, size in (
+        (tmp_path, "2.0 KiB for each task, 4.0 KiB before its release"),
+        (None, "2.0 MiB for each task"),
+    ):
+        told = {answer.question: answer.text for answer in verdict.verdict(frame, NO_COSTS, FACTS, folder=folder)}
+        expected = f"The device sends the server a prior of {size}; measuring it is not timed."
+        assert told["What does it cost on the device?"] == expected
+    assert records.releases(tmp_path / "nothing.csv").empty
 
 
 def test_released_rows_labels_and_cost_have_their_say_or_none() -> None:

@@ -1,5 +1,6 @@
 """The configuration: every choice composes and builds what the paper's table of rows says."""
 
+import importlib.util
 import inspect
 from functools import cache
 from itertools import product
@@ -351,7 +352,6 @@ RELEASES = {
 def test_a_release_is_of_the_users_own_priors_alone(choice: str) -> None:
     expected, label = RELEASES[choice]
     if choice == "gaussian":
-        pytest.importorskip("dp_accounting", reason="dp-accounting is not installed")
         expected = release.Gaussian(100, 1)
     found = row(f"release={choice}")
     assert (found.release, found.label) == (expected, label)
@@ -361,14 +361,18 @@ def test_a_release_is_of_the_users_own_priors_alone(choice: str) -> None:
         assert (one.release, one.label) == (None, row(*others).label)
 
 
-def test_a_releases_settings_and_what_it_cannot_clip_are_refused_by_their_names() -> None:
+def test_a_releases_settings_and_what_it_cannot_clip_are_refused_by_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(InputError, match=r"release: a number has 1 to 8 bits, got bits=9"):
         row("release=int8", "release.bits=9")
-    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed")
     with pytest.raises(InputError, match=r"release: the noise is at least 0 and finite, got sigma=-1"):
         row("release=gaussian", "release.sigma=-1")
     with pytest.raises(InputError, match=r"release=gaussian cannot be used with importance=averaged: only MAS and"):
         row("release=gaussian", "importance=averaged")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"release=gaussian cannot be used: epsilon needs .* pip install"):
+        row("release=gaussian").check(None, labelled=True)
 
 
 def test_the_rows_of_releases_stand_beside_null_priors() -> None:

@@ -20,6 +20,7 @@ from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
 from dua_lightning.report.labels import FEW, kin
 from dua_lightning.report.pairs import NEAR, SURE, UNCLEAR, Difference, Rows, kept, points
+from dua_lightning.report.records import releases
 from dua_lightning.report.runs import again
 from dua_lightning.report.statistics import FEWEST, interval
 
@@ -74,7 +75,7 @@ def _answers(
     yield from _prior(rows, missing)
     yield from _images(rows, asks, missing)
     yield from _labels(rows, personal)
-    yield Answer("What does it cost on the device?", _cost(rows, personal, costs, facts))
+    yield Answer("What does it cost on the device?", _cost(rows, personal, costs, facts, folder))
     yield from _next(rows, personal if found.word == "Yes" else server, found, given, folder)
 
 
@@ -249,7 +250,7 @@ def _labels(rows: Rows, personal: str) -> Iterator[Answer]:
         yield Answer("What would the user's labels add?", f"{chosen}, which needs them, minus {personal} is {found}.")
 
 
-def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) -> str:
+def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None, folder: Path | None) -> str:
     texts = []
     spent = costs[costs["label"] == personal]
     if len(spent):
@@ -261,6 +262,11 @@ def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None) -
         )
     sends = rows.of[personal]["prior"] == "user"
     size = f" of {_size(facts.prior_bytes)} for each task" if facts else ""
+    released = releases(folder / "releases.csv") if folder else pd.DataFrame(columns=["label"])
+    own = released[released["label"] == personal]
+    if len(own):
+        sent, plain = (_size(own[column].median()) for column in ("sent", "plain"))
+        size = f" of {sent} for each task, {plain} before its release"
     if sends:
         texts.append(f"The device sends the server a prior{size}; measuring it is not timed.")
     else:

@@ -108,13 +108,19 @@ class Row:
             labelled: Whether some user's data have labels.
 
         Raises:
-            InputError: The network cannot be adapted so, or labels are needed that are not there.
+            InputError: The network cannot be adapted so, labels are needed that are not there, or a package is missing.
         """
         try:
             if net is not None:
                 self.phi.check(net)
         except InputError as error:
             raise InputError(f"adapt={self.adapt} cannot be used: {error}") from error
+        release: object = self.release
+        if isinstance(release, WhileMeasuring):
+            try:
+                release.check()
+            except InputError as error:
+                raise InputError(f"release={self.release_name} cannot be used: {error}") from error
         if labelled or not self.needs_labels:
             return
         why = "and no user has them all, or data.users_labelled=false"

@@ -36,6 +36,10 @@ MOST_THREADS = 1024
 """No processor has more threads; the system refuses a process with far more."""
 
 
+AS_MEASURED = Choice("release", {"name": "none", "_target_": "dua_lightning.privacy.release.Plain"})
+"""The release of runs of versions that had none."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A combination of the paper, by the names of its own choices; see `conf/method`.
@@ -123,7 +127,7 @@ class RowSettings:
     merge: Choice
     statistics: Choice
     adapt: Choice
-    release: Choice
+    release: Choice = AS_MEASURED
 
 
 @dataclass(frozen=True)

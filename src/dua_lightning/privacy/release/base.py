@@ -52,6 +52,13 @@ class Release(Protocol):
 class WhileMeasuring(Protocol):
     """A release that changes the measurement itself."""
 
+    def check(self) -> None:
+        """Check that the release can be made here, before anything is measured for it.
+
+        Raises:
+            InputError: Something that it needs is not installed.
+        """
+
     def measured(self, psi: Importance) -> Importance:
         """Give the importance that the device measures for the release.
 

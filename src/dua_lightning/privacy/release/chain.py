@@ -41,6 +41,11 @@ class Chain:
                     "before it would undo its guarantee; put it first"
                 )
 
+    def check(self) -> None:
+        for step in self.steps:
+            if isinstance(step, WhileMeasuring):
+                step.check()
+
     def measured(self, psi: Importance) -> Importance:
         for step in self.steps:
             if isinstance(step, WhileMeasuring):

@@ -52,8 +52,8 @@ class Gaussian:
         neighbours: The kind of sets of images that the guarantee is about.
 
     Raises:
-        InputError: A setting cannot be used, or the accountant is not installed; from the call, the prior was not
-            clipped.
+        InputError: A setting cannot be used; from the call, the prior was not clipped, or `dp-accounting`, which
+            `epsilon` and `check` ask for as well, is not installed.
     """
 
     clip: float
@@ -77,19 +77,22 @@ class Gaussian:
         for value, kind in ((self.level, Level), (self.neighbours, Neighbours)):
             if value not in get_args(kind):
                 raise InputError(f"{value} is not one of {', '.join(get_args(kind))}")
-        if importlib.util.find_spec("dp_accounting") is None:
-            raise InputError("epsilon needs dp-accounting, which is missing; pip install 'dua_lightning[privacy]'")
 
     @property
     def epsilon(self) -> float:
         """The epsilon of all rounds together; infinity without noise."""
         if not self.sigma:
             return math.inf
+        self.check()
         # It loads in seconds.
         from dp_accounting import get_epsilon_gaussian
 
         distance = math.sqrt(self.rounds) * (math.sqrt(2) if self.neighbours == "replace" else 1)
         return float(get_epsilon_gaussian(self.sigma / distance, self.delta))
+
+    def check(self) -> None:
+        if self.sigma and importlib.util.find_spec("dp_accounting") is None:
+            raise InputError("epsilon needs dp-accounting, which is missing; pip install 'dua_lightning[privacy]'")
 
     def measured(self, psi: Importance) -> Importance:
         return Clipped(psi, self.clip)
