@@ -10,10 +10,10 @@ import pytest
 
 from dua_lightning.commands import privacy
 from dua_lightning.errors import InputError
-from dua_lightning.report import card, facts, runs, sections
+from dua_lightning.report import card, facts, records, runs, sections
 from dua_lightning.report.document import Answers, Table
 from dua_lightning.report.facts import Facts, TaskFacts
-from dua_lightning.report.records import Record
+from dua_lightning.report.records import Record, ReleaseRecord
 from dua_lightning.store.files import write_text
 from tests.report import folders
 from tests.report.test_tables import made
@@ -173,3 +173,37 @@ def test_the_command_makes_keys(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_the_command_takes_a_run_or_a_key(arguments: list[str]) -> None:
     with pytest.raises(InputError, match="the folder of a run, or --new-key FILE"):
         privacy.main(arguments)
+
+
+def test_what_a_release_sent_and_guarantees_is_the_weakest_of_its_lines(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    own: dict[str, Any] = {
+        "data": "digits",
+        "model": "mlp",
+        "adapt": "none",
+        "label": "MAS-RACL",
+        "iteration": 1,
+        "seed": 1,
+    }
+    of_release: dict[str, Any] = {"release": "gaussian", "plain": 4000, "delta": 1e-5}
+    sent = [
+        ReleaseRecord(**own, user="user 0", task="0-1", images=40, sent=400, epsilon=1.0, **of_release),
+        ReleaseRecord(**own, user="user 1", task="0-1", images=20, sent=400, epsilon=2.0, **of_release),
+        ReleaseRecord(**own, user="user 2", task="0-1", images=0, sent=0, epsilon=math.nan, **of_release),
+    ]
+    records.write(sent, folder / "releases.csv")
+    found = card.card(runs.study([folder]))
+    assert (found["sent"][0], found["epsilon"][0], found["delta"][0]) == (400, 2, 1e-5)
+    assert card.guarantee(found.to_dict("records")[0]) == "(2, 1e-05)"
+    assert "epsilon 2 and delta 1e-05" in card.answers(found)[0].text
+    assert card.guarantee({"epsilon": math.inf, "delta": 1e-5}) == "none"
+
+
+def test_the_level_of_a_chain_is_that_of_its_steps(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run")
+    rows = json.loads((folder / card.SETTINGS).read_text())[0]["rows"]
+    steps = {"first": {"level": "layer"}, "second": {}}
+    rows[1]["release"] = {"place": "release", "node": {"name": "chain", "label": "layer, then bf16", "steps": steps}}
+    write_text(folder / card.SETTINGS, json.dumps([{"rows": rows}]))
+    found = lines(folder)
+    assert (found["level"]["MAS-RACL"], found["release"]["MAS-RACL"]) == ("layer", "layer, then bf16")

@@ -108,11 +108,11 @@ def _said(line: Mapping[Any, Any]) -> str:
         said.append(f"How much of the pictures can be got back from it is not known here: {line['attack']}")
     else:
         said.append(
-            f"Whoever receives it can get back about {line['recovered']:.0f} of 100 pictures so that one would know "
-            f"them (measured on {line['users']:.0f} simulated users of {line['images']:.0f} pictures each; "
+            f"An attack of whoever receives it gets back about {line['recovered']:.0f} of 100 pictures so that one "
+            f"would know them (tried on {line['users']:.0f} simulated users of {line['images']:.0f} pictures each; "
             f"{line['control']:.0f} of 100 for pictures that they never had)"
         )
-    if math.isnan(line["epsilon"]):
+    if not math.isfinite(line["epsilon"]):
         said.append("No mathematical guarantee protects them, and a better attack may get more")
     else:
         said.append(
@@ -135,9 +135,9 @@ def guarantee(line: Mapping[Any, Any]) -> str:
         line: The values of a line by column.
 
     Returns:
-        Epsilon and delta, or `none`.
+        Epsilon and delta, or `none` where epsilon is infinite or not there.
     """
-    return "none" if math.isnan(line["epsilon"]) else f"({line['epsilon']:.3g}, {line['delta']:.1g})"
+    return f"({line['epsilon']:.3g}, {line['delta']:.1g})" if math.isfinite(line["epsilon"]) else "none"
 
 
 def _interval(line: Mapping[Any, Any], name: str) -> str:
@@ -162,7 +162,9 @@ def _choices(run: Run) -> Iterator[tuple[str, dict[str, str]]]:
         for label, row in zip(run.facts.rows, rows, strict=False):
             of, release = row["importance"]["node"], row.get("release", {"node": {"name": "none"}})["node"]
             averaged = of["name"] == "averaged"
-            level = release.get("level", of["level"] if averaged else "weight")
+            steps = [release, *release.get("steps", {}).values()]
+            levels = [step["level"] for step in steps if "level" in step]
+            level = next(iter(levels), of["level"] if averaged else "weight")
             yield (
                 label,
                 {

@@ -1,4 +1,4 @@
-"""What a factorisation of the first layer gets from a run's priors, tried on users that the server simulates.
+"""The factorisation of the first layer against a run's priors, tried on users that the server simulates.
 
 The pictures are the server's own validation pictures, and the experts those of the run. Of a user's pictures only the
 number is used.
@@ -40,7 +40,7 @@ NO_ATTACK = "no attack of ours applies; that is no guarantee"
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack got from the priors of a row.
+    """The result of an attack on the priors of a row.
 
     Args:
         attack: The attack, or why there is none.
