@@ -394,4 +394,4 @@ def _axis(override: str) -> str:
 
 
 def _command(arguments: Iterable[str]) -> str:
-    return shlex.join(["python", "-m", "dua_lightning", *arguments])
+    return shlex.join(["dua", *arguments])
