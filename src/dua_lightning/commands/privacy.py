@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,9 @@ def tried(found: "pd.DataFrame", run: Path) -> "pd.DataFrame":
     try:
         for label, got in attacked(run):
             if label in found.index:
-                columns = ["attack", "sent", "images", "users", "recovered", "recovered CI", "best", "control"]
-                found.loc[label, columns] = [*astuple(got)]
+                line = asdict(got)
+                line["recovered CI"] = line.pop("half")
+                found.loc[label, [*line]] = [*line.values()]
     except InputError as error:
         Terminal(stderr=True).print(f"no attack was tried: {error}")
     return found.reset_index()
