@@ -112,7 +112,7 @@ def largest(prior: Params, times: float = TIMES) -> dict[str, float]:
 
     Args:
         prior: The prior of the same expert that the server has measured on its own images, by the same importance.
-        times: The factor. On the digits, tensors of honest users' MAS had up to 1.9 times the norm of the server's, of a
+        times: The factor. On the digits, tensors of honest users' MAS had up to 1.9 times the server's norm, of a
             single picture 6.2 times; of the FIM, which has squares, 38 and 62 times, so that it takes about 100.
 
     Returns:
