@@ -37,6 +37,7 @@ To copy:
   dua rates --help    # rates of ATP, on simulated users
   dua export --help   # users' models of a run, as files
   dua predict --help  # classes of pictures by such a model
+  dua privacy --help  # what users' priors give away
   dua dashboard --help  # the runs of a project in W&B
 """
 """The text after them."""
