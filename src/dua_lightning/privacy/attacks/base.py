@@ -1,4 +1,4 @@
-"""What every attacker knows, and intervals of what an attack gets."""
+"""The knowledge of every attacker, and intervals of what an attack gets."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from dua_lightning.errors import InputError
-from dua_lightning.importance import FIM, Averaged, Importance
+from dua_lightning.importance import FIM, Averaged, Clipped, Importance
 from dua_lightning.tasks import Expert, Prior
 
 RESAMPLES = 1000
@@ -46,7 +46,7 @@ class Known:
     def squares(self) -> bool:
         """Whether the prior is a mean of squared gradients (FIM), and not of absolute ones (MAS)."""
         importance = self.importance
-        while isinstance(importance, Averaged):
+        while isinstance(importance, Averaged | Clipped):
             importance = importance.of
         return isinstance(importance, FIM)
 

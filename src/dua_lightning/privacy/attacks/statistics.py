@@ -1,4 +1,4 @@
-"""What batch-norm statistics of a user's images would tell, if they were sent.
+"""Attacks on batch-norm statistics of a user's images: what they would tell, if they were sent.
 
 [Yin2021] H. Yin, A. Mallya, A. Vahdat, J. Alvarez, J. Kautz, P. Molchanov. See through gradients: image batch recovery
 via GradInversion. CVPR 2021.
