@@ -124,7 +124,7 @@ def test_every_table_but_the_settings_has_its_files(out: Path) -> None:
         text = (out / "tables" / f"{name}.tex").read_text()
         lines = [line for line in tabular(text) if not line[0].startswith(r"\multicolumn")]
         assert len(lines) - 1 == len(pd.read_csv(out / "tables" / f"{name}.csv"))
-        assert r"\texttt{python -m dua\_lightning +experiment=\allowbreak{}digits}." in text
+        assert r"\texttt{dua +experiment=\allowbreak{}digits}." in text
         assert "Seeds 1, 2 and 3; 2 users; 2 draws of each." in text
         assert (out / "tables" / f"{name}.md").read_text().startswith(re.split(r"[\\(]", text.split("[{")[1])[0][:20])
     printed = {path.stem for path in (out / "tables").glob("*.tex")}

@@ -24,7 +24,7 @@ ODD = st.sampled_from(
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(TEXTS | ODD)
 def test_a_quoted_text_is_read_as_itself_by_shell_hydra_and_omegaconf(text: str) -> None:
-    given = shlex.split(command([f"paths.output_dir={quoted(text)}"]))[3:]
+    given = shlex.split(command([f"paths.output_dir={quoted(text)}"]))[1:]
     (override,) = OverridesParser.create().parse_overrides(given)
     assert not override.is_sweep_override()
     for value in (override.value(), literal(text)):

@@ -42,7 +42,7 @@ def write(cfg: DictConfig, folder: Path) -> None:
     # A launcher runs a job of a sweep in a process with a command line of its own.
     where = [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
     arguments = [*where, *hydra.overrides.task] if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]
-    found = {"command": ["python", "-m", "dua_lightning", *arguments], **environment()}
+    found = {"command": ["dua", *arguments], **environment()}
     write_text(folder / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
