@@ -36,7 +36,7 @@ def test_the_example_of_a_logger_makes_a_place_for_curves(tmp_path: Path, monkey
     scope = executed("docs/loggers.md")
     scope["curves"].log_metrics({"train_loss": 1.0}, step=0)
     scope["curves"].save()
-    (written,) = tmp_path.glob("outputs/mine/csv/version_0/seed_1/EWC/digits 0-1/metrics.csv")
+    (written,) = tmp_path.glob("outputs/mine/csv/version_0/EWC/digits 0-1/metrics.csv")
     assert "train_loss" in written.read_text()
 
 

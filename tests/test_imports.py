@@ -34,6 +34,7 @@ TENANTS = {
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
     "onnxruntime": {"personal.formats"},
+    "cryptography": {"privacy.keys"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 

@@ -1,4 +1,4 @@
-"""How many images does an adaptation need, and what does it gain users of few classes? Two tables and two figures.
+"""Two maps of what adaptations gain: by the number of images, and by the evenness of a user's classes.
 
     python experiments/open_problem/maps.py OUT RUN...
 

@@ -28,7 +28,19 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The folder of the configuration: a wheel carries it inside the package; a checkout has it at the top."""
 
-COMMANDS = ("init", "store", "report", "compare", "ledger", "choose", "export", "predict", "dashboard")
+COMMANDS = (
+    "init",
+    "store",
+    "report",
+    "compare",
+    "ledger",
+    "choose",
+    "rates",
+    "export",
+    "predict",
+    "privacy",
+    "dashboard",
+)
 """First words of the command line that name a command; with anything else it is a run."""
 
 # The variable has a second name: `main` gives the first one to Hydra, and processes of a launcher inherit both.

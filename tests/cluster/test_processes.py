@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_ends_the_sweep_in_one_line(tmp_path: Path) -> N
     assert process.returncode == 2
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: a job of the sweep has died (")
-    assert "; to continue: python -m dua_lightning -m " in line
+    assert "; to continue: dua -m " in line
 
 
 def workers(parent: int) -> list[int]:

@@ -73,7 +73,7 @@ def test_the_commands_of_the_text_run_on_it(
     place = tmp_path / "my example"
     assert run("init", str(place), capfd=capfd, monkeypatch=monkeypatch).status == 0
     text = (place / "README.txt").read_text(encoding="utf-8").replace(" \\\n", "")
-    commands = [shlex.split(line)[3:] for line in text.splitlines() if "+experiment" in line]
+    commands = [shlex.split(line)[1:] for line in text.splitlines() if "+experiment" in line]
     assert len(commands) == 3
     monkeypatch.chdir(tmp_path)
     small = commands[2][2:]

@@ -37,10 +37,10 @@ OWN = ("model=own", "model.name=own", "model._target_=tests.personal.runs.own", 
 """The settings that choose it."""
 
 
-def pictures(root: Path) -> list[Path]:
+def pictures(root: Path, server: int = 5) -> list[Path]:
     """Make the folders of a server and of the users ann and bob; the files in the order of the pool."""
     number = 0
-    for side, count in (("server", 5), ("users/ann", 3), ("users/bob", 2)):
+    for side, count in (("server", server), ("users/ann", 3), ("users/bob", 2)):
         for task, categories in TASKS.items():
             for category in categories:
                 folder = root / side / task / category

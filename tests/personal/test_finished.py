@@ -145,7 +145,7 @@ def test_a_folder_of_something_else_is_refused(folder: Path) -> None:
 
 def test_pictures_and_experts_that_are_not_those_of_the_run_are_refused(tmp_path: Path) -> None:
     run = runs.run(tmp_path, "method=mean_imm")
-    again = "run again, in the same working folder: python -m dua_lightning data=own_users .*method=mean_imm"
+    again = "run again, in the same working folder: dua data=own_users .*method=mean_imm"
     for expert in (tmp_path / "store/experts").iterdir():
         expert.unlink()
     with pytest.raises(InputError, match=f"has no longer the experts of mean-IMM; {again}"):

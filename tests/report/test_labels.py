@@ -10,7 +10,7 @@ import pytest
 from matplotlib.text import Text
 
 from dua_lightning.commands import compare, report
-from dua_lightning.report import figures, ledger, loggers, records, reduce, runs, tables
+from dua_lightning.report import figures, ledger, logged, records, reduce, runs, tables
 from dua_lightning.report.labels import adaptation
 from dua_lightning.report.terminal import Terminal
 from tests.helpers.cli import TINY
@@ -61,7 +61,7 @@ def test_every_output_has_the_same_labels(folder: Path, monkeypatch: pytest.Monk
         "records.csv": list(records.read(folder / "records.csv")["label"].unique()),
         "the commands": list(dict.fromkeys(name.rpartition(", seed ")[0] for name, _ in study.runs[0].commands()))[1:],
         "summary.json": [name for name in json.loads((folder / "summary.json").read_text()) if name != "verdict"],
-        "the logger": list(dict.fromkeys(name.rpartition("/")[0] for name in loggers.merits(reduced))),
+        "the logger": list(dict.fromkeys(name.rpartition("/")[0] for name in logged.merits(reduced))),
         "the ledger": [row for row in LABELS if row in set(ledger.ledger(reduced.draws)["row"])],
     }
     drawn = list(texts(folder, monkeypatch))

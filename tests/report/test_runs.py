@@ -128,7 +128,7 @@ def test_two_results_by_the_same_settings_are_refused(tmp_path: Path) -> None:
 def test_each_row_and_seed_has_its_command(tmp_path: Path) -> None:
     (run,) = read_runs(folders.run(tmp_path / "run", given=["+experiment=digits", "threads=2", "paths.output_dir=out"]))
     found = dict(run.commands())
-    program = "python -m dua_lightning +experiment=digits threads=2"
+    program = "dua +experiment=digits threads=2"
     assert found["all of it"] == program
     assert found["method=racl importance=mas, seed 2"] == f"{program} method=racl importance=mas seed=2"
     assert found["method=joint, seed 3"] == f"{program} method=joint seed=3"
@@ -139,12 +139,12 @@ def test_what_the_command_line_dropped_and_replaced_has_no_command(tmp_path: Pat
     given = ["method=all", "importance=fim", "seed=[1,2,3]"]
     (run,) = read_runs(folders.run(tmp_path / "run", given=given))
     commands = list(dict(run.commands()).values())[1:]
-    assert commands == [f"python -m dua_lightning importance=fim method=joint seed={seed}" for seed in (1, 2, 3)]
+    assert commands == [f"dua importance=fim method=joint seed={seed}" for seed in (1, 2, 3)]
 
 
 def test_a_job_has_one_command(tmp_path: Path) -> None:
     (run,) = read_runs(folders.sweep(tmp_path / "sweep", [job("racl", 1)]))
-    assert dict(run.commands()) == {"all of it": "python -m dua_lightning method=racl seed=1"}
+    assert dict(run.commands()) == {"all of it": "dua method=racl seed=1"}
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,24 @@ def test_every_section_is_there_and_says_of_what_its_numbers_are(document: Docum
         "Users",
         "What is kept while tasks are learnt",
         "Cost",
+        "Privacy",
         "Settings",
         "How to run each row again",
     ]
     found = tables(document)
     assert list(found) == [
-        *("ledger", "rows", "differences", "extremes", "users", "by_user", "training", "adaptation", "settings")
+        *(
+            "ledger",
+            "rows",
+            "differences",
+            "extremes",
+            "users",
+            "by_user",
+            "training",
+            "adaptation",
+            "privacy",
+            "settings",
+        )
     ]
     assert "interval over seeds, users and iterations" in found["rows"].note
     assert (

@@ -146,7 +146,7 @@ def test_the_fewest_images_that_lose_less_than_a_point(five: float, twenty: floa
 def test_rows_that_are_missing_are_asked_for_by_a_command_that_makes_them() -> None:
     found = answers(draws({"Joint": 50.0, "MAS-IMM": 40.0}))
     assert found["Does"].text == "Not asked: no row uses a user's images without labels."
-    assert found["Does"].commands == ("python -m dua_lightning +experiment=photos seed=1 method=verdict",)
+    assert found["Does"].commands == ("dua +experiment=photos seed=1 method=verdict",)
     # Without batch normalisation no row of that method can be computed.
     plain = answers(draws({"Joint": 50.0, "MAS-RACL": 40.0}), facts=replace(FACTS, batch_norm=False))
     assert not any("method=verdict" in command for answer in plain.values() for command in answer.commands)
@@ -189,14 +189,14 @@ def test_released_rows_labels_and_cost_have_their_say_or_none() -> None:
 def test_the_next_commands_go_on_from_here() -> None:
     *_, last = answers(draws({"Joint": 50.0, "MAS-IMM + AdaBN": 60.0}, {"MAS-IMM + AdaBN": NOISE})).values()
     assert last.commands == (
-        "python -m dua_lightning +experiment=photos 'seed=[1,2,3]'",
+        "dua +experiment=photos 'seed=[1,2,3]'",
         "dua report 'out/a b'",
         "dua export 'out/a b' --row 'MAS-IMM + AdaBN'",
     )
 
 
 def test_the_terminal_breaks_sentences_and_no_command() -> None:
-    command = "python -m dua_lightning " + 10 * "data.name=x "
+    command = "dua " + 10 * "data.name=x "
     text = tables.answered([Answer("Why?", "Since 95 % " * 30, (command,))], 80)
     assert max(len(line) for line in text.split("\n")[:-1]) <= 80
     assert not any(line.startswith("  %") for line in text.split("\n"))

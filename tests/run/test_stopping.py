@@ -44,7 +44,7 @@ def test_a_signal_ends_the_block_with_one_line_and_its_status(number: signal.Sig
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert err.strip() == "stopped; to continue: python -m dua_lightning 'seed=[1,2]' method=racl"
+    assert err.strip() == "stopped; to continue: dua 'seed=[1,2]' method=racl"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_same_command_continues_in_the_folder_of_the_run(given: list[str], s
     process = child(BUSY.replace("print", "continue_in('paths.output_dir=out'); print"), tmp_path, *given)
     process.terminate()
     _, err = process.communicate(timeout=20)
-    assert err.strip().endswith(f"python -m dua_lightning {said}")
+    assert err.strip().endswith(f"dua {said}")
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def stopped(running: Running, number: signal.Signals, folder: Path) -> None:
 def ends(done: Done, number: signal.Signals, folder: Path) -> None:
     assert done.status == 128 + number, done.err
     (line,) = done.err.strip().splitlines()
-    assert line.startswith("stopped; to continue: python -m dua_lightning ")
+    assert line.startswith("stopped; to continue: dua ")
     assert f"paths.output_dir={folder}" in line
 
 

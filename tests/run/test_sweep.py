@@ -90,9 +90,9 @@ def test_a_failing_job_does_not_stop_the_others_and_is_named_with_its_command(
     assert table(tmp_path) == [ALL[0], *ALL[2:]]
     assert "sweep of 3 jobs" in done.out
     (line,) = done.err.splitlines()
-    assert line.startswith("error: job 1 failed: it is broken; mend it; alone: python -m dua_lightning ")
+    assert line.startswith("error: job 1 failed: it is broken; mend it; alone: dua ")
 
-    alone = shlex.split(line.partition("python -m dua_lightning ")[2])
+    alone = shlex.split(line.partition("dua ")[2])
     del work.fails[("racl", 2)], work.ran[:]
     assert dua(*(text for text in alone if not text.startswith("paths.output_dir"))).status == 0
     assert work.ran == [("racl", 2)]
@@ -111,7 +111,7 @@ def test_a_printed_command_runs_as_it_is_printed(
     work.fails[("racl", 2)] = InputError("no")
     given = ("-m", "seed=1,2", f"paths.output_dir={quoted(folder.name)}", f"name={quoted(name)}")
     done = run(*given, capfd=capfd, monkeypatch=monkeypatch)
-    printed = shlex.split(done.err.strip().partition("alone: python -m dua_lightning ")[2])
+    printed = shlex.split(done.err.strip().partition("alone: dua ")[2])
     work.fails.clear()
     assert run(*printed, capfd=capfd, monkeypatch=monkeypatch).status == 0
     assert work.ran == [("racl", 1), ("racl", 2), ("racl", 2)]
@@ -120,7 +120,7 @@ def test_a_printed_command_runs_as_it_is_printed(
     assert yaml.safe_load((folder / "1" / "config.yaml").read_text())["name"] == name
     work.fails[("racl", 3)] = Stopped(signal.SIGTERM)
     done = run("seed=3", "paths.output_dir='a=b ${now:%Y}'", capfd=capfd, monkeypatch=monkeypatch)
-    printed = shlex.split(done.err.strip().partition("to continue: python -m dua_lightning ")[2])
+    printed = shlex.split(done.err.strip().partition("to continue: dua ")[2])
     work.fails.clear()
     assert run(*printed, capfd=capfd, monkeypatch=monkeypatch).status == 0
     (made,) = tmp_path.glob("a=b *")
@@ -267,7 +267,7 @@ def test_a_stopped_sweep_continues_with_the_first_unfinished_job(
     assert done.status == 143
     assert work.ran == ALL[:3]
     (line,) = done.err.strip().splitlines()
-    assert line.startswith("stopped; to continue: python -m dua_lightning -m method=racl,imm")
+    assert line.startswith("stopped; to continue: dua -m method=racl,imm")
     assert line.count("paths.output_dir=") == 1
     work.fails.clear()
     assert dua(*SWEEP).status == 0
@@ -326,6 +326,5 @@ def test_a_job_that_has_died_is_told_with_the_command_that_continues(
     monkeypatch.setattr(sys, "argv", ["dua", "-m", "seed=1,2"])
     continue_in("paths.output_dir=out")
     assert one_line(type(name, (RuntimeError,), {})("it was killed\nlong report")) == (
-        "a job of the sweep has died (it was killed); to continue: "
-        "python -m dua_lightning -m seed=1,2 paths.output_dir=out"
+        "a job of the sweep has died (it was killed); to continue: dua -m seed=1,2 paths.output_dir=out"
     )

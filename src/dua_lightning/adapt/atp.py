@@ -18,6 +18,7 @@ from dua_lightning.adapt.finite import require_finite
 from dua_lightning.adapt.without_labels import entropies
 from dua_lightning.errors import InputError
 from dua_lightning.params import State, batch_norms, clone, device_of, inputs, loaded, norm_affine
+from dua_lightning.progress import stage
 from dua_lightning.tasks import Batch, Task, refusing_batch
 
 Rates = Mapping[str, float]
@@ -57,7 +58,7 @@ class ATP:
 
     def check(self, net: nn.Module) -> None:
         if not self._known:
-            raise InputError("ATP steps by rates, and there are none; learn them by learn_rates, and give their file")
+            raise InputError("ATP steps by rates, and there are none; learn them by `dua rates`, and give their file")
         if foreign := [name for name in self._known if name not in _tensors(net)]:
             raise InputError(
                 f"ATP has a rate for {foreign[0]}, and no normalisation layer of this {type(net).__name__} has it; "
@@ -109,15 +110,17 @@ def learn_rates(
         )
     directions = [_directions(loaded(net, state), task, data) for state, task, data in clients]
     rates = dict.fromkeys(names, 0.0)
-    for _ in range(rounds):
-        change = dict.fromkeys(names, 0.0)
-        for (state, task, data), direction in zip(clients, directions, strict=True):
-            adapted = loaded(net, state)
-            _step(adapted, rates, direction)
-            for name, gradient in _all_gradients(adapted, task, data).items():
-                if name in direction:
-                    change[name] += float((gradient * direction[name]).sum()) / math.sqrt(gradient.numel())
-        rates = {name: rate + lr * change[name] / len(clients) for name, rate in rates.items()}
+    with stage("learning the rates", rounds) as advance:
+        for _ in range(rounds):
+            change = dict.fromkeys(names, 0.0)
+            for (state, task, data), direction in zip(clients, directions, strict=True):
+                adapted = loaded(net, state)
+                _step(adapted, rates, direction)
+                for name, gradient in _all_gradients(adapted, task, data).items():
+                    if name in direction:
+                        change[name] += float((gradient * direction[name]).sum()) / math.sqrt(gradient.numel())
+            rates = {name: rate + lr * change[name] / len(clients) for name, rate in rates.items()}
+            advance()
     return rates
 
 

@@ -22,21 +22,23 @@ them all, `debug=true` the traceback of an error, `--version` what this is. In
 bash, eval "$(dua -sc install=bash)" completes words; see docs/guide.md.
 
 To copy:
-  python -m dua_lightning init DIR        # an example of pictures of your own
-  python -m dua_lightning +experiment=own_users data.images.root=DIR
-  python -m dua_lightning +experiment=digits
-  python -m dua_lightning method=task_experts seed=2
-  python -m dua_lightning -m method=racl,imm importance=mas,fim seed=1,2,3
-  python -m dua_lightning -m regularise=l2_transfer,ewc merge=mode,mean \
+  dua init DIR        # an example of pictures of your own
+  dua +experiment=own_users data.images.root=DIR
+  dua +experiment=digits
+  dua method=task_experts seed=2
+  dua -m method=racl,imm importance=mas,fim seed=1,2,3
+  dua -m regularise=l2_transfer,ewc merge=mode,mean \
     adapt=none,adabn model=vgg11_bn data=transprior data/images=photos
-  python -m dua_lightning store --help    # entries that earlier runs have kept
-  python -m dua_lightning report --help   # one page of what runs found
-  python -m dua_lightning compare --help  # the differences between two
-  python -m dua_lightning ledger --help   # what each step adds for users
-  python -m dua_lightning choose --help   # settings chosen without users
-  python -m dua_lightning export --help   # users' models of a run, as files
-  python -m dua_lightning predict --help  # classes of pictures by such a model
-  python -m dua_lightning dashboard --help  # the runs of a project in W&B
+  dua store --help    # entries that earlier runs have kept
+  dua report --help   # one page of what runs found
+  dua compare --help  # the differences between two
+  dua ledger --help   # what each step adds for users
+  dua choose --help   # settings chosen without users
+  dua rates --help    # rates of ATP, on simulated users
+  dua export --help   # users' models of a run, as files
+  dua predict --help  # classes of pictures by such a model
+  dua privacy --help  # what users' priors give away
+  dua dashboard --help  # the runs of a project in W&B
 """
 """The text after them."""
 

@@ -45,18 +45,18 @@ after pip install 'dua_lightning[heif]'; endings and their case do not matter.
 
 To run it on the folders, and on the table (the network's ImageNet weights are downloaded once, 14 MB):
 
-  python -m dua_lightning +experiment=own_users {root}
-  python -m dua_lightning +experiment=own_users data/images=table {table}
+  dua +experiment=own_users {root}
+  dua +experiment=own_users data/images=table {table}
 
 Without a network connection, put the file that the error names where it says, or start from the small weights that come
 with the package (good enough to see that all works):
 
-  python -m dua_lightning +experiment=own_users {root} model=vgg11_bn model.weights=embedded \\
+  dua +experiment=own_users {root} model=vgg11_bn model.weights=embedded \\
     model.width=0.125 model.pooled=1 data.images.size=36 data.input_size=32
 
 Then read outputs/DATE/TIME/summary.json, or make a page of it:
 
-  python -m dua_lightning report outputs/DATE/TIME
+  dua report outputs/DATE/TIME
 
 The pictures are parts of photographs that come with scikit-image; the server's and the users' show different parts.
 """
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
                 path.rename(folder / path.name)
     Terminal().print(
         f"{shown(folder)} has an example; {shown(folder / 'README.txt')} explains it. To run it:\n"
-        f"  python -m dua_lightning +experiment=own_users {_setting('data.images.root', folder)}"
+        f"  dua +experiment=own_users {_setting('data.images.root', folder)}"
     )
     return 0
 

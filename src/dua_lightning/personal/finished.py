@@ -1,6 +1,7 @@
 """The personal models of a finished run, computed again from the experts that the store keeps."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,23 @@ from dua_lightning.run.finished import again, environment, read
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.tensorfile import Tensors
+
+
+@dataclass(frozen=True)
+class Final:
+    """The end of one user of a run: the states of the row, as they are evaluated after the last task.
+
+    Args:
+        draws: The rows of the seed, with the network and the benchmark.
+        row: The row.
+        data: The user's data in the halves of the draw, with a task for every picture.
+        states: The state that serves each task, by the task's name, on the run's device.
+    """
+
+    draws: Draws
+    row: Row
+    data: UserData
+    states: dict[str, State]
 
 
 def personal_models(
@@ -44,6 +62,32 @@ def personal_models(
     Raises:
         InputError: There is no such run, row, seed, draw or user, or the store lacks what the run has put there.
     """
+    for final in finals(run, user, row, seed, draw):
+        yield _model(final, Path(run))
+
+
+def finals(
+    run: str | Path,
+    user: str | Sequence[str] | None = None,
+    row: str | None = None,
+    seed: int | None = None,
+    draw: int = 1,
+) -> Iterator[Final]:
+    """Give the final states of each user of a run; arguments and errors are those of `personal_models`.
+
+    Args:
+        run: The folder of the run.
+        user: The name of a user, or several.
+        row: The label of a row.
+        seed: The seed.
+        draw: The Monte-Carlo iteration.
+
+    Yields:
+        The users' ends, one at a time.
+
+    Raises:
+        InputError: See `personal_models`.
+    """
     folder = Path(run)
     settings = _of_seed(read(folder), seed)
     label = _row(rows(settings), row).label
@@ -66,8 +110,8 @@ def personal_models(
             raise InputError(f"{chosen.label} needs labels, and user {someone.user} has none; name another row")
         if taken and (wanted is None or someone.user in wanted):
             with stage(f"making the model of user {someone.user}"):
-                model = _model(draws, chosen, someone.draw(draw), folder, shared)
-            yield model
+                final = _final(draws, chosen, someone.draw(draw), folder, shared)
+            yield final
 
 
 def _of_seed(found: Sequence[SeedSettings], seed: int | None) -> SeedSettings:
@@ -89,8 +133,8 @@ def _row(found: Sequence[Row], label: str | None) -> Row:
     raise InputError(f'the run has no row "{label}"; it has {named}')
 
 
-def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[str, Tensors]) -> PersonalModel:
-    """The model of one user; `shared` keeps what users have in common."""
+def _final(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[str, Tensors]) -> Final:
+    """The end of one user; `shared` keeps what users have in common."""
     if draws.store.get(draws.recipes.result(row, data)) is None:
         raise InputError(
             f"the store has no result of {row.label} for user {data.user} that this code makes of these pictures and "
@@ -98,8 +142,12 @@ def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
         )
     if not shared:
         shared.update(_shared(draws, row, folder))
-    benchmark, settings = draws.benchmark, draws.settings
     states, data = draws.personal(row, data, shared)
+    return Final(draws, row, data, states)
+
+
+def _model(final: Final, folder: Path) -> PersonalModel:
+    row, data, benchmark, settings = final.row, final.data, final.draws.benchmark, final.draws.settings
     used = row.prior == "user" or type(row.phi) is not Unchanged
     pictures = {task.name: len(data.of(task).validation) if used else 0 for task in benchmark.tasks}
     return PersonalModel(
@@ -108,8 +156,8 @@ def _model(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
         tasks=benchmark.tasks,
         categories=benchmark.categories,
         shape=tuple(benchmark.shape),
-        net=draws.net,
-        states=_on_processor(states),
+        net=final.draws.net,
+        states=_on_processor(final.states),
         preprocessing=benchmark.preprocessing,
         network=portable(settings.model.node),
         seed=settings.seed,

@@ -17,6 +17,9 @@ import pandas as pd
 from dua_lightning.errors import InputError
 from dua_lightning.store.files import write_text
 
+# Pandas would keep texts in pyarrow if that is installed, which takes no name of a file that is not UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 CHUNK = 10_000
 """Lines of a table that are in memory at once: some megabytes."""
 

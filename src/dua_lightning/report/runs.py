@@ -42,6 +42,7 @@ class Run:
         environment: Versions, commit and machine.
         results: The digests of its results.
         costs: A line for each adaptation, or none.
+        releases: A line for each prior that a user sent through a release, or none.
         curves: A line for each epoch of a training, where the run's logger was `csv`, or none.
         trainings: A line for each expert that it trained, or none.
         facts: Its benchmark and its network, where the folder has them.
@@ -53,6 +54,7 @@ class Run:
     environment: dict[str, Any]
     results: pd.DataFrame
     costs: pd.DataFrame
+    releases: pd.DataFrame
     curves: pd.DataFrame
     trainings: pd.DataFrame
     facts: Facts | None
@@ -266,10 +268,11 @@ def _relabelled(folders: Sequence[Path], labels: Sequence[Mapping[str, str]]) ->
 
 
 def _named(run: Run, new: Mapping[str, str]) -> Run:
-    """A run whose costs and facts have the names that its rows have among others."""
+    """A run whose costs, releases and facts have the names that its rows have among others."""
     costs = run.costs.assign(label=run.costs["label"].cat.rename_categories(dict(new)))
     known = run.facts and replace(run.facts, rows=tuple(new.get(label, label) for label in run.facts.rows))
-    return replace(run, costs=costs, facts=known)
+    releases = run.releases.replace({"label": dict(new)})
+    return replace(run, costs=costs, releases=releases, facts=known)
 
 
 def _labels(results: Sequence[pd.DataFrame], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -318,6 +321,7 @@ def _read(folder: Path) -> Run:
         environment=_json(folder / ENVIRONMENT),
         results=_results(folder),
         costs=records.costs(folder / "costs.csv"),
+        releases=records.releases(folder / "releases.csv"),
         curves=_curves(folder, trainings, settings.get("seed")),
         trainings=trainings,
         facts=facts.read(folder),
@@ -390,4 +394,4 @@ def _axis(override: str) -> str:
 
 
 def _command(arguments: Iterable[str]) -> str:
-    return shlex.join(["python", "-m", "dua_lightning", *arguments])
+    return shlex.join(["dua", *arguments])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dua_lightning.errors import InputError
-from dua_lightning.report import figures, headlines, ledger, reduce, verdict
+from dua_lightning.report import card, figures, headlines, ledger, reduce, verdict
 from dua_lightning.report.characters import filename
 from dua_lightning.report.document import Answer, Answers, Commands, Document, Picture, Printed, Section, Table
 from dua_lightning.report.paper import Made
@@ -59,6 +59,7 @@ def document(study: Study, folder: Path, forms: Sequence[str] = ("svg",), spread
         _users(reduced, drawn),
         _matrices(study, drawn),
         _costs(study, drawn),
+        _privacy(study),
         _settings(study),
         _again(study),
     ]
@@ -392,6 +393,25 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
         parts.append(Table("adaptation", frame, note, reduce.COST_FORMATS, printed=printed))
     text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
     return Section("Cost", text, tuple(parts)) if parts else None
+
+
+def _privacy(study: Study) -> Section | None:
+    found = card.card(study)
+    if found.empty:
+        return None
+    frame = found.assign(guarantee=[card.guarantee(line) for line in found.to_dict("records")])
+    shown = {"row": "", "level": "", "sent": "", "guarantee": "", "recovered": "recovered CI", "gain": "gain CI"}
+    printed = Printed(
+        "What a user sends for one task in bytes; (epsilon, delta) of differential privacy; percent of the pictures of "
+        f"simulated users that an attack gets back with a correlation above {card.CLOSE}; points of accuracy over the "
+        "mean merge, which needs no prior",
+        shown,
+        spread="half the 95 % t interval over users",
+    )
+    formats = dict.fromkeys(("plain", "sent", "images", "users"), ",.0f")
+    table = Table("privacy", frame, card.NOTE, formats, folded=True, printed=printed)
+    text = "The rows that merge by a user's own prior. dua privacy RUN tries what an attack gets back from it."
+    return Section("Privacy", text, (Answers(card.answers(found)), table))
 
 
 def _settings(study: Study) -> Section:

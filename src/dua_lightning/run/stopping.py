@@ -107,7 +107,7 @@ def command(arguments: list[str]) -> str:
     Returns:
         A line for a shell.
     """
-    return shlex.join(["python", "-m", "dua_lightning", *arguments])
+    return shlex.join(["dua", *arguments])
 
 
 @contextmanager

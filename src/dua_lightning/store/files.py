@@ -23,7 +23,7 @@ SEAL = 32
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True, mode: int = 0o644) -> Iterator[Path]:
     """Write a file whole or not at all, through a temporary file beside it.
 
     The temporary file is renamed to `path` at the end, and removed if anything fails.
@@ -32,6 +32,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         path: The file.
         durable: Whether the bytes are on the disk before the name is, so that a machine that loses power keeps the old
             file or has the new one. Waiting for the disk takes longer than an epoch of a small network.
+        mode: The permissions of the file. Until it is whole, nobody but its owner may read it.
 
     Yields:
         The path of the temporary file, with the same ending.
@@ -46,7 +47,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             if durable:
                 sync(temporary)
             temporary.replace(path)
