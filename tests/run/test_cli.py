@@ -20,7 +20,7 @@ from dua_lightning.run.folders import LOCK
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
 from dua_lightning.store.tensorfile import Tensors
-from tests.helpers.cli import TINY, Done, run
+from tests.helpers.cli import TINY, Done, refused, run
 from tests.helpers.process import spawn, start
 from tests.helpers.tiny import same
 from tests.helpers.wandb_file import records as wandb_records
@@ -224,6 +224,24 @@ def test_wandb_keeps_curves_records_and_figures_of_merit(dua: Run, tmp_path: Pat
     assert lines == {"records": known, "rows": 1, "users": 3, "accuracy_matrix": 3}
     pictures = {path.name.partition("_")[0] for path in (media / "images").rglob("*.png")}
     assert pictures == {"domains", "accuracy", "matrices"}
+
+
+def test_a_run_says_what_users_sent_through_a_release(dua: Run, tmp_path: Path) -> None:
+    done = dua("method=racl", "release=levels", "release.level=layer")
+    assert done.status == 0, done.err
+    sent = pd.read_csv(tmp_path / "out/releases.csv")
+    assert set(sent["label"]) == {"MAS-RACL, layer priors"}
+    assert set(sent["task"]) == set(TASKS)
+    assert (sent["sent"] < sent["plain"]).all()
+    assert sent["epsilon"].isna().all()
+    assert "priors that users sent through a release" in done.out
+    assert "releases.csv" in done.out
+    assert dua("method=racl").status == 0
+    assert not (tmp_path / "out/releases.csv").exists()
+    refusal = dua("method=racl", "release=least_images")
+    assert refused(refusal)
+    assert "user mnist: a prior of" in refusal.err
+    assert "is not sent, since it can show them" in refusal.err
 
 
 def test_help_shows_groups_choices_and_commands(dua: Run) -> None:

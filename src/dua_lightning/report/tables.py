@@ -135,6 +135,27 @@ def costs(records: pd.DataFrame) -> Sheet:
     return Sheet("cost of adapting one task on the device, medians", columns)
 
 
+def released(records: pd.DataFrame) -> Sheet:
+    """Make the table of what users sent through releases: for each row the mean of a task's bytes, and the guarantee.
+
+    Args:
+        records: A line for each `ReleaseRecord`.
+
+    Returns:
+        The table. A guarantee is that of one image; `none` stands where there is none.
+    """
+    means = records.groupby("label", sort=False)[["plain", "sent", "epsilon", "delta"]].mean()
+    columns = {
+        "row": list(means.index),
+        "measured (bytes)": [f"{value:,.0f}" for value in means["plain"]],
+        "sent (bytes)": [f"{value:,.0f}" for value in means["sent"]],
+        "epsilon": ["none" if math.isnan(value) else f"{value:.2f}" for value in means["epsilon"]],
+        "delta": ["" if math.isnan(value) else f"{value:g}" for value in means["delta"]],
+    }
+    found = [Column(name, texts, name != "row") for name, texts in columns.items()]
+    return Sheet("priors that users sent through a release, for each task", found)
+
+
 def answered(answers: Sequence[Answer], width: int) -> str:
     """Write the verdict for the terminal.
 

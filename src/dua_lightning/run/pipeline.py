@@ -182,9 +182,13 @@ def report(
     console.print(tables.table(reduced, name, costs, cost))
     if len(costs) and not reduced.many:
         console.print(tables.costs(costs))
+    sent = records.releases(folder / "releases.csv")
+    if len(sent) and not reduced.many:
+        console.print(tables.released(sent))
     if answers:
         console.print(tables.answered(answers, console.width))
-    files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else []), *pictures]
+    files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else [])]
+    files += [*([folder / "releases.csv"] if len(sent) else []), *pictures]
     for written in files:
         console.print(f"  {written}")
     # A service may be slow, or gone: the table is there before.
