@@ -62,6 +62,7 @@ def test_the_tutorial_runs_and_prints_what_it_says(
     assert scope["ewc"].learnt == 2
 
 
+@pytest.mark.slow
 def test_the_page_of_exports_reads_every_format_without_this_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

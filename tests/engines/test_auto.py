@@ -116,6 +116,7 @@ def test_a_number_that_cannot_be_is_refused_by_name() -> None:
         Auto(workers=0)
 
 
+@pytest.mark.slow
 def test_a_run_has_the_bits_of_one_process(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,7 @@ def test_another_data_set_of_the_same_names_sizes_and_times_is_another(own: Path
     assert pictures[0] != pictures[1]
 
 
+@pytest.mark.slow
 def test_a_job_whose_pictures_have_changed_in_place_is_not_finished(own: Path) -> None:
     cwd = own.parent
     _fixed(own, 1000)

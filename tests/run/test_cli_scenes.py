@@ -109,6 +109,7 @@ def test_a_run_ends_and_its_report_begins_with_the_verdict(
     assert f"| {known.tasks[0].name} |" in text
 
 
+@pytest.mark.slow
 def test_the_experts_of_catprior_serve_transprior_too(dua, tmp_path: Path) -> None:
     assert dua("+experiment=catprior", *PHOTOS, "data.images_per_preference=4").status == 0
     done = dua("+experiment=transprior", *PHOTOS, "data.extra_per_task=8", "data.severity=1")

@@ -84,6 +84,7 @@ def spawned(mine: Path, *arguments: str) -> Done:
     return spawn(*arguments, *SMALL, *where, cwd=mine, more={"PYTHONPATH": path})
 
 
+@pytest.mark.slow
 def test_everything_from_outside_at_once_in_a_sweep_of_processes_of_their_own(mine: Path) -> None:
     everything = ("adapt=none,balance", "merge=columns", "importance=inputs", "regularise=shrink", "data=stripes")
     done = spawned(mine, "-m", *everything, "model.width=8", "engine=loky", "engine.workers=1")

@@ -552,6 +552,7 @@ def test_a_plain_trainer_takes_the_data_module_as_it_is() -> None:
     assert torch.equal(logits, net.eval()(server.train.inputs())[:, server.task.classes])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_expert_of_one(tmp_path: Path) -> None:
     """Over gloo, and continued from a checkpoint."""
     server = tiny.benchmark(per_class=9).server[1]
