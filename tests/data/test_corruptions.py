@@ -262,6 +262,7 @@ def digest() -> str:
     return hashlib.sha256(torch.cat(made).numpy().tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_images_are_the_same_in_another_process():
     code = "from tests.data.test_corruptions import digest; print(digest())"
     root = Path(__file__).parent.parent.parent

@@ -14,6 +14,7 @@ def faults(count: int) -> list[tuple[tuple[str, ...], str]]:
     return [(arguments, wrong) for arguments, wrong in configs.verdicts(drawn(count)) if wrong]
 
 
+@pytest.mark.slow
 def test_random_overrides_end_in_a_run_or_in_one_line() -> None:
     assert not faults(QUICK)
 

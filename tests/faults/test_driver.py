@@ -31,6 +31,7 @@ def test_fifty_kills_change_nothing(whole: Undisturbed, tmp_path: Path) -> None:
     assert not {point: text for point, text in wrong.items() if text}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_write_that_fails_is_one_line_and_loses_nothing(kind: str, one: Undisturbed, tmp_path: Path) -> None:
     for boundary in (one.boundaries // 2, one.boundaries):

@@ -498,7 +498,7 @@ def test_the_sweeps_agents_start_runs_that_exist_and_log_its_metric() -> None:
     chosen = {name: {"value": parameter["values"][-1]} for name, parameter in sweep["parameters"].items()}
     arguments = create_sweep_command_args({"args": chosen})["args_no_hyphens"]
     command, overrides = sweep["command"][:3], [*sweep["command"][3:-1], *arguments]
-    assert shlex.join(command) == "dua"
+    assert shlex.join(command) == "python -m dua_lightning"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     assert (cfg.method.name, cfg.importance.name, cfg.seed) == ("imm", "fim", 3)

@@ -22,7 +22,7 @@ from tests.report.test_tables import made
 ENGINE = next(filter(None, map(shutil.which, ("pdflatex", "tectonic"))), None)
 MADE = Made("Seed 1; 3 users; 1 draw of each.", ["dua 'seed=[1,2]'"])
 AWKWARD = st.text(st.sampled_from("\\{}$&#%_~^<>|[]*\"'`-±aé \n"), min_size=1, max_size=12)
-NAMES = ("rows", "ledger", "differences", "extremes", "by_user", "training", "adaptation")
+NAMES = ("rows", "ledger", "differences", "extremes", "by_user", "training", "adaptation", "privacy")
 
 
 def table(names: list[str], formats: dict[str, str] | None = None) -> Table:

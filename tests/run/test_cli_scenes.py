@@ -58,6 +58,7 @@ def test_table_4_on_photographs_has_every_row_user_and_cost(dua, tmp_path: Path)
     assert 0 < by_label.loc["LwF + AdaBN", "bytes"] < by_label.loc["LwF + AdaBN-S", "bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [

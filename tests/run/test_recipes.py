@@ -183,6 +183,7 @@ numbers = {
 CLASS_OF = {"optimizer.lr": 2, "seed": 2, "adapt.lr": 1, "adapt.epochs": 1}
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.sampled_from([*numbers]), min_size=1, max_size=3, unique=True), st.data())
 def test_whatever_the_values_the_greatest_effect_counts(names: list[str], data: st.DataObject) -> None:

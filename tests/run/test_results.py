@@ -31,6 +31,7 @@ def dua(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     return call
 
 
+@pytest.mark.slow
 def test_processes_give_the_bits_of_one_and_what_is_missing_alone(dua: Run, tmp_path: Path) -> None:
     # Server priors, finetuning, joint training and users' priors are among the rows.
     dua("one", "method=all")
@@ -76,6 +77,7 @@ def test_rows_that_adapt_may_do_so_after_the_last_task_alone(dua: Run, tmp_path:
     assert each[each["after"] == 2].reset_index(drop=True).equals(last)
 
 
+@pytest.mark.slow
 def test_a_population_is_shown_by_its_spread_and_grows_by_what_is_new(dua: Run, tmp_path: Path) -> None:
     few = dua("out", "data.users=3", size=POPULATION)
     assert "p95" not in few.out

@@ -201,6 +201,7 @@ def test_finished_jobs_run_once_and_say_so(work: Work, dua: Callable[..., Done],
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "records.csv"), before)
 
 
+@pytest.mark.slow
 def test_a_job_with_other_settings_or_other_records_runs_again(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_job_of_other_code_runs_again(work: Work, dua: Callable[..., Done], mo
     assert work.ran == 2 * ALL
 
 
+@pytest.mark.slow
 def test_a_job_of_other_pictures_runs_again(work: Work, dua: Callable[..., Done]) -> None:
     dua(*SWEEP)
     work.content = "others under the same names"
