@@ -8,6 +8,4 @@ OUT=${OUT:-outputs/privacy}
 python -m dua_lightning +experiment=digits method=releases paths.output_dir="$OUT/releases" "$@"
 python experiments/privacy/defences.py "$OUT" "$OUT/releases"
 python experiments/privacy/where.py "$OUT"
-if [[ -e experiments/privacy/attacks.py ]]; then
-  python experiments/privacy/attacks.py --out "$OUT"
-fi
+python experiments/privacy/attacks.py --out "$OUT"
