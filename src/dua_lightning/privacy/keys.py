@@ -69,7 +69,8 @@ def public_key(path: Path) -> str:
         ) from error
     if not isinstance(found, kind):
         raise InputError(f"{path} is a key of another kind than Ed25519; {MAKE}")
-    return found.public_bytes_raw().hex()
+    raw: bytes = found.public_bytes_raw()
+    return raw.hex()
 
 
 def private_key(path: Path) -> "Ed25519PrivateKey":
