@@ -20,9 +20,11 @@ ROWS = {
 """The accuracy of each row, before a user's and a seed's own part."""
 
 
-def analyse(study: str) -> ModuleType:
-    path = Path(__file__).parents[2] / "experiments" / study / "analyse.py"
-    spec = importlib.util.spec_from_file_location(f"analyse_{study}", path)
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def analyse(study: str, script: str = "analyse") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{script}_{study}", EXPERIMENTS / study / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
