@@ -58,7 +58,7 @@ def test_gains_are_paired_and_the_step_is_that_to_the_best_row_with_labels(tmp_p
 
 def test_maps_are_over_the_servers_statistics_and_in_the_order_of_the_numbers(tmp_path: Path) -> None:
     few = "mean-IMM, calibrated server statistics + BBSE of {} images"
-    rows = {"mean-IMM, server statistics": (30.0, 20.0), few.format(20): (34.0, 24.0), few.format(8): (28.0, 24.0)}
+    rows = {"mean-IMM, server statistics": (30.0, 20.0), few.format(20): (34.0, 24.0), few.format(8): (28.0, 20.5)}
     for name, data in (("a", "catprior"), ("b", "population")):
         written(tmp_path / name, rows)
         text = f"trainer: {{accelerator: cpu}}\ndata: {{name: {data}, concentration: 0.1}}\n"
@@ -69,10 +69,10 @@ def test_maps_are_over_the_servers_statistics_and_in_the_order_of_the_numbers(tm
     found = study.of_images("catprior", [tmp_path / "a"])
     assert found["images"].tolist() == [8, 20]
     assert found["row"].tolist() == ["BBSE", "BBSE"]
-    assert found["gain"].tolist() == [1, 4]
+    assert found["gain"].tolist() == [-0.75, 4]
     assert found["lose a point"].tolist() == [50, 0]
     skew = study.of_skew(0.1, [tmp_path / "b"])
-    assert skew["gain"].tolist() == [4, 1]
+    assert skew["gain"].tolist() == [4, -0.75]
     assert set(skew["concentration"]) == {0.1}
     study.draw_images(found, tmp_path / "images.png")
     study.draw_skew(skew, tmp_path / "skew.png")
