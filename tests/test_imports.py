@@ -1,9 +1,11 @@
 """The floors of the house: who may import whom, and what a library user loads."""
 
 import ast
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -140,42 +142,75 @@ ARGUMENTS = {
 }
 
 
-def loaded(arguments: Iterable[str], folder: Path) -> tuple[int, list[str], str]:
-    """The command line in a process of its own: its status, its lines of errors, and the slow packages it loaded."""
-    code = (
-        "import sys\nfrom dua_lightning.__main__ import main\n"
-        "try:\n    main()\n"
-        f"finally:\n    print(sorted(set(sys.modules) & {SLOW}), file=sys.stderr)"
+FORKED = """
+import json, os, sys
+from importlib import import_module
+commands, first, slow = json.loads(sys.argv.pop())
+for name in first:
+    import_module(name)
+from dua_lightning.__main__ import main
+for place, arguments in enumerate(commands):
+    if not (child := os.fork()):
+        for stream, path in ((1, os.devnull), (2, str(place))):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv[1:] = arguments
+        try:
+            main()
+        finally:
+            print(sorted({*sys.modules} & {*slow}), file=sys.stderr)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def loaded(commands: Sequence[Sequence[str]], first: Sequence[str], folder: Path) -> list[tuple[int, list[str], str]]:
+    """Command lines in processes of their own, forked from one that has loaded `first` and nothing else that is slow.
+
+    Returns:
+        For each its status, its lines of errors, and the slow packages that were loaded when it ended.
+    """
+    given = json.dumps([commands, first, [*SLOW]])
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, given], capture_output=True, text=True, cwd=folder, env=environment, check=True
     )
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    *said, packages = done.stderr.splitlines()
-    return done.returncode, said, packages
+    ends = []
+    for place, status in enumerate(done.stdout.split()):
+        *said, packages = (folder / str(place)).read_text().splitlines()
+        ends.append((int(status), said, packages))
+    return ends
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str], str]]:
+    """How each of the command lines ends, where those that may load torch find it loaded."""
+    found = {}
+    for allowed in {allowed for _, allowed in ARGUMENTS.values()}:
+        cases = [case for case, of in ARGUMENTS.items() if of[1] == allowed]
+        folder = tmp_path_factory.mktemp("out")
+        commands = [
+            [*of, *(() if of[0].startswith("--") else (f"paths.output_dir={folder / 'run'}",))]
+            for of, _ in (ARGUMENTS[case] for case in cases)
+        ]
+        found.update(zip(cases, loaded(commands, ["hydra", *allowed], folder), strict=True))
+    return found
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
-def test_help_version_and_a_wrong_setting_load_no_more_than_they_need(case: str, tmp_path: Path) -> None:
+def test_help_version_and_a_wrong_setting_load_no_more_than_they_need(
+    case: str, ends: dict[str, tuple[int, list[str], str]]
+) -> None:
     """The packages that are loaded when it ends; each of them takes longer than all that help does."""
     arguments, allowed = ARGUMENTS[case]
-    told = arguments[0].startswith("--")
-    status, said, packages = loaded([*arguments, *(() if told else (f"paths.output_dir={tmp_path}",))], tmp_path)
+    status, said, packages = ends[case]
     assert packages == str(list(allowed))
-    assert (status, len(said)) == ((0, 0) if told else (2, 1)), said
+    assert (status, len(said)) == ((0, 0) if arguments[0].startswith("--") else (2, 1)), said
 
 
-@pytest.mark.parametrize(
-    ("command", "allowed"),
-    [
-        (("report", "a"), ["matplotlib", "pandas", "scipy"]),
-        (("ledger", "a"), ["matplotlib", "pandas", "scipy"]),
-        (("compare", "a", "b"), ["pandas", "scipy"]),
-    ],
-    ids=["report", "ledger", "compare"],
-)
-def test_reading_results_needs_neither_torch_nor_lightning(
-    command: tuple[str, ...], allowed: list[str], tmp_path: Path
-) -> None:
+def test_reading_results_needs_neither_torch_nor_lightning(tmp_path: Path) -> None:
     """They take four seconds to load."""
     for name in ("a", "b"):
         folders.run(tmp_path / name)
-    assert loaded(command, tmp_path) == (0, [], str(allowed))
+    drawing, reading = ["matplotlib", "pandas", "scipy"], ["pandas", "scipy"]
+    expected = [(0, [], str(packages)) for packages in (reading, drawing, drawing)]
+    assert loaded([["compare", "a", "b"], ["report", "a"], ["ledger", "a"]], reading, tmp_path) == expected

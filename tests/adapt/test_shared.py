@@ -47,8 +47,8 @@ class OfTask:
 paths = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=6)
 
 
-def check(found: State, net: Walk, path: Path, x: Tensor) -> None:
-    for j, (mean, variance) in enumerate(adabn_of_uses(net, path, x)):
+def check(found: State, expected: list[tuple[Tensor, Tensor]]) -> None:
+    for j, (mean, variance) in enumerate(expected):
         close(found[f"norms.{j}.running_mean"], mean, 1e-7)
         close(found[f"norms.{j}.running_var"], variance, 1e-7)
 
@@ -59,12 +59,13 @@ def test_the_statistics_are_those_of_all_uses_in_one_pass_and_in_several(path: P
     case = Case("walk", (WIDTH,), lambda _: Walk(path))
     net, state, x = case.build(1), case.build(1).state_dict(), 3 * case.images(n) + 2
     data = batches(x, labels(n), 3)
+    expected = adabn_of_uses(case.build(1), path, x)
     once = AdaBN(None)(net, state, TASK, data)
-    check(once, net, path, x)
-    check(AdaBN(size)(net, state, TASK, data), net, path, x)
-    check(AdaBN(statistics="batch")(net, state, TASK, [(x, None)]), net, path, x)
-    check(AdaBNS(0, images_at_once=size)(net, state, TASK, data), net, path, x)
-    check(ServerStatistics(size)(net, [Expert(TASK, state)], {TASK.name: state}, [OfTask(x)])[TASK.name], net, path, x)
+    check(once, expected)
+    check(AdaBN(size)(net, state, TASK, data), expected)
+    check(AdaBN(statistics="batch")(net, state, TASK, [(x, None)]), expected)
+    check(AdaBNS(0, images_at_once=size)(net, state, TASK, data), expected)
+    check(ServerStatistics(size)(net, [Expert(TASK, state)], {TASK.name: state}, [OfTask(x)])[TASK.name], expected)
     # Adapting again changes nothing more.
     again = AdaBN(size)(net, once, TASK, data)
     close({k: v for k, v in again.items() if "running" in k}, {k: v for k, v in once.items() if "running" in k}, 1e-7)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from dua_lightning.__main__ import main
+from tests.helpers.figures import unpainted
 
 TINY = (
     "data=digits",
@@ -34,12 +35,13 @@ def refused(done: Done) -> bool:
 
 
 def run(*arguments: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Done:
-    """`python -m dua_lightning ARGUMENTS` within this process."""
+    """`python -m dua_lightning ARGUMENTS` within this process; its figures are not painted."""
     monkeypatch.setattr(sys, "argv", ["dua_lightning", *arguments])
     capfd.readouterr()
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        main()
+        with unpainted():
+            main()
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dua_lightning.__main__ import main
 from tests.data.scenes import jpeg, picture
+from tests.helpers.figures import unpainted
 
 TASKS = {"kitchen": ("pots", "stove"), "garden": ("grass", "tulip")}
 """Their categories; the tasks are sorted by name."""
@@ -67,7 +68,8 @@ def run(folder: Path, *arguments: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["dua_lightning", *words, *arguments])
         try:
-            main()
+            with unpainted():
+                main()
         finally:
             for number, handler in handlers:
                 signal.signal(number, handler)

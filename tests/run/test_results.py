@@ -45,16 +45,19 @@ def test_processes_give_the_bits_of_one_and_what_is_missing_alone(dua: Run, tmp_
     assert one == two
 
 
-@pytest.mark.parametrize("most_waiting", [1, 1000])
 def test_whatever_finishes_first_the_table_is_in_order(
-    dua: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_waiting: int
+    dua: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "MOST_WAITING", most_waiting)
-    rows = ("method=racl", "data.iterations=5", "seed=[1,2]")
+    rows = ("method=racl", "data.iterations=4", "seed=[1,2]")
     dua("serial", *rows)
-    dua("backwards", *rows, "engine._target_=tests.engines.toys.Backwards")
-    serial, backwards = ((tmp_path / name / "records.csv").read_bytes() for name in ("serial", "backwards"))
-    assert serial == backwards
+    shutil.rmtree(tmp_path / "serial" / "store" / "results")
+    for most_waiting in (1, 1000):
+        monkeypatch.setattr(results, "MOST_WAITING", most_waiting)
+        shutil.copytree(tmp_path / "serial" / "store", tmp_path / str(most_waiting) / "store")
+        done = dua(str(most_waiting), *rows, "engine._target_=tests.engines.toys.Backwards")
+        assert "reused 2 experts and 0 of 12 results" in done.out
+        serial, backwards = ((tmp_path / name / "records.csv").read_bytes() for name in ("serial", str(most_waiting)))
+        assert serial == backwards
 
 
 def test_where_everything_is_stored_no_draw_is_sent_and_no_prior_measured(

@@ -1,5 +1,7 @@
 """Signals: the status, the line and the promptness of a stop, in small processes and in real runs."""
 
+import copy
+import io
 import os
 import signal
 import subprocess
@@ -9,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lightning import Callback, LightningModule, Trainer
 
 from dua_lightning.report.records import read
 from dua_lightning.run.folders import LOCK
+from dua_lightning.run.stopping import Stopped
 from dua_lightning.store.store import Store
 from tests.helpers.cli import TINY, Done
-from tests.helpers.process import Running, start
+from tests.helpers.process import Running, spawn, start
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FOREVER = ("trainer.max_epochs=1000000", "callbacks=none")
@@ -145,6 +149,28 @@ def test_a_run_stops_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list((out / "csv").glob("**/0-1/metrics.csv")), "the logger was not closed"
     (folder,) = store.glob("experts/.*.partial")
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+class Lost(Callback):
+    """Lets SIGTERM arrive while Python closes a file that nobody holds any more: it drops what is raised there."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _Forgotten()
+
+
+class _Forgotten(io.IOBase):
+    def close(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_run_stops_in_training_where_the_exception_of_the_signal_is_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lost = f"+callbacks.lost._target_={__name__}.Lost"
+    ends(spawn(*TINY, *FOREVER, lost, f"paths.output_dir={out}", cwd=tmp_path), signal.SIGTERM, out)
+
+
+def test_a_stop_comes_from_another_process_as_it_was() -> None:
+    assert copy.copy(Stopped(signal.SIGTERM)).status == 143
 
 
 def test_a_run_stops_between_its_users(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The results of a seed, one for each row and draw of a user: each is computed once, and kept in the store."""
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dua_lightning import server
 from dua_lightning.data.benchmark import Benchmark
@@ -21,6 +24,7 @@ from dua_lightning.run import training
 from dua_lightning.run.draws import Draw, Draws, Result, joined
 from dua_lightning.run.rows import Row
 from dua_lightning.run.settings import SeedSettings
+from dua_lightning.run.stopping import Stopped
 from dua_lightning.store.store import Recipe
 from dua_lightning.store.tensorfile import Tensors
 from dua_lightning.tasks import Expert
@@ -233,25 +237,39 @@ class Results:
 
         asked = training.make(self._draws.settings.training)
         tasks = self.benchmark.server
-        experts = server.train_experts(
-            self._draws.net,
-            self._draws.start,
-            [union(tasks)] if row.training == "joint" else tasks,
-            row.regulariser,
-            replace(
-                asked,
-                callbacks=lambda: [*asked.callbacks(), progress],
-                logger=lambda task: loggers.curves(self._logger, self.seed, row.training_label, task.name),
-            ),
-            self._store,
-            recipes,
-            trained,
-        )
+        with _stops():
+            experts = server.train_experts(
+                self._draws.net,
+                self._draws.start,
+                [union(tasks)] if row.training == "joint" else tasks,
+                row.regulariser,
+                replace(
+                    asked,
+                    callbacks=lambda: [*asked.callbacks(), progress],
+                    logger=lambda task: loggers.curves(self._logger, self.seed, row.training_label, task.name),
+                ),
+                self._store,
+                recipes,
+                trained,
+            )
         if made:
             best = "  ".join(f"{fitted.expert.task.name} {fitted.val_accuracy:.1f}" for fitted in made)
             seconds = sum(fitted.seconds for fitted in made)
             self._display.say(f"{text} trained in {seconds:.1f} s, validation %: {best}")
         return joined(self.benchmark.tasks, [expert.state for expert in experts])
+
+
+@contextmanager
+def _stops() -> Iterator[None]:
+    """Turn the exit by which Lightning ends a training after SIGTERM, with status 0, into the stop that it is.
+
+    Lightning exits where `Stopped` was lost: Python drops what is raised while it closes a file that nobody holds any
+    more, as Lightning's CSV logger leaves them. In a process that a launcher began, Lightning alone minds the signal.
+    """
+    try:
+        yield
+    except SIGTERMException:
+        raise Stopped(signal.SIGTERM) from None
 
 
 def _have(users: list[str]) -> str:

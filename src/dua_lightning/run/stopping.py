@@ -28,7 +28,8 @@ class Stopped(BaseException):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        # A process of a launcher sends it to the one that started it, made anew from the same argument.
+        super().__init__(number)
         self.status = 128 + number
 
 
