@@ -55,7 +55,7 @@ def loader(kind: str, folder: Path, task: dict[str, Any]) -> Callable[[], Predic
         from dua_lightning import load
 
         torch.set_num_threads(1)
-        return lambda: of_torch(load(folder, code=("tests",)).module(task["name"]))
+        return lambda: of_torch(load(folder).module(task["name"]))
     if kind == "pt2":
         import torch
 
@@ -144,7 +144,7 @@ def adapted(kind: str, folder: Path, task: dict[str, Any], x: np.ndarray, repeat
         from dua_lightning.adapt import AdaBN
 
         torch.set_num_threads(1)
-        model = load(folder, code=("tests",))
+        model = load(folder)
         of, data = model.task(task["name"]), [(torch.from_numpy(x), None)]
 
         def by_torch(images_at_once: int | None) -> dict[str, np.ndarray]:
