@@ -1,14 +1,15 @@
 """The pages are true: their Python runs, their links lead somewhere, and their files exist."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dua_lightning import personal_models, save
+from dua_lightning.personal.formats import lacking
 from tests.helpers.pages import PAGES, ROOT, STUDIES, blocks, text
 from tests.personal import runs
 from tests.test_imports import STAIRS
@@ -62,29 +63,50 @@ def test_the_tutorial_runs_and_prints_what_it_says(
     assert scope["ewc"].learnt == 2
 
 
-@pytest.mark.slow
+MOBILENET = ("model=mobilenet_v2", "model.weights=none")
+
+
+@pytest.mark.parametrize(
+    "network", [runs.OWN, pytest.param(MOBILENET, marks=pytest.mark.slow)], ids=["small", "mobilenet_v2"]
+)
 def test_the_page_of_exports_reads_every_format_without_this_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: tuple[str, ...]
 ) -> None:
-    run = runs.run(tmp_path, "method=mean_imm", "model=mobilenet_v2", "model.weights=none")
+    run = runs.run(tmp_path, "method=mean_imm", *network)
     (model,) = personal_models(run, user="ann")
     monkeypatch.chdir(tmp_path)
-    onnx = all(find_spec(package) for package in ("onnx", "onnxscript", "onnxruntime"))
-    save(model, "models", ("pt2", "onnx") if onnx else ("pt2",))
-    path = tmp_path / "pictures/users/ann/kitchen/pots/0.jpg"
-    path.rename("picture.jpg")
+    save(model, "models")
+    missing = [package for package, kind in (("onnxruntime", "onnx"), ("executorch", "pte")) if lacking(kind)]
+    files = sorted((tmp_path / "pictures").rglob("*.jpg"))
+    Path("new_pictures").mkdir()
+    for number, path in enumerate(files):
+        path.rename(f"new_pictures/{number:02}.jpg")
+    Path("picture.jpg").hardlink_to("new_pictures/00.jpg")
     scope: dict[str, Any] = {}
     for code in blocks("docs/export.md", "python"):
-        if onnx or "onnxruntime" not in code:
+        if not any(package in code for package in missing):
+            code = code.replace('load("models/ann")', 'load("models/ann", code=["tests"])')
             exec(compile(code, "docs/export.md", "exec"), scope)
     x = model.preprocessing([Path("picture.jpg")])
     # Rounded to bytes in another order.
-    assert (scope["x"] - x).abs().max() < 2 / 255 / 0.2
-    expected = model.probabilities("kitchen", scope["x"])
-    for found in (scope["probabilities"], *([torch.tensor(scope["by_onnx"])] if onnx else [])):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert np.abs(scope["x"] - x.numpy()).max() < 2 / 255 / 0.2
+    x = torch.from_numpy(scope["x"])
+    expected = model.probabilities("kitchen", x)
+    for name in ("probabilities", "by_onnx", "by_executorch"):
+        if name in scope:
+            torch.testing.assert_close(torch.as_tensor(scope[name]), expected, rtol=0, atol=1e-4)
     assert all(torch.equal(scope["state"][name], model.states["kitchen"][name]) for name in scope["state"])
     assert scope["state"].keys() == model.states["kitchen"].keys()
+    if "onnxruntime" not in missing:
+        adapted = model.adapted("kitchen", [(torch.from_numpy(scope["pictures"]), None)])
+        state, logits = adapted.states["kitchen"], adapted.module("kitchen")(x)
+        assert scope["statistics"].keys() == scope["at_once"].keys() == {name for name in state if "running" in name}
+        for statistics in (scope["statistics"], scope["at_once"]):
+            for name, found in statistics.items():
+                torch.testing.assert_close(torch.from_numpy(found), state[name], rtol=1e-4, atol=1e-4)
+        for name in ("adapted", "adapted_too"):
+            torch.testing.assert_close(torch.from_numpy(scope[name]), logits, rtol=0, atol=1e-4)
+        assert (logits - model.module("kitchen")(x)).abs().max() > 1e-3
 
 
 def anchors(page: str) -> set[str]:

@@ -35,7 +35,9 @@ TENANTS = {
     "matplotlib": {"report.figures", "report.fonts", "report.loggers"},
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
-    "onnxruntime": {"personal.formats"},
+    "onnxruntime": {"personal.graphs"},
+    "onnx_ir": {"personal.graphs"},
+    "executorch": {"personal.formats"},
     "cryptography": {"privacy.keys"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }

@@ -39,10 +39,11 @@ def ann(folder: Path, dua: Dua) -> Path:
 def test_every_user_has_a_folder_of_the_formats_that_can_be_written(
     folder: Path, dua: Dua, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "NEEDED", ("onnx_that_is_not_there",))
+    monkeypatch.setattr(formats, "NEEDED", dict.fromkeys(formats.NEEDED, ("package_that_is_not_there",)))
     done = dua("export", folder / "run", "--out", tmp_path)
     assert done.status == 0
-    assert "no ONNX is written: pip install 'dua_lightning[export]'" in done.err
+    for kind, extra in (("onnx", "export"), ("pte", "executorch")):
+        assert f"no {kind} is written: pip install 'dua_lightning[{extra}]'" in done.err
     for line, user in zip(done.out.splitlines(), ("ann", "bob"), strict=True):
         assert line.startswith(f"  {tmp_path / user}  ")
         assert line.endswith("B  mean-IMM, seed 1, draw 1")
@@ -54,7 +55,7 @@ def test_the_formats_of_the_command_are_those_of_the_library(folder: Path, dua: 
     assert export.KINDS == files.FORMATS
     done = dua("export", folder / "run", "--formats", "pt2,tflite")
     assert refused(done)
-    assert "tflite is none of safetensors, pt2, onnx" in done.err
+    assert "tflite is none of safetensors, pt2, onnx, pte" in done.err
 
 
 def test_a_user_that_there_is_not_is_refused(folder: Path, dua: Dua) -> None:

@@ -244,11 +244,14 @@ def test_a_task_that_there_is_not_is_refused() -> None:
 
 
 def test_a_format_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="tflite is not a format; there are safetensors, pt2, onnx"):
+    with pytest.raises(InputError, match="tflite is not a format; there are safetensors, pt2, onnx, pte"):
         save(model(), tmp_path, ("tflite",))
 
 
-def test_onnx_without_its_packages_says_how_to_install_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "NEEDED", ("onnx_that_is_not_there",))
-    with pytest.raises(InputError, match=r"pip install 'dua_lightning\[export\]'"):
-        save(model(), tmp_path, ("onnx",))
+@pytest.mark.parametrize(("kind", "extra"), [("onnx", "export"), ("pte", "executorch")])
+def test_a_format_without_its_packages_says_how_to_install_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extra: str
+) -> None:
+    monkeypatch.setitem(formats.NEEDED, kind, ("package_that_is_not_there",))
+    with pytest.raises(InputError, match=rf"pip install 'dua_lightning\[{extra}\]'"):
+        save(model(), tmp_path, (kind,))

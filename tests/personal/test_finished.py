@@ -1,5 +1,6 @@
 """A personal model of a finished run is the one that the run evaluated, on picture files and from every format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dua_lightning.adapt import AdaBN
 from dua_lightning.errors import InputError
 from dua_lightning.importance import MAS
 from dua_lightning.merge import LastStatistics, Mode
-from dua_lightning.personal import formats
+from dua_lightning.personal import parity
 from dua_lightning.report.records import read
 from dua_lightning.run import finished
 from dua_lightning.run.draws import Draws
@@ -166,16 +167,32 @@ def test_settings_come_back_as_they_were(folder: Path) -> None:
 
 
 def test_a_file_that_computes_something_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "TOLERANCE", -1.0)
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="the logits of the file and of the network differ by 0"):
         save(one(folder), folder / "other", ("pt2",))
     assert list((folder / "other").iterdir()) == []
 
 
-def test_a_network_that_cannot_be_traced_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_traced_is_refused_in_one_line(folder: Path) -> None:
     class Branches(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
+    model = replace(one(folder), net=Branches(), states={"garden": {}, "kitchen": {}})
     with pytest.raises(InputError, match=r"^this Branches cannot be written as pt2 \(.*\); leave pt2 out of the form"):
-        formats.write_task("pt2", Branches(), (3,), tmp_path / "x.pt2")
+        save(model, folder / "branches", ("pt2",))
+
+
+def test_executorch_gives_the_same_logits(folder: Path) -> None:
+    pytest.importorskip("executorch")
+    from executorch.runtime import Runtime
+
+    model = one(folder)
+    x = model.preprocessing(sorted((folder / "pictures/users/ann").rglob("*.jpg")))
+    x = torch.cat([x, x.flip(3), x + 1])
+    written = save(model, folder / "pte", ("pte",))
+    assert sorted(path.suffix for path in written.iterdir()) == [".json", ".pte", ".pte", ".safetensors"]
+    method = Runtime.get().load_program(written / "garden.pte").load_method("forward")
+    for n in (1, 2, 20, 32):
+        expected = model.module("garden")(x[:n])
+        torch.testing.assert_close(method.execute([x[:n]])[0], expected, rtol=0, atol=1e-4)

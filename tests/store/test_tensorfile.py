@@ -113,3 +113,13 @@ def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
     for length in range(0, len(good), 7):
         path.write_bytes(good[:length])
         refused(path)
+
+
+def test_a_file_of_tensors_tells_where_each_of_them_is(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([7], dtype=torch.int16)}
+    save(tmp_path / "x.safetensors", tensors, {"note": 1})
+    content = (tmp_path / "x.safetensors").read_bytes()
+    places = tensorfile.places(tmp_path / "x.safetensors")
+    assert places.keys() == tensors.keys()
+    for name, (start, stop) in places.items():
+        assert content[start:stop] == tensors[name].numpy().tobytes()

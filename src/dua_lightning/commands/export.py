@@ -10,7 +10,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.progress import shown
 from dua_lightning.report.terminal import Terminal
 
-KINDS = ("safetensors", "pt2", "onnx")
+KINDS = ("safetensors", "pt2", "onnx", "pte")
 """The formats; those of `personal.files.FORMATS`, which take torch to load."""
 
 
@@ -39,17 +39,14 @@ def main(arguments: Sequence[str]) -> int:
         help=f"{','.join(KINDS)}; the first one is always written (default: all that are installed)",
     )
     given = parser.parse_args(arguments)
-    kinds = KINDS if given.formats is None else tuple(given.formats.split(","))
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
+    kinds = None if given.formats is None else given.formats.split(",")
+    if unknown := [kind for kind in kinds or () if kind not in KINDS]:
         raise InputError(f"--formats {given.formats} cannot be used: {unknown[0]} is none of {', '.join(KINDS)}")
     # Help does without torch, which takes seconds to load.
     from dua_lightning.personal import personal_models, save
     from dua_lightning.personal.files import size
-    from dua_lightning.personal.formats import onnx_can_be_written
+    from dua_lightning.personal.formats import EXTRAS, lacking
 
-    lacking = given.formats is None and not onnx_can_be_written()
-    if lacking:
-        kinds = KINDS[:-1]
     out: Path = given.out or given.run / "models"
     # Standard output has the folders alone, each as soon as it is there.
     with shown(Terminal(stderr=True)):
@@ -57,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             folder = save(model, out, kinds)
             of = f"{model.row}, seed {model.seed}, draw {given.draw}"
             Terminal().print(f"  {folder}  {decimal(size(folder))}  {of}")
-    if lacking:
-        Terminal(stderr=True).print("no ONNX is written: pip install 'dua_lightning[export]'")
+    for kind in KINDS:
+        if kinds is None and lacking(kind):
+            Terminal(stderr=True).print(f"no {kind} is written: pip install 'dua_lightning[{EXTRAS[kind]}]'")
     return 0

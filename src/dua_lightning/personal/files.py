@@ -12,8 +12,9 @@ import torch
 from dua_lightning.data.listing import entries
 from dua_lightning.data.preprocessing import Preprocessing
 from dua_lightning.errors import InputError
-from dua_lightning.params import fitted
-from dua_lightning.personal.formats import WRITERS, write_task
+from dua_lightning.params import batch_norms, fitted
+from dua_lightning.personal.formats import WRITERS, lacking, write_task
+from dua_lightning.personal.graphs import moments_path, statistics_path
 from dua_lightning.personal.model import PersonalModel
 from dua_lightning.personal.network import rebuild, refuse_foreign
 from dua_lightning.progress import stage
@@ -36,7 +37,7 @@ PIXELS = {"colours": "RGB", "layout": "NCHW", "resize": "bilinear, antialiased",
 """Words in `model.json` on how a picture becomes an input, which are the same for all models."""
 
 
-def save(model: PersonalModel, out: str | Path, formats: Sequence[str] = FORMATS) -> Path:
+def save(model: PersonalModel, out: str | Path, formats: Sequence[str] | None = None) -> Path:
     """Write a model into a folder of its own, whole or not at all.
 
     A folder that holds the same model in the same formats already is kept; one of another model of this user is
@@ -45,7 +46,8 @@ def save(model: PersonalModel, out: str | Path, formats: Sequence[str] = FORMATS
     Args:
         model: The model.
         out: The folder in which the user's folder is made.
-        formats: The formats: `safetensors`, which is written in any case, `pt2` and `onnx`.
+        formats: The formats: `safetensors`, which is written in any case, `pt2`, `onnx` and `pte`; by default all whose
+            packages are installed.
 
     Returns:
         The user's folder.
@@ -54,6 +56,8 @@ def save(model: PersonalModel, out: str | Path, formats: Sequence[str] = FORMATS
         InputError: There is no such format, the network cannot be written in one, or the folder holds something else
             or cannot be written.
     """
+    if formats is None:
+        formats = [kind for kind in FORMATS if not lacking(kind)]
     if unknown := [kind for kind in formats if kind not in FORMATS]:
         raise InputError(f"{unknown[0]} is not a format; there are {', '.join(FORMATS)}")
     kinds = [kind for kind in WRITERS if kind in formats]
@@ -70,11 +74,12 @@ def save(model: PersonalModel, out: str | Path, formats: Sequence[str] = FORMATS
             new.mkdir()
             tensorfile.save(new / WEIGHTS, tensors, {})
             for task in model.tasks:
-                net = model.module(task.name)
+                stored = _stored(tensors, _own(task))
                 for kind in kinds:
-                    write_task(kind, net, model.shape, new / _file(task, kind))
-                    sync(new / _file(task, kind))
+                    write_task(kind, model, task, new / _file(task, kind), new / WEIGHTS, stored)
                     advance()
+            for path in new.iterdir():
+                sync(path)
             about["files"] = {path.name: file_sha256(path) for path in sorted(new.iterdir())}
             write_text(new / ABOUT, json.dumps({**about, "sha256": digest(about)}, indent=2) + "\n")
             if folder.exists():
@@ -125,12 +130,7 @@ def _model(about: Mapping[str, Any], tensors: Tensors) -> PersonalModel:
         shape=shape,
         net=rebuild(about["network"], shape, len(categories), about["seed"]),
         states={
-            task["name"]: {
-                key.removeprefix(prefix): tensor
-                for prefix in (SHARED, task["tensors"])
-                for key, tensor in tensors.items()
-                if key.startswith(prefix)
-            }
+            task["name"]: {name: tensors[key] for name, key in _stored(tensors, task["tensors"]).items()}
             for task in about["tasks"]
         },
         preprocessing=picture
@@ -203,6 +203,12 @@ def _file(task: Task, kind: str) -> str:
     return f"{name(task.name)}.{kind}"
 
 
+def _adaptive(task: Task) -> dict[str, str]:
+    """The graphs of ONNX by which a network with batch normalisation adapts."""
+    path = Path(_file(task, "onnx"))
+    return {"statistics": statistics_path(path).name, "moments": moments_path(path).name}
+
+
 def _tensors(model: PersonalModel) -> Tensors:
     """All states, each tensor once that is the same for all tasks; further names of a tied weight are left out."""
     states = [fitted(model.net, model.states[task.name]) for task in model.tasks]
@@ -213,6 +219,11 @@ def _tensors(model: PersonalModel) -> Tensors:
         found |= {f"{_own(task)}{key}": state[key] for key in state if key not in same and key in saved}
     # Two tensors may be views of one.
     return {key: tensor.detach().clone() for key, tensor in found.items()}
+
+
+def _stored(tensors: Tensors, own: str) -> dict[str, str]:
+    """The keys of the tensors of one task's state, by their names in the state."""
+    return {key.removeprefix(prefix): key for prefix in (SHARED, own) for key in tensors if key.startswith(prefix)}
 
 
 def _about(model: PersonalModel, tensors: Tensors, kinds: Sequence[str]) -> dict[str, Any]:
@@ -228,6 +239,7 @@ def _about(model: PersonalModel, tensors: Tensors, kinds: Sequence[str]) -> dict
                 "columns": [task.classes.start, task.classes.stop],
                 "tensors": _own(task),
                 **{kind: _file(task, kind) for kind in kinds},
+                **(_adaptive(task) if "onnx" in kinds and batch_norms(model.net) else {}),
             }
             for task in model.tasks
         ],

@@ -1,126 +1,131 @@
-"""Files of one task's network that need none of this package: `.pt2` by torch.export, and ONNX."""
+"""Files of one task's network that need none of this package: `.pt2` by torch.export, ONNX, and ExecuTorch's `.pte`."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
 
 from dua_lightning.errors import InputError
+from dua_lightning.personal.graphs import write as write_onnx
+from dua_lightning.personal.model import PersonalModel
+from dua_lightning.personal.parity import examples, require_parity
+from dua_lightning.tasks import Task
 
-OPSET = 18
-"""The version of ONNX's operators: the least that torch's exporter writes as they are."""
-NEEDED = ("onnx", "onnxscript")
-"""The packages that write ONNX."""
-TOLERANCE = 1e-4
-"""Logits of a written file differ by at most so much, relative to those above 1."""
-EXAMPLES = 3
-"""The number of inputs of the batch that networks are traced with; a number above 1, which would be taken as fixed."""
+Writer = Callable[[PersonalModel, Task, Path, Path, Mapping[str, str]], None]
+"""Arguments of `write_task` but for the format."""
+NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "pte": ("executorch",)}
+"""The packages that write a format, and read it back."""
+EXTRAS = {"onnx": "export", "pte": "executorch"}
+"""The extra of this package that installs them."""
 
+MOST = 32
+"""The largest batch of a `.pte` file, for which its memory is planned.
 
-def onnx_can_be_written() -> bool:
-    """Tell whether the packages that write ONNX are installed.
-
-    Returns:
-        Whether they are.
-    """
-    return all(find_spec(package) is not None for package in NEEDED)
-
-
-def write_pt2(net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    """Write a network as an `ExportedProgram` that takes batches of any size.
-
-    Args:
-        net: The network, in evaluation mode.
-        shape: The shape of one input.
-        path: The file.
-
-    Raises:
-        InputError: torch.export cannot trace the network, or the file computes something else.
-    """
-    x = _examples(shape)
-    program = torch.export.export(net, (x,), dynamic_shapes=({0: Dim("batch", min=1)},))
-    torch.export.save(program, path)
-    _compare(net, torch.export.load(path).module(), x)
+Traced with fewer than 16 inputs, programs of ExecuTorch 1.5.1 take at most 15, whatever the dimension allows: on the
+way PyTorch asks whether a convolution has 16.
+"""
 
 
-def write_onnx(net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    """Write a network as ONNX that takes batches of any size; where onnxruntime is installed, its answers are compared.
-
-    Args:
-        net: The network, in evaluation mode.
-        shape: The shape of one input.
-        path: The file, with input `input` and output `logits`.
-
-    Raises:
-        InputError: The packages are not installed, torch.onnx cannot write the network, or the file computes something
-            else.
-    """
-    if not onnx_can_be_written():
-        raise InputError(f"ONNX needs the packages {' and '.join(NEEDED)}; pip install 'dua_lightning[export]'")
-    x = _examples(shape)
-    torch.onnx.export(
-        net,
-        (x,),
-        path,
-        dynamo=True,
-        dynamic_shapes=({0: Dim("batch", min=1)},),
-        input_names=["input"],
-        output_names=["logits"],
-        opset_version=OPSET,
-        external_data=False,
-        verbose=False,
-    )
-    if find_spec("onnxruntime") is not None:
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        _compare(net, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), x)
-
-
-WRITERS: dict[str, Callable[[nn.Module, tuple[int, ...], Path], None]] = {"pt2": write_pt2, "onnx": write_onnx}
-"""The formats of one task's network, which are also the ends of the files' names."""
-
-
-def write_task(kind: str, net: nn.Module, shape: tuple[int, ...], path: Path) -> None:
-    """Write a network in one of the formats.
+def lacking(kind: str) -> list[str]:
+    """Name the packages that a format needs and that are not installed.
 
     Args:
         kind: The format.
-        net: The network, in evaluation mode.
-        shape: The shape of one input.
+
+    Returns:
+        The names.
+    """
+    return [package for package in NEEDED.get(kind, ()) if find_spec(package) is None]
+
+
+def write_pt2(model: PersonalModel, task: Task, path: Path, *_: object) -> None:
+    """Write a network as an `ExportedProgram` that takes batches of any size.
+
+    Args:
+        model: The model.
+        task: The task.
         path: The file.
 
     Raises:
-        InputError: It cannot be written so.
+        InputError: The file computes something else than the network.
+    """
+    torch.export.save(_program(model, task, Dim("batch", min=1), examples(model.shape)), path)
+    require_parity(model.module(task.name), torch.export.load(path).module(), examples(model.shape))
+
+
+def write_pte(model: PersonalModel, task: Task, path: Path, *_: object) -> None:
+    """Write a network as a program of ExecuTorch, whose operators XNNPACK computes where it has them.
+
+    It takes batches of up to `MOST` inputs.
+
+    Args:
+        model: The model.
+        task: The task.
+        path: The file.
+
+    Raises:
+        InputError: The file computes something else than the network.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    x = examples(model.shape, MOST)
+    program = _program(model, task, Dim("batch", min=1, max=MOST), x)
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+    method = Runtime.get().load_program(path).load_method("forward")
+
+    def written(x: Tensor) -> Tensor:
+        # The next call overwrites its result.
+        logits: Tensor = method.execute([x])[0].clone()
+        return logits
+
+    require_parity(model.module(task.name), written, x)
+
+
+WRITERS: dict[str, Writer] = {"pt2": write_pt2, "onnx": write_onnx, "pte": write_pte}
+"""The formats of one task's network, which are also the ends of the files' names."""
+
+
+def write_task(
+    kind: str, model: PersonalModel, task: Task, path: Path, weights: Path, stored: Mapping[str, str]
+) -> None:
+    """Write the network of a task in one of the formats.
+
+    Args:
+        kind: The format.
+        model: The model.
+        task: The task.
+        path: The file.
+        weights: The file of the model's tensors, in the same folder.
+        stored: The names that the tensors of the task's state have in that file, by their names in the state.
+
+    Raises:
+        InputError: The packages are not installed, it cannot be written so, or it computes something else.
         OSError: The file cannot be written.
     """
+    if lacking(kind):
+        raise InputError(
+            f"{kind} needs the packages {', '.join(NEEDED[kind])}; pip install 'dua_lightning[{EXTRAS[kind]}]'"
+        )
     try:
         # The exporters warn of their own code.
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
-            WRITERS[kind](net, shape, path)
+            WRITERS[kind](model, task, path, weights, stored)
     except (InputError, OSError):
         raise
     # Tracing a network of anybody's may raise anything.
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"this {type(net).__name__} cannot be written as {kind} ({reason}); leave {kind} out of the formats"
+            f"this {type(model.net).__name__} cannot be written as {kind} ({reason}); leave {kind} out of the formats"
         ) from error
 
 
-def _examples(shape: tuple[int, ...]) -> Tensor:
-    """Inputs that are distributed as normalised ones are."""
-    return torch.randn(EXAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def _compare(net: nn.Module, written: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Refuse a file whose logits are others, of one input or of several."""
-    for some in (x, x[:1]):
-        expected = net(some)
-        worst = float(((written(some) - expected).abs() / expected.abs().clamp(min=1)).max())
-        if not worst <= TOLERANCE:
-            raise InputError(f"the logits of the file and of the network differ by {worst:.1g}")
+def _program(model: PersonalModel, task: Task, batch: Dim, x: Tensor) -> ExportedProgram:
+    return torch.export.export(model.module(task.name), (x,), dynamic_shapes=({0: batch},))

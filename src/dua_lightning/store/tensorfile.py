@@ -101,6 +101,22 @@ def values(path: Path) -> Values:
         raise damaged(path, " ".join(str(error).split())) from error
 
 
+def places(path: Path) -> dict[str, tuple[int, int]]:
+    """Tell where a file has the bytes of each tensor, for programs that read them there.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The first byte of each tensor and the one after its last, by the tensor's name.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    found = {name: about["data_offsets"] for name, about in header.items() if name != "__metadata__"}
+    return {name: (8 + size + start, 8 + size + stop) for name, (start, stop) in found.items()}
+
+
 def damaged(path: Path, reason: str) -> InputError:
     """Make the error for a file that is not what it should be.
 
