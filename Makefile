@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 # What a newcomer adds to `make run`, for example RUN="logger=wandb seed=1".
 RUN ?=
-# Options of `make bench-users`.
+# Options of `make bench-users` and `make bench-devices`.
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users dist clean
+.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users bench-devices dist clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ bench: $(READY)  ## time and memory of the hot paths against their lower bounds
 
 bench-users: $(READY)  ## time and memory for each of up to 10,000 users; BENCH="--most 1000" for fewer
 	$(BIN)/python benchmarks/users.py $(BENCH)
+
+bench-devices: $(READY)  ## 1,000 devices against one server that is killed in the middle; BENCH="--devices 100" for fewer
+	$(BIN)/pip install --disable-pip-version-check --editable '.[federation]'
+	$(BIN)/python benchmarks/federation.py $(BENCH)
 
 dist: $(READY)  ## sdist and wheel in dist/, as a release has them
 	rm -rf dist

@@ -38,7 +38,7 @@ os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", 
 
 TASKS = {"kitchen": ("pots", "stove"), "garden": ("grass", "tulip")}
 DUA = (sys.executable, "-m", "dua_lightning")
-READY = 120.0
+READY = 300.0
 """Seconds that a server may take to start."""
 RESTS = 2.0
 """Seconds after which a device whose connection has ended starts again."""

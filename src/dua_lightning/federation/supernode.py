@@ -32,6 +32,8 @@ from dua_lightning.federation.keys import connection_key
 
 POLLS = (0.5, 3.0)
 """Seconds between two looks for a message: at first, and after a while without any."""
+BUSY, LONGEST = 10.0, 60.0
+"""A server that answers slowly has many devices: so many times the time of its answer, and at most so many seconds."""
 
 
 def run(
@@ -64,9 +66,10 @@ def run(
             device.say(f"connected to {server}")
             wait = POLLS[0]
             while True:
+                began = time.monotonic()
                 got = receive()
                 if got is None:
-                    time.sleep(wait)
+                    time.sleep(max(wait, min(BUSY * (time.monotonic() - began), LONGEST)))
                     wait = min(wait * 1.2, POLLS[1])
                     continue
                 wait = POLLS[0]
