@@ -1,11 +1,11 @@
 """Many devices against one `dua serve` on this machine, which is killed in the middle. `make bench-devices`.
 
-    python benchmarks/federation.py [--devices 1000] [--seconds 900] [--processes 4] [--width 8] [--out outputs/bench]
+    python benchmarks/federation.py [--devices 1000] [--seconds 1800] [--processes 4] [--rate 20] [--width 8] [--out ..]
 
 The server is the real one, on a run that is made for it. The devices are threads of a few processes. Each has its own
-keys and goes by the connection of `dua device`, over TLS, with all its requests; psi and phi alone are left out: it sends
-random priors of its own, signed, and keeps the model that comes. When half of the devices have their models, the server
-and all that it has started are killed by SIGKILL, and the same command is given again.
+keys and goes by the connection of `dua device`, over TLS, with all its requests; psi and phi alone are left out: it
+sends random priors of its own, signed, and keeps the model that comes. When half of the devices have their models, the
+server and all that it has started are killed by SIGKILL, and the same command is given again.
 
 It fails where a device ends without its model, where a model is not the one that the server keeps, or where a user was
 merged twice. Writes `federation.csv`, a line for each kind of request, and `federation.json`.
@@ -126,12 +126,13 @@ class Served:
         return sum(one["stage"] == "finished" for one in self.progress())
 
 
-def devices(names: list[str], folder: Path, port: int, width: int, until: float, found: Any) -> None:
+def devices(names: list[str], folder: Path, port: int, pause: float, until: float, found: Any) -> None:
     """Some devices as threads of this process; the requests and the digests of their models go into a queue."""
     import httpx
     import torch
     from flwr.app import Message
     from flwr.clientapp import ClientApp
+    from flwr.supernode import fleet_http_connection
 
     from dua_lightning.errors import InputError
     from dua_lightning.federation import supernode
@@ -159,7 +160,13 @@ def devices(names: list[str], folder: Path, port: int, width: int, until: float,
         finally:
             requests.append((began, request.url.path.rpartition("/")[2], time.perf_counter() - clock, status))
 
+    def failed(*reason: object) -> None:
+        raise RuntimeError(*reason)
+
     httpx.Client.send = timed  # type: ignore[method-assign]
+    # Flower ends a process whose connection fails; here others live in it.
+    fleet_http_connection.flwr_exit = failed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     experts: list[Expert] = []
     guard = threading.Lock()
     knows: set[str] = set()
@@ -241,6 +248,7 @@ def devices(names: list[str], folder: Path, port: int, width: int, until: float,
     threads = [threading.Thread(target=live, args=(name,), daemon=True) for name in names]
     for thread in threads:
         thread.start()
+        time.sleep(pause)
     for thread in threads:
         thread.join(max(0.0, until - time.time()))
     found.put((requests, models, sorted(done), refused, starts))
@@ -269,9 +277,10 @@ def measured(folder: Path, given: argparse.Namespace) -> tuple[pd.DataFrame, dic
     context = multiprocessing.get_context("spawn")
     queues = [context.Queue() for _ in range(given.processes)]
     began, until = time.time(), time.time() + given.seconds
+    pause = given.processes / given.rate
     for number, queue in enumerate(queues):
         part = names[number :: given.processes]
-        context.Process(target=devices, args=(part, folder, port, given.width, until, queue), daemon=True).start()
+        context.Process(target=devices, args=(part, folder, port, pause, until, queue), daemon=True).start()
     found: list[Any] = []
     reading = [threading.Thread(target=lambda queue=queue: found.append(queue.get()), daemon=True) for queue in queues]
     for thread in reading:
@@ -345,8 +354,9 @@ def table(requests: pd.DataFrame) -> pd.DataFrame:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=1000, help="their number (default: 1000)")
-    parser.add_argument("--seconds", type=float, default=900, help="at most so long (default: 900)")
+    parser.add_argument("--seconds", type=float, default=1800, help="at most so long (default: 1800)")
     parser.add_argument("--processes", type=int, default=4, help="that devices live in (default: 4)")
+    parser.add_argument("--rate", type=float, default=20, help="so many come in a second (default: 20)")
     parser.add_argument("--width", type=int, default=8, help="of the network's layers (default: 8)")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="for the results")
     given = parser.parse_args()

@@ -220,8 +220,9 @@ def rounds(part: Server, grid: Grid, serving: Serving, say: Callable[[str], None
             say(f"{known[node].name}: has gone")
         before = here
         # Whoever has come again has forgotten what was asked before; an answer that comes late is taken all the same.
+        # Where many are here each of them waits for its turn.
         asked = {one: of for one, of in asked.items() if now - of.since < 10 * PATIENCE}
-        busy = {of.node for of in asked.values() if max(now - PATIENCE, here.get(of.node, now)) <= of.since}
+        busy = {of.node for of in asked.values() if max(now - PATIENCE - len(here), here.get(of.node, now)) <= of.since}
         for node in sorted(here.keys() - busy):
             request = _request(part, known[node].name, say)
             if request is not None:

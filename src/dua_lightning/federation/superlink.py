@@ -8,6 +8,7 @@ Flower has no public functions to register devices and to start an app; those of
 file and `supernode` alone know them.
 """
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -53,6 +54,8 @@ KEY = "flwr-public-key"
 """The header with the public key of a device."""
 BODY = 1 << 26
 """The most bytes of one request of a device; Flower cuts longer messages into pieces of a few megabytes."""
+AT_ONCE = 64
+"""So many requests are passed on at once; others are told at once to come again, before they would wait for long."""
 PATHS = (
     *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
     *("get-run", "get-fab", "pull-object", "push-object", "confirm-message-received"),
@@ -266,6 +269,7 @@ def door(link: SuperLink, host: str, port: int, certificates: Certificates | Non
 def _app(link: SuperLink) -> Starlette:
     """The door: one route, and one client of the SuperLink."""
     held: dict[str, httpx.AsyncClient] = {}
+    passing = asyncio.Semaphore(AT_ONCE)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -281,6 +285,8 @@ def _app(link: SuperLink) -> Starlette:
         with suppress(ValueError):
             if b64decode(request.headers.get(KEY, "")) not in link.keys:
                 return Response(status_code=403)
+        if passing.locked():
+            return Response(status_code=503)
         body = bytearray()
         async for piece in request.stream():
             body += piece
@@ -290,7 +296,8 @@ def _app(link: SuperLink) -> Starlette:
         client = held["client"]
         sent = client.build_request("POST", request.url.path, headers=headers, content=bytes(body))
         try:
-            got = await client.send(sent, stream=True)
+            async with passing:
+                got = await client.send(sent, stream=True)
         except (TimeoutError, httpx.TransportError):
             # Devices try again.
             return Response(status_code=503)
