@@ -33,10 +33,9 @@ TENANTS = {
     "matplotlib": {"report.figures", "report.fonts", "report.loggers"},
     "loky": {"engines.loky"},
     "ray": {"engines.ray", "engines.flower"},
-    "flwr": {"engines.flower"},
     "onnxruntime": {"personal.formats"},
     "cryptography": {"federation.keys", "federation.superlink", "privacy.keys"},
-    "flwr": {"federation.flower", "federation.superlink", "federation.supernode"},
+    "flwr": {"engines.flower", "federation.flower", "federation.superlink", "federation.supernode"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 
