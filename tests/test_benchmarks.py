@@ -34,3 +34,16 @@ def test_every_benchmark_can_be_loaded() -> None:
     code = f"import sys; sys.path.insert(0, {str(TOP / 'benchmarks')!r}); import {', '.join(names)}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TOP)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.devices
+def test_devices_lose_nothing_when_their_server_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    size = ("--devices", "4", "--seconds", "240", "--processes", "1", "--out", str(tmp_path))
+    command = [sys.executable, str(TOP / "benchmarks" / "federation.py"), *size]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TOP, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "federation.json").read_text())
+    assert found["with_model"] == 4
+    assert 2 <= found["finished_when_killed"] <= 4
+    assert not found["lost"]

@@ -23,7 +23,7 @@ STAIRS = (
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
     *("evaluation", "server", "user", "privacy", "engines"),
-    *("report", "run", "personal", "commands", "__main__"),
+    *("report", "run", "personal", "federation", "commands", "__main__"),
 )
 # Packages that live in some rooms only.
 TENANTS = {
@@ -34,11 +34,12 @@ TENANTS = {
     "wandb_workspaces": {"report.dashboard"},
     "matplotlib": {"report.figures", "report.fonts", "report.loggers"},
     "loky": {"engines.loky"},
-    "ray": {"engines.ray"},
+    "ray": {"engines.ray", "engines.flower"},
     "onnxruntime": {"personal.graphs"},
     "onnx_ir": {"personal.graphs"},
     "executorch": {"personal.formats"},
-    "cryptography": {"privacy.keys"},
+    "cryptography": {"federation.keys", "federation.superlink", "privacy.keys"},
+    "flwr": {"engines.flower", "federation.flower", "federation.superlink", "federation.supernode"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 

@@ -291,7 +291,17 @@ def test_a_command_of_a_page_on_a_finished_run_runs(
     assert done.status == 0, done.err
 
 
-ELSEWHERE = ("trainer=", "hydra", "engine=ray", "engine.", "model=own", "model=timm", "logger=", "data/images=table")
+ELSEWHERE = (
+    "trainer=",
+    "hydra",
+    "engine=ray",
+    "engine=flower",
+    "engine.",
+    "model=own",
+    "model=timm",
+    "logger=",
+    "data/images=table",
+)
 """Beginnings of words that ask for another machine, an account, or files that the reader has."""
 
 

@@ -130,14 +130,14 @@ def test_a_worker_that_is_killed_again_and_again_is_one_line(tmp_path: Path) -> 
         toys.results(engine, toys.work(tmp_path), [("die", 0)])
 
 
-def workers(of: int) -> list[int]:
-    """Ray's workers among the descendants of a process that are computing."""
+def workers(of: int, what: str = "_compute") -> list[int]:
+    """Ray's workers among the descendants of a process that are computing `what`."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     family = {of}
     while more := {int(pid) for pid, parent, *_ in rows if int(parent) in family} - family:
         family |= more
-    return [int(pid) for pid, _, *args in rows if int(pid) in family and args and "ray::_compute" in args[0]]
+    return [int(pid) for pid, _, *args in rows if int(pid) in family and args and f"ray::{what}" in args[0]]
 
 
 @pytest.mark.slow

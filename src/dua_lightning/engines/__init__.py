@@ -2,8 +2,9 @@
 
 from dua_lightning.engines.auto import Auto
 from dua_lightning.engines.base import Engine, Shared, Work, Worker
+from dua_lightning.engines.flower import Flower
 from dua_lightning.engines.loky import Loky
 from dua_lightning.engines.ray import Ray
 from dua_lightning.engines.serial import Serial
 
-__all__ = ["Auto", "Engine", "Loky", "Ray", "Serial", "Shared", "Work", "Worker"]
+__all__ = ["Auto", "Engine", "Flower", "Loky", "Ray", "Serial", "Shared", "Work", "Worker"]

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from dua_lightning.errors import InputError
-from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.store.tensorfile import Tensors, load
 
 Shared = Mapping[str, Tensors]
 """Tensors that all items read and none writes to, by key."""
@@ -130,6 +131,20 @@ def once(key: str, make: Callable[[], Worker]) -> Worker:
         _made.clear()
         _made[key] = make()
     return _made[key]
+
+
+@cache
+def mapped(path: Path) -> Tensors:
+    """Map the tensors of an entry of the store into this process, once.
+
+    Args:
+        path: The entry.
+
+    Returns:
+        The tensors by name; processes that map the same entry share its memory.
+    """
+    # The parent has compared its name with its recipe.
+    return load(path)[0]
 
 
 def computed(worker: Worker, item: Any, shared: Shared) -> Any:

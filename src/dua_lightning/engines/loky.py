@@ -2,15 +2,14 @@
 
 import signal
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
-from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, once, workers_or_all
-from dua_lightning.store.tensorfile import Tensors, load
+from dua_lightning.engines.base import AHEAD, Pending, Work, Worker, computed, killed, mapped, once, workers_or_all
+from dua_lightning.store.tensorfile import Tensors
 
 IDLE_SECONDS = 300
 """After so many seconds without an item a worker ends; it is started again when it is needed."""
@@ -99,11 +98,5 @@ def _begin(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@cache
-def _mapped(path: Path) -> Tensors:
-    # The parent has compared its name with its recipe.
-    return load(path)[0]
-
-
 def _compute(key: str, make: Callable[[], Worker], item: Any, paths: dict[str, Path]) -> Any:
-    return computed(once(key, make), item, {name: _mapped(path) for name, path in paths.items()})
+    return computed(once(key, make), item, {name: mapped(path) for name, path in paths.items()})
