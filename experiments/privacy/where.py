@@ -32,7 +32,6 @@ from dua_lightning.tasks import Expert, Prior, Task
 EXPERTS = 5
 TIMES = 3
 NETS: dict[str, Callable[[], nn.Module]] = {
-    "mlp, 40 units wide": lambda: mlp((3, 28, 28), 10, 1, width=40),
     "mlp": lambda: mlp((3, 28, 28), 10, 1),
     "mobilenet_v2": lambda: from_torchvision("mobilenet_v2", (3, 32, 32), 10, 1),
 }
