@@ -2,16 +2,17 @@
 
 import logging
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from dua_lightning.data.decode import MOST_PIXELS
-from dua_lightning.data.listed import Category, Listed, gathered
+from dua_lightning.data.listed import Category, Listed, gathered, of_user
 from dua_lightning.data.listing import entries, form, meant, shown, text, trouble
 from dua_lightning.data.pool import Pool
 from dua_lightning.errors import InputError
+from dua_lightning.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,55 @@ def folder(
     names = [text(user.name) for user in users]
     rest = size, Path(cache), skip_unreadable, most_pixels
     return gathered("folder", root, tasks, categories, pictures, names, *rest)
+
+
+def of_device(
+    root: str | Path,
+    name: str,
+    tasks: Sequence[Task],
+    categories: Sequence[str],
+    size: int,
+    cache: str | Path,
+    skip_unreadable: bool = False,
+    most_pixels: int = MOST_PIXELS,
+) -> Pool:
+    """Make a pool of the pictures on a user's own device: `root` is what `users/USER` is for `folder`.
+
+    Args:
+        root: The folder with `TASK/CATEGORY/*`, `TASK/*` and `*`, of any of the three.
+        name: The user's name.
+        tasks: The server's tasks in the order of learning.
+        categories: The name of each class, by label.
+        size: The side of the squares, in pixels.
+        cache: The folder of the memory map of decoded pictures.
+        skip_unreadable: Whether pictures that cannot be read are left out, and listed in a warning.
+        most_pixels: Pictures with more are not read.
+
+    Returns:
+        The pool, with one user.
+
+    Raises:
+        InputError: The folder is missing, has a folder that is no task or category of the server, or too few pictures;
+            or one cannot be read and may not be left out.
+    """
+    root = Path(root)
+    if not _is_folder(root):
+        raise InputError(f"{shown(root.absolute())} is not a folder; give the one that holds the pictures")
+    known = {
+        form(task.name): (
+            place,
+            {form(categories[label]): label for label in range(task.classes.start, task.classes.stop)},
+        )
+        for place, task in enumerate(tasks)
+    }
+    tree = _Tree([] if skip_unreadable else None)
+    pictures = [Listed(path, task, label, 0) for path, task, label in tree.user(root, known)]
+    if not pictures:
+        raise InputError(f"{shown(root)} has no pictures; put them there as TASK/*, for {', '.join(map(shown, known))}")
+    if tree.dropped:
+        log.warning("%d folders and files in %s are left out: %s", len(tree.dropped), shown(root), tree.dropped)
+    rest = size, Path(cache), skip_unreadable, most_pixels
+    return of_user(name, root, tasks, categories, pictures, *rest)
 
 
 class _Tree:

@@ -98,10 +98,7 @@ def gathered(
         if count < 2:
             raise InputError(f"task {shown(task)} has {count} category; give it at least two with pictures")
     ends = torch.tensor(counts).cumsum(0).tolist()
-    of_task, labels, owners, halves = (
-        torch.tensor([getattr(picture, column) for picture in pictures], dtype=torch.int64)
-        for column in ("task", "label", "owner", "half")
-    )
+    of_task, labels, owners, halves = _columns(pictures)
     _check_server(categories, bool(users), labels, owners)
 
     paths = [picture.path for picture in pictures]
@@ -131,6 +128,60 @@ def gathered(
         of_task,
         halves.to(torch.uint8),
     )
+
+
+def of_user(
+    name: str,
+    root: Path,
+    tasks: Sequence[Task],
+    categories: Sequence[str],
+    pictures: Sequence[Listed],
+    size: int,
+    cache: Path,
+    skip_unreadable: bool,
+    most_pixels: int,
+) -> Pool:
+    """Make a pool of the pictures of one user, of tasks and categories that are known from elsewhere.
+
+    Args:
+        name: The user's name.
+        root: The folder that messages name, and from which they name pictures within it.
+        tasks: The tasks in the order of learning.
+        categories: The name of each class, by label.
+        pictures: The pictures, whose owner is 0.
+        size: The side of the squares, in pixels.
+        cache: The folder of the memory map of decoded pictures.
+        skip_unreadable: Whether pictures that cannot be read are left out, and listed in a warning.
+        most_pixels: Pictures with more are not read.
+
+    Returns:
+        The pool.
+
+    Raises:
+        InputError: The user lacks pictures, or one cannot be read and may not be left out.
+    """
+    of_task, labels, owners, halves = _columns(pictures)
+    paths = [picture.path for picture in pictures]
+    pixels, places = decoded(
+        paths, root, size, cache, upright=True, skip_unreadable=skip_unreadable, most_pixels=most_pixels
+    )
+    of_task, labels, owners, halves = (column[places] for column in (of_task, labels, owners, halves))
+    lacking = _lacking((name,), [task.name for task in tasks], of_task, owners, halves)
+    assert not lacking
+    side = torch.full((len(places),), EXTRA, dtype=torch.uint8)
+    halves = halves.to(torch.uint8)
+    return Pool(
+        "device", tuple(tasks), tuple(categories), pixels, labels, places, side, owners, (name,), of_task, halves
+    )
+
+
+def _columns(pictures: Sequence[Listed]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Task, label, owner and half of each picture."""
+    of_task, labels, owners, halves = (
+        torch.tensor([getattr(picture, column) for picture in pictures], dtype=torch.int64)
+        for column in ("task", "label", "owner", "half")
+    )
+    return of_task, labels, owners, halves
 
 
 def _check_server(categories: Sequence[Category], users: bool, labels: Tensor, owners: Tensor) -> None:

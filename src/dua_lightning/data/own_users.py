@@ -43,22 +43,36 @@ def own_users(
             "users in the table, or use the benchmark catprior or transprior, which divide them"
         )
     crop = cut(images, input_size)
-    halves = images.halves if images.halves is not None and images.halves.any() else None
-
-    def user(place: int, name: str) -> UserData:
-        own = images.owners == place
-        of_tasks = [(own & (images.places == task)).nonzero()[:, 0] for task in range(len(images.tasks))]
-        unsorted = (own & (images.places < 0)).nonzero()[:, 0]
-        return UserData(
-            name,
-            [images.take(index, crop) for index in of_tasks],
-            images.tasks,
-            seed,
-            batch_size=user_batch_size,
-            labelled=users_labelled,
-            halves=None if halves is None else [halves[index] for index in of_tasks],
-            unsorted=images.take(unsorted, crop) if len(unsorted) else None,
-        )
-
     benchmark = scenes(images, {}, seed, input_size, augment, batch_size, user_batch_size, users_labelled, iterations)
-    return replace(benchmark, users=tuple(user(place, name) for place, name in enumerate(images.users)))
+    users = (user(images, place, crop, seed, user_batch_size, users_labelled) for place in range(len(images.users)))
+    return replace(benchmark, users=tuple(users))
+
+
+def user(images: Pool, place: int, crop: int, seed: int, batch_size: int, labelled: bool) -> UserData:
+    """Give the data of one user of a pool.
+
+    Args:
+        images: A pool whose pictures belong to users.
+        place: The user's place in the pool.
+        crop: The side of the central cut that the network sees, in pixels.
+        seed: The run's seed.
+        batch_size: Images of a batch in which phi takes a step.
+        labelled: Whether labels of the user-validation images may be seen, where there are some.
+
+    Returns:
+        The data, in the halves of the first draw.
+    """
+    own = images.owners == place
+    of_tasks = [(own & (images.places == task)).nonzero()[:, 0] for task in range(len(images.tasks))]
+    unsorted = (own & (images.places < 0)).nonzero()[:, 0]
+    halves = images.halves if images.halves is not None and images.halves.any() else None
+    return UserData(
+        images.users[place],
+        [images.take(index, crop) for index in of_tasks],
+        images.tasks,
+        seed,
+        batch_size=batch_size,
+        labelled=labelled,
+        halves=None if halves is None else [halves[index] for index in of_tasks],
+        unsorted=images.take(unsorted, crop) if len(unsorted) else None,
+    )

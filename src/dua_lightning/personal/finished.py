@@ -17,6 +17,7 @@ from dua_lightning.run.finished import again, environment, read
 from dua_lightning.run.rows import Row, rows
 from dua_lightning.run.settings import SeedSettings
 from dua_lightning.store.tensorfile import Tensors
+from dua_lightning.tasks import UserModel
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,7 @@ def finals(
         InputError: See `personal_models`.
     """
     folder = Path(run)
-    settings = _of_seed(read(folder), seed)
-    label = _row(rows(settings), row).label
-    with stage("loading the data"):
-        draws = Draws(settings)
-    chosen = _row(draws.rows, label)
+    draws, chosen = prepared(folder, row, seed)
     if not 1 <= draw <= draws.benchmark.iterations:
         raise InputError(f"draw={draw} cannot be used: the run has the draws 1 to {draws.benchmark.iterations}")
     wanted = None if user is None else [user] if isinstance(user, str) else [*user]
@@ -112,6 +109,27 @@ def finals(
             with stage(f"making the model of user {someone.user}"):
                 final = _final(draws, chosen, someone.draw(draw), folder, shared)
             yield final
+
+
+def prepared(folder: Path, row: str | None = None, seed: int | None = None) -> tuple[Draws, Row]:
+    """Make the rows of a finished run anew, with its benchmark and network.
+
+    Args:
+        folder: The run's folder.
+        row: The label of a row; a run with a single row needs none.
+        seed: The seed; by default the run's first.
+
+    Returns:
+        The rows of the seed, and the one that was asked for.
+
+    Raises:
+        InputError: There is no such run, row or seed.
+    """
+    settings = _of_seed(read(folder), seed)
+    label = _row(rows(settings), row).label
+    with stage("loading the data"):
+        draws = Draws(settings)
+    return draws, _row(draws.rows, label)
 
 
 def _of_seed(found: Sequence[SeedSettings], seed: int | None) -> SeedSettings:
@@ -141,7 +159,7 @@ def _final(draws: Draws, row: Row, data: UserData, folder: Path, shared: dict[st
             f"these first weights; {again(folder)}"
         )
     if not shared:
-        shared.update(_shared(draws, row, folder))
+        shared.update(shared_tensors(draws, row, folder))
     states, data = draws.personal(row, data, shared)
     return Final(draws, row, data, states)
 
@@ -157,7 +175,7 @@ def _model(final: Final, folder: Path) -> PersonalModel:
         categories=benchmark.categories,
         shape=tuple(benchmark.shape),
         net=final.draws.net,
-        states=_on_processor(final.states),
+        states=on_processor(final.states),
         preprocessing=benchmark.preprocessing,
         network=portable(settings.model.node),
         seed=settings.seed,
@@ -171,8 +189,20 @@ def _model(final: Final, folder: Path) -> PersonalModel:
     )
 
 
-def _shared(draws: Draws, row: Row, folder: Path) -> dict[str, Tensors]:
-    """The row's experts and the server's priors, by the keys of their recipes."""
+def shared_tensors(draws: Draws, row: Row, folder: Path) -> dict[str, Tensors]:
+    """Read what the users of a run have in common: the row's experts and, where it has them, the server's priors.
+
+    Args:
+        draws: The rows of the seed.
+        row: The row.
+        folder: The run's folder, for messages.
+
+    Returns:
+        The tensors by the keys of their recipes.
+
+    Raises:
+        InputError: The store has no longer the experts.
+    """
     found: dict[str, Tensors] = {}
     for recipe in draws.recipes.experts(row):
         expert = draws.store.get(recipe)
@@ -186,7 +216,14 @@ def _shared(draws: Draws, row: Row, folder: Path) -> dict[str, Tensors]:
     return found
 
 
-def _on_processor(states: dict[str, State]) -> dict[str, State]:
-    """The states on the processor; tensors that they share are copied there once."""
+def on_processor(states: UserModel) -> dict[str, State]:
+    """Bring the states of a model to the processor; tensors that they share are copied there once.
+
+    Args:
+        states: The states by the task's name.
+
+    Returns:
+        The states there.
+    """
     moved: dict[int, Any] = {id(tensor): tensor.cpu() for state in states.values() for tensor in state.values()}
     return {task: {name: moved[id(tensor)] for name, tensor in state.items()} for task, state in states.items()}

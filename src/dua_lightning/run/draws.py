@@ -292,7 +292,7 @@ class Draws:
             experts = self._experts(row, shared)
             data, _ = self._sorted(experts, data)
             priors, _ = self._priors(row, experts, data, {}, shared)
-            ((_, model),) = self._models(row, row.chi, experts, priors, last_alone=True)
+            model = self.merged(row, priors, shared)
             of = {expert.task.name: expert for expert in experts}
             phi = self._phi(row, experts)
             states = {
@@ -300,6 +300,23 @@ class Draws:
                 for task, state in model.items()
             }
             return states, data
+
+    def merged(self, row: Row, priors: Sequence[Prior], shared: Shared) -> UserModel:
+        """Merge all experts into the personal model that a user is sent, before any adaptation.
+
+        Args:
+            row: The row.
+            priors: The prior of each expert; where the server measures them, those among `shared` take their place.
+            shared: Experts and the server's priors, by the keys of their recipes.
+
+        Returns:
+            The state that serves each task, by the task's name.
+        """
+        self.net.to(self.device)
+        if row.prior == "server":
+            priors = unnamed(self._here(self.recipes.priors(row, None).key, shared))
+        ((_, model),) = self._models(row, row.chi, self._experts(row, shared), [*priors], last_alone=True)
+        return model
 
     def server_priors(self, row: Row, experts: tuple[Expert, ...], keep: bool) -> Tensors:
         """Measure the server's priors on its own data.

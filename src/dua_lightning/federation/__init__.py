@@ -1,0 +1,1 @@
+"""The verbs between a real server and real devices."""
