@@ -26,6 +26,7 @@ from dua_lightning.privacy.message import TIMES, largest, load_priors
 from dua_lightning.run.build import targets
 from dua_lightning.run.draws import joined, unnamed
 from dua_lightning.run.finished import environment
+from dua_lightning.run.settings import WHERE
 from dua_lightning.store.files import file_sha256, write_text
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Expert, UserModel
@@ -120,7 +121,7 @@ class Server:
             experts=file_sha256(folder / files.ABOUT),
         )
         self._plan = digest(self.plan.model_dump())
-        self.bounds = self._bounds(times) if self.row.prior == "user" else []
+        self.bounds = self._bounds(times) if self.row.prior == "user" and self.row.where == "server" else []
 
     def progress(self, name: str) -> Progress:
         """Tell how far a user is with this server's plan.
@@ -161,7 +162,8 @@ class Server:
             return None
         if at.stage == "new" and self.row.prior != "user":
             at = self._merge(name, at, [])
-        verb, sent = "measure", self._sent_experts if at.lacks else {}
+        alone = self.row.where == "device"
+        verb, sent = "merge" if alone else "measure", self._sent_experts if at.lacks else {}
         if at.stage == "merged":
             folder = self._folder(name) / "merged" / files.name(name)
             verb, sent = "adapt", {**sent, **{part: folder / file for part, file in MODEL.items()}}
@@ -180,13 +182,13 @@ class Server:
         at = self.progress(name)
         if parcel.verb == "lacks":
             self._keep(name, changed(at, lacks=True))
-        elif parcel.verb == "priors" and at.stage == "new":
+        elif parcel.verb == "priors" and at.stage == "new" and self.row.where == "server":
             try:
                 self._merge(name, changed(at, up=at.up + parcel.size), self._priors(name, parcel, key))
             except InputError as error:
                 self.say(f"{name}: {error}")
                 self._keep(name, changed(at, stage="refused", reason=str(error), up=at.up + parcel.size))
-        elif parcel.verb == "finished" and at.stage == "merged":
+        elif parcel.verb == "finished" and at.stage == ("new" if self.row.where == "device" else "merged"):
             self._keep(name, changed(at, stage="finished", failed=0))
             self.say(f"{name}: has its model ({at.up:,} bytes up, {at.down:,} down)")
         elif parcel.verb == "failed":
@@ -212,6 +214,11 @@ class Server:
             raise InputError(f"draw={draw} cannot be used: the run has the draws 1 to {benchmark.iterations}")
         if row.prior not in ("user", "server", "none"):
             raise InputError(f"{row.label} takes {row.prior} priors, and no device has them; name another row")
+        if row.where == "encrypted":
+            raise InputError(
+                f"{row.label} is computed in simulations alone; run with merge.{WHERE}=device, which sends nothing at "
+                "all of the pictures, and name that row"
+            )
         if asks(row.phi, OfExperts) or asks(row.phi, OfServer):
             raise InputError(
                 f"{row.label} adapts by {row.adapt}, which asks for more than devices are sent; name a row with "
