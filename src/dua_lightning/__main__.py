@@ -39,6 +39,8 @@ COMMANDS = (
     "export",
     "predict",
     "privacy",
+    "serve",
+    "device",
     "dashboard",
 )
 """First words of the command line that name a command; with anything else it is a run."""

@@ -38,6 +38,8 @@ To copy:
   dua export --help   # users' models of a run, as files
   dua predict --help  # classes of pictures by such a model
   dua privacy --help  # what users' priors give away
+  dua serve --help    # a run's experts for real devices
+  dua device --help   # a user's device
   dua dashboard --help  # the runs of a project in W&B
 """
 """The text after them."""

@@ -121,6 +121,7 @@ class Server:
             experts=file_sha256(folder / files.ABOUT),
         )
         self._plan = digest(self.plan.model_dump())
+        self._progress: dict[str, Progress] = {}
         self.bounds = self._bounds(times) if self.row.prior == "user" and self.row.where == "server" else []
 
     def progress(self, name: str) -> Progress:
@@ -132,14 +133,16 @@ class Server:
         Returns:
             The progress; of another plan nothing is left.
         """
-        path = self._folder(name) / "progress.json"
-        try:
-            found = _PROGRESS.validate_json(path.read_bytes())
-        except FileNotFoundError:
-            found = Progress(self._plan)
-        except (OSError, ValidationError) as error:
-            raise InputError(f"{path} cannot be used ({error}); remove it to begin anew with this user") from error
-        return found if found.plan == self._plan else Progress(self._plan)
+        if name not in self._progress:
+            path = self._folder(name) / "progress.json"
+            try:
+                found = _PROGRESS.validate_json(path.read_bytes())
+            except FileNotFoundError:
+                found = Progress(self._plan)
+            except (OSError, ValidationError) as error:
+                raise InputError(f"{path} cannot be used ({error}); remove it to begin anew with this user") from error
+            self._progress[name] = found if found.plan == self._plan else Progress(self._plan)
+        return self._progress[name]
 
     def request(self, name: str) -> Parcel | None:
         """Give what a user's device is to do next.
@@ -192,8 +195,17 @@ class Server:
             self._keep(name, changed(at, stage="finished", failed=0))
             self.say(f"{name}: has its model ({at.up:,} bytes up, {at.down:,} down)")
         elif parcel.verb == "failed":
-            self._keep(name, changed(at, failed=at.failed + 1))
             self.say(f"{name}: the device has failed; its own words tell why")
+            self.failed(name)
+
+    def failed(self, name: str) -> None:
+        """Note that something went wrong with a user; after a few times the device is left alone until it comes again.
+
+        Args:
+            name: The user's name.
+        """
+        at = self.progress(name)
+        self._keep(name, changed(at, failed=at.failed + 1))
 
     def came(self, name: str) -> None:
         """Note that a user's device has come, for the first time or again: what went wrong before is forgotten.
@@ -293,4 +305,5 @@ class Server:
         return self.state / "users" / files.name(name)
 
     def _keep(self, name: str, at: Progress) -> None:
+        self._progress[name] = at
         write_text(self._folder(name) / "progress.json", json.dumps(asdict(at)) + "\n")

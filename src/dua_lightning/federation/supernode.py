@@ -1,0 +1,112 @@
+"""The device's way to its server: Flower's connection of a SuperNode, in this process.
+
+A SuperNode of Flower's imports the app that its server sends, so that a server may run any code on a device. Here the
+connection is Flower's, and the app is that of this package: no code of the server's runs, and no process is started for
+a message. Flower has no public functions for that; this file and `superlink` alone know its inner ones.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    pull_objects,
+    push_object_contents_from_iterable,
+)
+from flwr.supernode.fleet_http_connection import http_request_response
+
+from dua_lightning.errors import InputError
+from dua_lightning.federation.address import refuse_silent
+from dua_lightning.federation.device import Device
+from dua_lightning.federation.flower import client, device_of
+from dua_lightning.federation.keys import connection_key
+
+POLLS = (0.5, 3.0)
+"""Seconds between two looks for a message: at first, and after a while without any."""
+
+
+def run(
+    server: str,
+    config: Mapping[str, Any],
+    ca: Path | None,
+    ended: Callable[[Device], bool],
+) -> Device:
+    """Answer the server's messages until the device is done.
+
+    Args:
+        server: `HOST:PORT`.
+        config: The configuration of the node; see `flower.answer`.
+        ca: The certificate of the server's authority; `None` goes without encryption.
+        ended: Tells after each answer whether the device is done.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: The server does not answer, is another one, or does not know this device.
+    """
+    device = device_of(tuple(sorted(config.items())))
+    private = connection_key(device.state)
+    refuse_silent(server)
+    trusted = None if ca is None else str(ca)
+    try:
+        with http_request_response(server, ca is None, trusted, (private, private.public_key())) as connection:
+            node, receive, send, _, _, pull, push, confirm = connection
+            device.say(f"connected to {server}")
+            wait = POLLS[0]
+            while True:
+                got = receive()
+                if got is None:
+                    time.sleep(wait)
+                    wait = min(wait * 1.2, POLLS[1])
+                    continue
+                wait = POLLS[0]
+                _answered(got, node, config, send, pull, push, confirm)
+                if ended(device):
+                    return device
+    except SystemExit as error:
+        raise InputError(
+            f"{server} does not take this device: it is another server than that of {ca}, or does not know the key of "
+            f"{config['name']!r}; have its operator put the card into the server's folder devices"
+        ) from error
+
+
+def _answered(
+    got: tuple[Message, Any],
+    node: int,
+    config: Mapping[str, Any],
+    send: Callable[..., tuple[set[str], str]],
+    pull: Callable[[int, str], bytes],
+    push: Callable[[int, str, str, bytes], None],
+    confirm: Callable[[int, str], None],
+) -> None:
+    """Read the rest of a message, answer it and send the answer."""
+    head, tree = got
+    run_id = head.metadata.run_id
+    wanted = [one.object_id for one in iterate_object_tree(tree)]
+    contents = pull_objects(wanted, pull_object_fn=lambda one: pull(run_id, one))
+    message = inflate_object_from_contents(tree.object_id, contents)
+    assert isinstance(message, Message)
+    message.metadata.__dict__["_message_id"] = tree.object_id
+    confirm(run_id, tree.object_id)
+    context = Context(run_id=run_id, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
+    began = time.monotonic()
+    reply = client(message=message, context=context)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    with no_object_id_recompute():
+        objects = get_all_nested_objects(reply)
+        tree = get_object_tree(reply)
+        lacking, session = send(reply, tree, time.monotonic() - began)
+        found = ((one, objects[one].deflate()) for one in lacking)
+        push_object_contents_from_iterable(
+            found, push_object_fn=lambda one, content: push(run_id, session, one, content)
+        )
