@@ -26,7 +26,8 @@ SMALL = (
     *("logger=none", "engine=serial", "threads=1"),
 )
 """Settings that no page needs: without a download, and in a minute."""
-PATIENCE = 120.0
+PATIENCE = 150.0
+"""Seconds after which a command of the page hangs."""
 
 
 class Machine:
@@ -58,7 +59,13 @@ class Machine:
         else:
             command = [str(shutil.which(program)), *words]
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if words[:2] == ["device", "--server"]:
