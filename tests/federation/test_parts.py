@@ -1,17 +1,10 @@
 """The server's and the device's part, handed parcels from one to the other in one process."""
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from dua_lightning.errors import InputError
 from dua_lightning.federation.device import Device
-from dua_lightning.federation.parcel import Parcel
 from dua_lightning.federation.server import Server
 from dua_lightning.personal import load, personal_models
 from dua_lightning.privacy.keys import new_key, public_key

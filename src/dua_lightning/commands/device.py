@@ -96,7 +96,7 @@ def _run(given: Namespace) -> int:
         "code": ",".join(given.code),
         "threads": given.threads,
     }
-    device = supernode.run(given.server, config, ca, lambda one: bool(one.finished or one.refused))
+    device = supernode.run(given.server, config, ca, lambda one: one.done or one.refused is not None)
     if device.refused:
         raise InputError(device.refused)
     console.print(f"  {device.finished}")

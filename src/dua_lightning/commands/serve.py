@@ -76,6 +76,7 @@ def _serve(given: Namespace) -> int:
     hold(state)
     cards(state / "devices")
     serving = Serving(
+        pid=os.getpid(),
         run=given.run.absolute(),
         row=given.row,
         seed=given.seed,

@@ -55,6 +55,6 @@ def refuse_silent(server: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(
-            f"no server answers at {server} ({getattr(error, 'strerror', None) or error}); give --server HOST:PORT of a "
-            "running dua serve"
+            f"no server answers at {server} ({getattr(error, 'strerror', None) or error}); give --server HOST:PORT of "
+            "a running dua serve"
         ) from error

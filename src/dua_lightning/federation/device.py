@@ -100,6 +100,7 @@ class Device:
         self.say = say
         self.finished: Path | None = None
         self.refused: str | None = None
+        self.done = False
 
     def answer(self, parcel: Parcel) -> Parcel:
         """Do what the server asks for.
@@ -109,7 +110,7 @@ class Device:
 
         Returns:
             The device's answer: the priors, a request for the experts, that the model is finished, or that it failed.
-            Why it failed stays on the device, since it may name pictures.
+            Why it failed stays on the device, since it may name pictures. After `done` nothing more is wanted of it.
         """
         try:
             return self._answer(parcel)
@@ -118,6 +119,9 @@ class Device:
             return Parcel({"verb": "failed"}, {})
 
     def _answer(self, parcel: Parcel) -> Parcel:
+        if parcel.verb == "done":
+            self.done = True
+            return Parcel({"verb": "done"}, {})
         if parcel.verb == "refuse":
             self.refused = f"the server has refused the priors: {parcel.about.get('reason', '')}"
             return Parcel({"verb": "sorry"}, {})

@@ -6,8 +6,10 @@ A message has one `ConfigRecord` with the words as JSON and, for files above a s
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ MOST = 1 << 33
 """The most bytes of a file that are taken from an exchange folder."""
 POLL = 0.5
 """Seconds between two looks of the server at its devices."""
+LAST = ("done", "refuse")
+"""Words after which a device goes, perhaps without an answer."""
 PATIENCE = 60.0
-"""Seconds after which a device that has not answered, and has come again, is asked once more."""
+"""Seconds after which a device that is here and has not answered is asked once more."""
 
 
 def pack(parcel: Parcel, exchange: Path | None = None, large: int = 0) -> RecordDict:
@@ -98,6 +102,15 @@ def _plain(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A message that was sent to a node."""
+
+    node: int
+    verb: str
+    since: float
+
+
 client = ClientApp()
 server = ServerApp()
 
@@ -159,6 +172,7 @@ def serve(grid: Grid, context: Context) -> None:
     state = Path(os.environ[STATE])
     serving = Serving.model_validate_json((state / SETTINGS).read_bytes())
     log = state / LINES
+    threading.Thread(target=_end_with, args=(serving.pid,), daemon=True).start()
 
     def say(line: str) -> None:
         with log.open("a", encoding="utf-8") as file:
@@ -174,6 +188,16 @@ def serve(grid: Grid, context: Context) -> None:
         raise
 
 
+def _end_with(pid: int) -> None:
+    """End this process when another has ended, however that was. All that it has done is in its folder."""
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(POLL)
+
+
 def rounds(part: Server, grid: Grid, serving: Serving, say: Callable[[str], None]) -> None:
     """Ask devices and take their answers until enough users have their models.
 
@@ -183,32 +207,36 @@ def rounds(part: Server, grid: Grid, serving: Serving, say: Callable[[str], None
         serving: The settings of the command line.
         say: A function that is given a line for each thing that is done.
     """
-    asked: dict[str, tuple[int, float]] = {}
-    before: set[int] = set()
+    asked: dict[str, _Asked] = {}
+    before: dict[int, float] = {}
     while True:
+        now = time.monotonic()
         known = nodes(part.state)
-        here = {node for node in grid.get_node_ids() if node in known}
-        for node in sorted(here - before):
+        here = {node: before.get(node, now) for node in grid.get_node_ids() if node in known}
+        for node in sorted(here.keys() - before.keys()):
             part.came(known[node].name)
             say(f"{known[node].name}: is here")
-        for node in sorted((before - here) & known.keys()):
+        for node in sorted((before.keys() - here.keys()) & known.keys()):
             say(f"{known[node].name}: has gone")
         before = here
-        now = time.monotonic()
-        asked = {one: (node, since) for one, (node, since) in asked.items() if now - since < PATIENCE}
-        busy = {node for node, _ in asked.values()}
-        for node in sorted(here - busy):
+        # Whoever has come again has forgotten what was asked before; an answer that comes late is taken all the same.
+        asked = {one: of for one, of in asked.items() if now - of.since < 10 * PATIENCE}
+        busy = {of.node for of in asked.values() if max(now - PATIENCE, here.get(of.node, now)) <= of.since}
+        for node in sorted(here.keys() - busy):
             request = _request(part, known[node].name, say)
             if request is not None:
                 content = pack(request, serving.exchange, serving.large)
                 (one,) = grid.push_messages([Message(content, dst_node_id=node, message_type="train")])
-                asked[one] = node, now
+                asked[one] = _Asked(node, request.verb, now)
+                busy.add(node)
         for reply in grid.pull_messages([*asked]) if asked else ():
-            node, _ = asked.pop(reply.metadata.reply_to_message_id)
-            _receive(part, known[node], reply, serving.exchange, say)
-        if serving.until is not None and not asked:
-            finished = sum(part.progress(card.name).stage == "finished" for card in known.values())
-            if finished >= serving.until:
+            of = asked.pop(reply.metadata.reply_to_message_id)
+            busy.discard(of.node)
+            if of.node in known and of.verb not in LAST:
+                _receive(part, known[of.node], reply, serving.exchange, say)
+        if serving.until is not None and not busy:
+            finished = [part.progress(card.name) for card in known.values()]
+            if sum(at.stage == "finished" and at.told for at in finished) >= serving.until:
                 return
         time.sleep(POLL)
 

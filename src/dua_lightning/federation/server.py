@@ -49,6 +49,7 @@ class Progress:
             `refused`.
         reason: Why the priors were refused.
         lacks: Whether the device has said that it needs the experts.
+        told: Whether the device knows that it is finished.
         failed: How often the device could not do what it was asked for.
         up: The bytes of the files that the device has sent.
         down: The bytes of the files that it was sent.
@@ -58,6 +59,7 @@ class Progress:
     stage: Stage = "new"
     reason: str = ""
     lacks: bool = False
+    told: bool = False
     failed: int = 0
     up: int = 0
     down: int = 0
@@ -161,6 +163,10 @@ class Server:
             # It is told once; whoever comes again may try again.
             self._keep(name, changed(at, reason=""))
             return Parcel({"verb": "refuse", "reason": at.reason}, {})
+        if at.stage == "finished" and not at.told:
+            # A device stays until its answer has arrived.
+            self._keep(name, changed(at, told=True))
+            return Parcel({"verb": "done"}, {})
         if at.stage in ("finished", "refused") or at.failed >= TRIES:
             return None
         if at.stage == "new" and self.row.prior != "user":
@@ -189,8 +195,12 @@ class Server:
             try:
                 self._merge(name, changed(at, up=at.up + parcel.size), self._priors(name, parcel, key))
             except InputError as error:
-                self.say(f"{name}: {error}")
-                self._keep(name, changed(at, stage="refused", reason=str(error), up=at.up + parcel.size))
+                # The device need not know where the server keeps files.
+                reason = str(error)
+                for folder in {path.parent for path in parcel.files.values()}:
+                    reason = reason.replace(f"{folder}/", "")
+                self.say(f"{name}: {reason}")
+                self._keep(name, changed(at, stage="refused", reason=reason, up=at.up + parcel.size))
         elif parcel.verb == "finished" and at.stage == ("new" if self.row.where == "device" else "merged"):
             self._keep(name, changed(at, stage="finished", failed=0))
             self.say(f"{name}: has its model ({at.up:,} bytes up, {at.down:,} down)")
@@ -214,8 +224,9 @@ class Server:
             name: The user's name.
         """
         at = self.progress(name)
-        if at.stage == "refused" or at.failed:
-            self._keep(name, changed(at, stage="new" if at.stage == "refused" else at.stage, reason="", failed=0))
+        if at.stage == "refused" or at.failed or at.told:
+            stage: Stage = "new" if at.stage == "refused" else at.stage
+            self._keep(name, changed(at, stage=stage, reason="", failed=0, told=False))
 
     def _check(self, draw: int) -> None:
         """Raises `InputError` for a row that no device can do its part of."""

@@ -21,6 +21,7 @@ class Serving(BaseModel):
     """What a server is told by the command line, as `serve.json` in its folder.
 
     Args:
+        pid: The number of the process of the command line, without which nobody serves.
         run: The folder of the run.
         row: The label of the row.
         seed: The seed.
@@ -31,6 +32,7 @@ class Serving(BaseModel):
         until: The number of users with a model at which it ends.
     """
 
+    pid: int
     run: Path
     row: str | None = None
     seed: int | None = None

@@ -1,23 +1,23 @@
 """The server's way to its devices: Flower's SuperLink behind a door of its own.
 
-Since Flower 1.42 a SuperLink offers everything at one port: the Fleet API for devices, and beside it the Control API, by
-which anybody may start code on the server or register a device, without any password. Here it listens on the loopback
-address alone, and `door` passes on to it what devices ask for and nothing else.
+Since Flower 1.42 a SuperLink offers everything at one port: the Fleet API for devices, and beside it the Control API,
+by which anybody may start code on the server or register a device, without any password. Here it listens on the
+loopback address alone, and `door` passes on to it what devices ask for and nothing else.
 
 Flower has no public functions to register devices and to start an app; those of its command line are used, and this
 file and `supernode` alone know them.
 """
 
-import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
@@ -36,13 +36,21 @@ from dua_lightning.errors import InputError
 from dua_lightning.federation.address import free_port
 from dua_lightning.federation.keys import Card, Certificates, cards
 from dua_lightning.federation.parcel import text
-from dua_lightning.federation.serving import NODES, STATE, nodes
+from dua_lightning.federation.serving import NODES, STATE
 from dua_lightning.store.files import write_text
 
-PROGRAM = "flower-superlink"
-"""Flower's program."""
+START = """\
+import sys
+from flwr.supercore.app_utils import start_parent_process_monitor
+from flwr.superlink.cli import flower_superlink
+start_parent_process_monitor(int(sys.argv.pop(1)))
+flower_superlink()
+"""
+"""The program of the SuperLink, which ends when its parent has ended, however that was."""
 STARTS = 60.0
 """Seconds that a SuperLink may take until it answers."""
+KEY = "flwr-public-key"
+"""The header with the public key of a device."""
 BODY = 1 << 26
 """The most bytes of one request of a device; Flower cuts longer messages into pieces of a few megabytes."""
 PATHS = (
@@ -77,7 +85,9 @@ def environment(home: Path) -> dict[str, str]:
     Returns:
         The variables, those of this process among them.
     """
-    scripts = {str(Path(file.locate()).parent) for file in metadata.files("flwr") or () if file.name == PROGRAM}
+    scripts = {
+        str(Path(file.locate()).parent) for file in metadata.files("flwr") or () if file.name == "flower-superexec"
+    }
     return {
         **os.environ,
         # The programs start each other by their names.
@@ -104,17 +114,16 @@ class SuperLink:
         home = state / "flower"
         home.mkdir(parents=True, exist_ok=True)
         variables = environment(home) | {STATE: str(state)}
-        program = shutil.which(PROGRAM, path=variables["PATH"])
-        if program is None:
-            raise InputError(f"the program {PROGRAM} is not found; pip install 'dua_lightning[federation]'")
         command = [
-            *(program, "--host", "127.0.0.1", "--port", str(self.port)),
+            *(sys.executable, "-c", START, str(os.getpid()), "--host", "127.0.0.1", "--port", str(self.port)),
             *("--ssl-ca-certfile", str(certificates.ca), "--ssl-certfile", str(certificates.certificate)),
             *("--ssl-keyfile", str(certificates.key), "--enable-supernode-auth"),
             *("--disable-runtime-dependency-installation", "--database", str(home / "link.db")),
         ]
         with log.open("ab") as words:
             self.process = subprocess.Popen(command, env=variables, stdout=words, stderr=words, start_new_session=True)
+        self.keys: frozenset[bytes] = frozenset()
+        self._cards: dict[str, Card] | None = None
         self._client: Any = None
 
     @property
@@ -165,9 +174,8 @@ class SuperLink:
         from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-        wanted = cards(self.state / "devices")
-        known = nodes(self.state)
-        if {card.name: card for card in known.values()} == dict(wanted):
+        wanted = dict(cards(self.state / "devices"))
+        if wanted == self._cards:
             return []
         there = {bytes(node.public_key): node.node_id for node in self.control.ListNodes(ListNodesRequest()).nodes_info}
         found: dict[int, Card] = {}
@@ -183,7 +191,9 @@ class SuperLink:
             if node not in found:
                 self.control.UnregisterNode(UnregisterNodeRequest(node_id=node))
         write_text(self.state / NODES, text({str(node): asdict(card) for node, card in found.items()}))
-        return sorted({card.name for card in found.values()} - {card.name for card in known.values()})
+        self.keys = frozenset(key for key, node in there.items() if node in found)
+        before, self._cards = self._cards or {}, wanted
+        return sorted(wanted.keys() - before.keys())
 
     def start(self) -> None:
         """Start the ServerApp, which lives until it is done or this SuperLink ends."""
@@ -267,6 +277,10 @@ def _app(link: SuperLink) -> Starlette:
     async def forward(request: Request) -> Response:
         if request.path_params["verb"] not in PATHS:
             return Response(status_code=404)
+        # The SuperLink checks the signature; here a device without a card learns that it has none.
+        with suppress(ValueError):
+            if b64decode(request.headers.get(KEY, "")) not in link.keys:
+                return Response(status_code=403)
         body = bytearray()
         async for piece in request.stream():
             body += piece
@@ -277,7 +291,7 @@ def _app(link: SuperLink) -> Starlette:
         sent = client.build_request("POST", request.url.path, headers=headers, content=bytes(body))
         try:
             got = await client.send(sent, stream=True)
-        except (httpx.TransportError, asyncio.TimeoutError):
+        except (TimeoutError, httpx.TransportError):
             # Devices try again.
             return Response(status_code=503)
         kept = {k: v for k, v in got.headers.items() if k not in ("date", "server", "transfer-encoding", "connection")}

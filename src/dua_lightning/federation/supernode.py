@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Context, Message, RecordDict
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -22,16 +24,24 @@ from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
     push_object_contents_from_iterable,
 )
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from dua_lightning.errors import InputError
 from dua_lightning.federation.address import refuse_silent
 from dua_lightning.federation.device import Device
 from dua_lightning.federation.flower import client, device_of
 from dua_lightning.federation.keys import connection_key
+from dua_lightning.store.files import write_text
 
 POLLS = (0.5, 3.0)
 """Seconds between two looks for a message: at first, and after a while without any."""
+SEEN = 2.0
+"""Seconds in which a server sees that a device has gone."""
+NODE = "node.txt"
+"""The file with the number by which the server knew this device last."""
 
 
 def run(
@@ -58,9 +68,13 @@ def run(
     private = connection_key(device.state)
     refuse_silent(server)
     trusted = None if ca is None else str(ca)
+    keys = private, private.public_key()
+    place = device.state / NODE
+    _knock(server, trusted, keys, place)
     try:
-        with http_request_response(server, ca is None, trusted, (private, private.public_key())) as connection:
+        with http_request_response(server, ca is None, trusted, keys) as connection:
             node, receive, send, _, _, pull, push, confirm = connection
+            write_text(place, f"{node}\n")
             device.say(f"connected to {server}")
             wait = POLLS[0]
             while True:
@@ -73,10 +87,33 @@ def run(
                 _answered(got, node, config, send, pull, push, confirm)
                 if ended(device):
                     return device
+        raise InputError(f"the connection to {server} has ended; start the device again, it goes on where it was")
     except SystemExit as error:
+        raise InputError(f"{server} does not take this device now; start it again in a minute") from error
+
+
+def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path) -> None:
+    """See that the server is the right one and knows the key, and end a connection that an earlier process has left.
+
+    Flower itself would wait a minute for that process, and has one message for all reasons.
+    """
+    node = int(place.read_text(encoding="utf-8")) if place.is_file() else 0
+    interceptors = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(*keys)]
+    try:
+        with FleetHttpClient.from_server_address(server, ca is None, ca, interceptors=interceptors) as client:
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+            # The server sees that the earlier process has gone, and asks this one anew.
+            time.sleep(SEEN)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == httpx.codes.FORBIDDEN:
+            raise InputError(
+                f"{server} does not know the key of this device; have its operator put the card "
+                f"{place.parent}/NAME.json into the server's folder devices"
+            ) from error
+    except httpx.TransportError as error:
         raise InputError(
-            f"{server} does not take this device: it is another server than that of {ca}, or does not know the key of "
-            f"{config['name']!r}; have its operator put the card into the server's folder devices"
+            f"{server} is no dua serve of the authority {ca} ({' '.join(str(error).split())}); give the server's "
+            "ca.crt by --ca FILE"
         ) from error
 
 
