@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
+DEVICES := $(VENV)/.devices
 # What a newcomer adds to `make run`, for example RUN="logger=wandb seed=1".
 RUN ?=
 # Options of `make bench-users`.
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run digits photos test test-all test-cluster faults lint format docs bench bench-users dist clean
+.PHONY: help run digits photos test test-all test-cluster test-devices faults lint format docs bench bench-users dist clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,11 +34,18 @@ test: $(READY)  ## the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY)  ## the tests, slow ones too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -m 'not devices'
 
 test-cluster: $(READY)  ## sweeps in several processes and on a real SLURM of one node, installed where root may
 	bash tests/cluster/slurm.sh install
 	$(BIN)/python -m pytest -m '' tests/cluster
+
+$(DEVICES): $(READY)
+	$(BIN)/pip install --disable-pip-version-check --editable '.[federation]'
+	touch $@
+
+test-devices: $(DEVICES)  ## a real server and real devices on this machine: killed, unknown and lying ones too
+	$(BIN)/python -m pytest -m devices
 
 faults: $(READY)  ## kill runs, fail their writes, and give them random settings and damaged files: is anything lost?
 	$(BIN)/python -m tests.faults

@@ -21,7 +21,7 @@ STAIRS = (
     *("store", "kernels", "nets", "data"),
     *("importance", "adapt", "merge", "regularise", "training"),
     *("evaluation", "server", "user", "privacy", "engines"),
-    *("report", "run", "personal", "commands", "__main__"),
+    *("report", "run", "personal", "federation", "commands", "__main__"),
 )
 # Packages that live in some rooms only.
 TENANTS = {
@@ -34,7 +34,8 @@ TENANTS = {
     "loky": {"engines.loky"},
     "ray": {"engines.ray"},
     "onnxruntime": {"personal.formats"},
-    "cryptography": {"privacy.keys"},
+    "cryptography": {"federation.keys", "federation.superlink", "privacy.keys"},
+    "flwr": {"federation.flower", "federation.superlink", "federation.supernode"},
     "rich": {"progress", "report", "run.pipeline", "run.sweep", "commands"},
 }
 

@@ -14,6 +14,7 @@ from dua_lightning.report.terminal import Terminal
 TICK = 0.5
 """Seconds between two looks at new cards and new lines."""
 MEBI = 1 << 20
+"""The bytes of a MiB."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from dua_lightning.data.user import UserData
 from dua_lightning.errors import InputError
 from dua_lightning.federation.parcel import Parcel
 from dua_lightning.importance import Importance
+from dua_lightning.importance.averaged import Level
 from dua_lightning.merge import Merge, Statistics
 from dua_lightning.personal import files
 from dua_lightning.personal.model import PersonalModel
@@ -37,7 +38,7 @@ from dua_lightning.tasks import Expert, Prior
 
 OURS = {f"{room.__name__}.{name}" for room in (importance, merge, release) for name in room.__all__}
 """The importances, merges and releases of this package, which a server may ask for."""
-LEVELS = ("expert", "layer", "channel", "weight")
+LEVELS: tuple[Level, ...] = ("expert", "layer", "channel", "weight")
 """Levels of a message, the smallest message first."""
 MODEL = {files.ABOUT: files.ABOUT, files.WEIGHTS: files.WEIGHTS}
 """The files of the personal model by their names in a message."""
@@ -46,12 +47,12 @@ EXPERTS = {"experts.json": files.ABOUT, "experts.safetensors": files.WEIGHTS}
 
 
 class Plan(BaseModel, extra="forbid"):
-    """What the server says of the row that is computed, the same for all its users.
+    """A row as the server describes it to a device, the same for all its users.
 
     Args:
         row: The row's label.
         settings: The settings of its verbs.
-        prior: Who measures the prior: `user`, `server` or `none`.
+        prior: The one who measures the prior: `user`, `server` or `none`.
         importance: The name of psi.
         seed: The run's seed.
         draw: The draw of the user's halves.

@@ -115,7 +115,7 @@ client = ClientApp()
 server = ServerApp()
 
 
-@client.train()
+@client.train()  # type: ignore[untyped-decorator]
 def answer(message: Message, context: Context) -> Message:
     """Answer a message of the server's, on the device that the node's configuration describes.
 
@@ -161,7 +161,7 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-@server.main()
+@server.main()  # type: ignore[untyped-decorator]
 def serve(grid: Grid, context: Context) -> None:
     """Serve the devices that the folder of the environment variable `DUA_SERVER_STATE` names.
 

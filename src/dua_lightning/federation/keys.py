@@ -1,10 +1,11 @@
-"""Who is who: the server's certificates, and the card by which a server knows a device."""
+"""Keys of server and devices: the server's certificates, and the card by which a server knows a device."""
 
 import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ MOST_CARD = 1 << 14
 
 @dataclass(frozen=True)
 class Card:
-    """What a server must know of a device to trust it. Nothing on it is secret.
+    """The card by which a server knows a device. Nothing on it is secret.
 
     Args:
         name: The user's name.
@@ -73,6 +74,7 @@ def certificates(state: Path, host: str) -> Certificates:
     Raises:
         InputError: A file cannot be read or written, or the package cryptography is missing.
     """
+    _needed()
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -120,6 +122,7 @@ def new_device(state: Path, name: str) -> Path:
         InputError: The folder is that of another user, a file cannot be read or written, or the package cryptography
             is missing.
     """
+    _needed()
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -152,9 +155,10 @@ def connection_key(state: Path) -> "EllipticCurvePrivateKey":
     """
     path = state / CONNECTION
     try:
-        return _private(path)
+        found: EllipticCurvePrivateKey = _private(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be used ({error}); make keys by dua device --new-keys --state DIR") from error
+    return found
 
 
 def cards(folder: Path) -> Mapping[str, Card]:
@@ -180,6 +184,11 @@ def cards(folder: Path) -> Mapping[str, Card]:
             raise InputError(f"{path} is a second card of {card.name}; remove one of them")
         found[card.name] = card
     return found
+
+
+def _needed() -> None:
+    if find_spec("cryptography") is None:
+        raise InputError("keys need the package cryptography; pip install 'dua_lightning[federation]'")
 
 
 def _signed(

@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Parcel:
-    """What one side sends to the other.
+    """A message from one side to the other.
 
     Args:
         about: Plain values by name; `verb` says what is wanted, or what was done.

@@ -37,20 +37,21 @@ TRIES = 3
 """So many times a device may fail before it is left alone until it comes again."""
 
 Stage = Literal["new", "merged", "finished", "refused"]
+"""The word for how far a user is."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a user is.
+    """The progress of a user.
 
     Args:
         plan: The digest of the plan that it is about.
         stage: `new`, `merged` where the personal model lies ready, `finished` where the device has adapted it, or
             `refused`.
-        reason: Why the priors were refused.
+        reason: The reason why the priors were refused, until the device has been told.
         lacks: Whether the device has said that it needs the experts.
         told: Whether the device knows that it is finished.
-        failed: How often the device could not do what it was asked for.
+        failed: The number of times that the device could not do what it was asked for.
         up: The bytes of the files that the device has sent.
         down: The bytes of the files that it was sent.
     """

@@ -1,4 +1,4 @@
-"""What the processes of a server tell each other through its folder."""
+"""Files by which the processes of a server tell each other things."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +18,7 @@ SETTINGS, ENDED, LINES = "serve.json", "ended.json", "progress.log"
 
 
 class Serving(BaseModel):
-    """What a server is told by the command line, as `serve.json` in its folder.
+    """The settings of the command line, as `serve.json` in its folder.
 
     Args:
         pid: The number of the process of the command line, without which nobody serves.

@@ -57,7 +57,7 @@ PATHS = (
     *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
     *("get-run", "get-fab", "pull-object", "push-object", "confirm-message-received"),
 )
-"""What devices may ask for: the Fleet API without the registration of nodes, which is the operator's."""
+"""Requests that devices may make: the Fleet API without the registration of nodes, which is the operator's."""
 APP = """\
 [project]
 name = "dua-lightning"
@@ -74,6 +74,7 @@ clientapp = "apps:client"
 """
 """The description of the app; its code is that of this package on either side."""
 CODE = 'from dua_lightning.federation.flower import client, server\n\n__all__ = ["client", "server"]\n'
+"""The app's one module."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -128,7 +129,7 @@ class SuperLink:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which it listens."""
         return f"https://127.0.0.1:{self.port}"
 
     def wait(self) -> None:
@@ -225,16 +226,13 @@ class SuperLink:
 
 @contextmanager
 def door(link: SuperLink, host: str, port: int, certificates: Certificates | None) -> Iterator[None]:
-    """Listen for devices, and pass on to the SuperLink what they may ask for.
+    """Listen for devices until the block ends, and pass on to the SuperLink what they may ask for.
 
     Args:
         link: The SuperLink.
         host: The name or address to listen at.
         port: The port.
         certificates: The server's certificate; `None` listens without encryption.
-
-    Yields:
-        Nothing; it listens until the block ends.
 
     Raises:
         InputError: It cannot listen.
