@@ -32,7 +32,7 @@ from tests.helpers.pages import ALL, ROOT, Command, commands, files, parsed, tex
 from tests.personal import runs
 
 SCRIPTS = under("experiments/**/*.sh")
-OTHERS = {"cd", "eval", "export", "git", "mkdir", "mlflow", "source", "tensorboard", "wandb"}
+OTHERS = {"cd", "cp", "eval", "export", "git", "mkdir", "mlflow", "source", "tensorboard", "wandb"}
 """Programs whose arguments are not looked at."""
 
 

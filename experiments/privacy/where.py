@@ -1,14 +1,18 @@
-"""Bytes and seconds of the three places of a merge: the server, the device, and the server under encryption.
+"""Bytes, seconds and memory of the three places of a merge: the server, the device, and the server under encryption.
 
     python experiments/privacy/where.py OUT
 
-Two networks of random weights and random priors stand for five experts and a user's priors: neither bytes nor seconds
-depend on their values. `where.csv` goes to OUT. It needs tenseal: pip install 'dua_lightning[privacy]'
+Networks of random weights and random priors stand for five experts and a user's priors: neither bytes nor seconds nor
+memory depend on their values. Each place has a fresh process, since memory that was freed is used again. `where.csv`
+goes to OUT. It needs Linux, and tenseal: pip install 'dua_lightning[privacy]'
 """
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,96 +21,112 @@ from torch import nn
 
 from dua_lightning.merge import Mode
 from dua_lightning.nets import mlp
-from dua_lightning.params import State, body_names
+from dua_lightning.nets.torchvision import from_torchvision
+from dua_lightning.params import body_names
 from dua_lightning.privacy.encrypted import Device, merge_encrypted
+from dua_lightning.privacy.where import size
 from dua_lightning.report.records import lines
 from dua_lightning.store.files import replacing
 from dua_lightning.tasks import Expert, Prior, Task
 
 EXPERTS = 5
 TIMES = 3
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: mlp((3, 28, 28), 10, 1),
+    "mobilenet_v2": lambda: from_torchvision("mobilenet_v2", (3, 32, 32), 10, 1),
+}
+PLACES = ("server", "device", "encrypted")
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and the least seconds of several calls."""
-    seconds = []
-    for _ in range(TIMES):
+def memory(name: str) -> int:
+    """The bytes of a line of this process's status: VmRSS is what it takes, VmHWM the most that it took."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status[name].split()[0])
+
+
+def watched(call: Callable[[], Any]) -> tuple[Any, float, int]:
+    """The result, the least seconds of several calls, and how far memory rose in the first."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    began = time.perf_counter()
+    result = call()
+    seconds = [time.perf_counter() - began]
+    rose = memory("VmHWM") - before
+    for _ in range(TIMES - 1):
         began = time.perf_counter()
-        result = call()
+        call()
         seconds.append(time.perf_counter() - began)
-    return result, min(seconds)
+    return result, min(seconds), rose
 
 
-def size(states: list[State] | list[Prior]) -> int:
-    return sum(tensor.nbytes for state in states for tensor in state.values())
-
-
-def places(name: str, net: nn.Module) -> list[dict[str, Any]]:
-    """A line for each place."""
+def made(net: nn.Module) -> tuple[list[Expert], list[Prior]]:
     stream = torch.Generator().manual_seed(1)
-    body = list(body_names(net))
     experts = []
     for place in range(EXPERTS):
         state = {
-            k: t + torch.randn(t.shape, generator=stream) / 10 if t.is_floating_point() else t
+            k: t + torch.randn(t.shape, generator=stream) / 10 if t.is_floating_point() else t.clone()
             for k, t in net.state_dict().items()
         }
         experts.append(Expert(Task(f"t{place}", slice(0, 10)), state))
-    priors = [{k: torch.rand(e.state[k].shape, generator=stream) for k in body} for e in experts]
-    start = experts[0].state
-    plain, merging = timed(lambda: Mode()(experts, priors, start))
-    device = Device()
-    shares, encrypting = timed(lambda: device.encrypt(priors))
-    answer, weighing = timed(lambda: merge_encrypted(experts, body, shares))
-    model, decrypting = timed(lambda: device.decrypt(answer, priors, experts))
-    error = max(float((model["t0"][k] - plain["t0"][k]).abs().max()) for k in body)
-    common = {"network": name, "weights": sum(t.numel() for t in priors[0].values()), "experts": EXPERTS}
-    merged = size([{k: plain["t0"][k] for k in body}])
-    states = size([e.state for e in experts])
+    body = body_names(net)
+    return experts, [{k: torch.rand(e.state[k].shape, generator=stream) for k in body} for e in experts]
+
+
+def line(name: str, place: str) -> dict[str, Any]:
+    """The costs of a place."""
+    torch.set_num_threads(1)
+    experts, priors = made(NETS[name]())
     # The device measures psi on the experts, so that they go down in any case.
-    return [
-        {
-            **common,
-            "place": "server",
-            "up": size(priors),
-            "down": states + merged,
-            "device seconds": 0.0,
-            "server seconds": merging,
-            "largest error": 0.0,
-        },
-        {
-            **common,
-            "place": "device",
-            "up": 0,
-            "down": states,
-            "device seconds": merging,
-            "server seconds": 0.0,
-            "largest error": 0.0,
-        },
-        {
-            **common,
-            "place": "server, encrypted",
-            "up": shares.size,
-            "down": states + sum(map(len, answer)),
-            "device seconds": encrypting + decrypting,
-            "server seconds": weighing,
-            "largest error": error,
-        },
-    ]
+    up, down = 0, size([e.state for e in experts])
+    spent = {"device": (0.0, 0), "server": (0.0, 0)}
+    error = 0.0
+    # Loading the compiled loop is no part of the merge.
+    plain = Mode()(experts, priors, {})
+    if place != "encrypted":
+        model, *spent[place] = watched(lambda: Mode()(experts, priors, {}))
+        if place == "server":
+            up = sum(size([prior]) for prior in priors)
+            down = size([*(e.state for e in experts), *model.values()])
+    else:
+        device = Device()
+        shares, encrypting, most = watched(lambda: device.encrypt(priors))
+        answer, weighing, rose = watched(lambda: merge_encrypted(experts, list(priors[0]), shares))
+        model, decrypting, again = watched(lambda: device.decrypt(answer, priors, experts))
+        # Both sides are one process here; the server would hold the message besides, and the device the answer.
+        received = sum(map(len, answer))
+        spent["device"] = encrypting + decrypting, max(most, again + received)
+        spent["server"] = weighing, rose + shares.size
+        up, down = shares.size, down + received
+        error = max(float((model["t0"][k] - plain["t0"][k]).abs().max()) for k in priors[0])
+    return {
+        "network": name,
+        "weights": sum(t.numel() for t in priors[0].values()),
+        "experts": EXPERTS,
+        "where": place,
+        "up": up,
+        "down": down,
+        **{f"{side} seconds": seconds for side, (seconds, _) in spent.items()},
+        **{f"{side} MiB": rose / 2**20 for side, (_, rose) in spent.items()},
+        "largest error": error,
+        "largest weight": max(float(e.state[k].abs().max()) for e in experts for k in priors[0]),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
-    torch.set_num_threads(1)
-    nets = {"mlp": mlp((3, 28, 28), 10, 1), "mlp, 40 units wide": mlp((3, 28, 28), 10, 1, width=40)}
-    table = [line for name, net in nets.items() for line in places(name, net)]
-    out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "where.csv") as temporary:
-        temporary.write_text(lines([list(table[0]), *(line.values() for line in table)]), encoding="utf-8")
-    for line in table:
-        print(line)
+    parser.add_argument("--net", nargs="+", choices=NETS, default=[*NETS], help="the networks (default: all)")
+    given = parser.parse_args()
+    table = []
+    for name in given.net:
+        for place in PLACES:
+            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+                table.append(fresh.submit(line, name, place).result())
+            print(table[-1], flush=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with replacing(given.out / "where.csv") as temporary:
+        temporary.write_text(lines([list(table[0]), *(one.values() for one in table)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

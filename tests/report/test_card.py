@@ -13,7 +13,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.report import card, facts, records, runs, sections
 from dua_lightning.report.document import Answers, Table
 from dua_lightning.report.facts import Facts, TaskFacts
-from dua_lightning.report.records import Record, ReleaseRecord
+from dua_lightning.report.records import MergeRecord, Record, ReleaseRecord
 from dua_lightning.store.files import write_text
 from tests.report import folders
 from tests.report.test_tables import made
@@ -207,3 +207,45 @@ def test_the_level_of_a_chain_is_that_of_its_steps(tmp_path: Path) -> None:
     write_text(folder / card.SETTINGS, json.dumps([{"rows": rows}]))
     found = lines(folder)
     assert (found["level"]["MAS-RACL"], found["release"]["MAS-RACL"]) == ("layer", "layer, then bf16")
+
+
+@pytest.mark.parametrize(
+    ("where", "up", "words"),
+    [
+        (
+            "device",
+            0,
+            "Nothing that is computed from a user's pictures is sent: the device merges by itself",
+        ),
+        ("encrypted", 9000, "Each user sends 9,000 bytes for each task, encrypted with a key that stays on the device"),
+    ],
+)
+def test_a_row_that_is_merged_elsewhere_sends_nothing_that_can_be_read(
+    where: str, up: int, words: str, tmp_path: Path
+) -> None:
+    folder = run(tmp_path / "run")
+    rows = json.loads((folder / card.SETTINGS).read_text())[0]["rows"]
+    rows[1]["where"] = where
+    write_text(folder / card.SETTINGS, json.dumps([{"rows": rows}]))
+    label = "MAS-RACL"
+    whose = ("digits", "mlp", "none", label, "user 0", 1, 1)
+    records.write([MergeRecord(*whose, where, up, 5000, 0.5, 0.25, math.nan)], folder / "merges.csv")
+    study = runs.study([folder])
+    found = card.card(study).set_index("row")
+    assert found["sent"][label] == up
+    assert found["attack"][label] == card.UNREADABLE[where]
+    said = {answer.question: answer.text for answer in card.answers(found.reset_index())}
+    assert words in said[label]
+    assert "an attack" not in said[label].lower()
+    (cost,) = [section for section in sections.document(study, tmp_path).sections if section.title == "Cost"]
+    (table,) = [part for part in cost.parts if isinstance(part, Table) and part.name == "merging"]
+    assert table.frame.to_dict("records") == [
+        {
+            "row": label,
+            "merged on": where,
+            "up (KiB)": up / 1024,
+            "down (KiB)": 5000 / 1024,
+            "device (s)": 0.5,
+            "server (s)": 0.25,
+        }
+    ]

@@ -13,7 +13,7 @@ import pytest
 from dua_lightning.report import facts, records, tables, verdict
 from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts, TaskFacts
-from dua_lightning.report.records import CostRecord, Record, ReleaseRecord
+from dua_lightning.report.records import CostRecord, MergeRecord, Record, ReleaseRecord
 from dua_lightning.report.reduce import reduce
 
 NOISE = (0.3, -0.2, 0.4, -0.5)
@@ -166,6 +166,22 @@ def test_a_released_prior_has_the_size_that_was_sent(tmp_path: Path) -> None:
         expected = f"The device sends the server a prior of {size}; measuring it is not timed."
         assert told["What does it cost on the device?"] == expected
     assert records.releases(tmp_path / "nothing.csv").empty
+
+
+@pytest.mark.parametrize(
+    ("where", "up", "words"),
+    [
+        ("device", 0, "It sends nothing: the device merges by a prior of its own; measuring it is not timed."),
+        ("encrypted", 2048, "The device sends the server 2.0 KiB for all tasks, encrypted; measuring is not timed."),
+        ("server", 2048, "The device sends the server a prior of 2.0 MiB for each task; measuring it is not timed."),
+    ],
+)
+def test_what_a_device_sends_is_what_its_merge_takes(where: str, up: int, words: str, tmp_path: Path) -> None:
+    whose = ("digits", "mlp", "none", "MAS-RACL", "ann", 1, 1)
+    records.write([MergeRecord(*whose, where, up, 5, 0.5, 0.5, math.nan)], tmp_path / "merges.csv")
+    frame = draws({"MAS-IMM": 40.0, "MAS-RACL": 60.0})
+    told = {answer.question: answer.text for answer in verdict.verdict(frame, NO_COSTS, FACTS, folder=tmp_path)}
+    assert told["What does it cost on the device?"] == words
 
 
 def test_released_rows_labels_and_cost_have_their_say_or_none() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from dua_lightning import importance, user
+from dua_lightning import importance, merge, user
 from dua_lightning.adapt import Adapt, Unchanged
 from dua_lightning.adapt.base import OfExpert, asks
 from dua_lightning.data import own_users
@@ -23,6 +23,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.federation.parcel import Parcel
 from dua_lightning.importance import Importance
 from dua_lightning.importance.averaged import Level
+from dua_lightning.merge import Merge, Statistics
 from dua_lightning.personal import files
 from dua_lightning.personal.model import PersonalModel
 from dua_lightning.personal.network import refuse_foreign
@@ -30,12 +31,13 @@ from dua_lightning.privacy import release
 from dua_lightning.privacy.message import save_prior
 from dua_lightning.privacy.release import Release, WhileMeasuring, send
 from dua_lightning.run.build import build, targets
+from dua_lightning.run.settings import without_where
 from dua_lightning.store.files import file_sha256, replacing
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Expert, Prior
 
-MEASURING = {f"{room.__name__}.{name}" for room in (importance, release) for name in room.__all__}
-"""The importances and releases of this package, which a server may ask for."""
+OURS = {f"{room.__name__}.{name}" for room in (importance, merge, release) for name in room.__all__}
+"""The importances, merges and releases of this package, which a server may ask for."""
 LEVELS: tuple[Level, ...] = ("expert", "layer", "channel", "weight")
 """Levels of a message, the smallest message first."""
 MODEL = {files.ABOUT: files.ABOUT, files.WEIGHTS: files.WEIGHTS}
@@ -130,6 +132,8 @@ class Device:
             raise InputError(f"the server's message cannot be used ({error.errors()[0]['msg']})") from error
         if parcel.verb == "measure":
             return self._measure(plan, self._experts(plan, parcel))
+        if parcel.verb == "merge":
+            return self._merge(plan, self._experts(plan, parcel))
         if parcel.verb == "adapt":
             return self._adapt(plan, parcel)
         raise InputError(f"the server asks for {parcel.verb!r}, which this device cannot do; install the same version")
@@ -186,6 +190,26 @@ class Device:
                 if level == LEVELS[-1]:
                     raise
 
+    def _merge(self, plan: Plan, model: PersonalModel | None) -> Parcel:
+        """Measure, merge and adapt: the server is told nothing of the pictures."""
+        if model is None:
+            return Parcel({"verb": "lacks", "experts": plan.experts}, {})
+        self._refuse_foreign(plan.settings["chi"], plan.settings["statistics"])
+        experts = [Expert(task, model.states[task.name]) for task in model.tasks]
+        data = self._data(plan, model, experts)
+        psi, _ = self._psi(plan)
+        self.say(f"measuring {plan.importance} on {len(data.validation)} pictures, and merging {len(experts)} experts")
+        priors = user.measure(psi, model.net, experts, data)
+        chi: Merge = build(without_where(plan.settings["chi"]), "merge", Merge)
+        # No merge of this package that takes a user's prior reads the start of the training.
+        states = chi(experts, priors, {})
+        if plan.settings["statistics"] is not None:
+            step: Statistics = build(plan.settings["statistics"], "statistics", Statistics)
+            # Those that a device can take read no data of the server's.
+            states = step(model.net, experts, states, [])
+        phi: Adapt = build(model.settings["phi"], "adapt", Adapt)
+        return self._finish(plan, replace(model, user=self.name, states=dict(states)), experts, data, phi)
+
     def _adapt(self, plan: Plan, parcel: Parcel) -> Parcel:
         folder = self.state / "merged"
         if not MODEL.keys() <= parcel.files.keys():
@@ -196,8 +220,14 @@ class Device:
         experts = self._experts(plan, parcel) if asks(phi, OfExpert) or self._unsorted(plan, merged) else merged
         if experts is None:
             return Parcel({"verb": "lacks", "experts": plan.experts}, {})
-        of = {task.name: Expert(task, experts.states[task.name]) for task in merged.tasks}
-        data = self._data(plan, merged, [*of.values()])
+        of_tasks = [Expert(task, experts.states[task.name]) for task in merged.tasks]
+        return self._finish(plan, merged, of_tasks, self._data(plan, merged, of_tasks), phi)
+
+    def _finish(
+        self, plan: Plan, merged: PersonalModel, experts: Sequence[Expert], data: UserData, phi: Adapt
+    ) -> Parcel:
+        """Adapt the merged model and keep it."""
+        of = {expert.task.name: expert for expert in experts}
         self.say(f"adapting the model by {plan.settings['phi']['_target_'].rpartition('.')[2]}")
         net: nn.Module = merged.net
         states = {
@@ -214,12 +244,16 @@ class Device:
     def _psi(self, plan: Plan) -> tuple[Importance, Release | None]:
         """The importance and the release that the plan names, of this package alone or of code that is allowed."""
         settings = [plan.settings["psi"], plan.settings["release"]]
-        refuse_foreign([{"_target_": name} for name in sorted(targets(settings) - MEASURING)], self.code)
+        self._refuse_foreign(*settings)
         psi: Importance = build(settings[0], "importance", Importance)
         if settings[1] is None:
             return psi, None
         released: Release = build(settings[1], "release", Release)
         return released.measured(psi) if isinstance(released, WhileMeasuring) else psi, released
+
+    def _refuse_foreign(self, *settings: Any) -> None:
+        """Raises `InputError` for settings that name code of another package that is not allowed."""
+        refuse_foreign([{"_target_": name} for name in sorted(targets([*settings]) - OURS)], self.code)
 
     def _unsorted(self, plan: Plan, model: PersonalModel) -> bool:
         return self._own(plan, model).unsorted is not None

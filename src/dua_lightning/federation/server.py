@@ -26,6 +26,7 @@ from dua_lightning.privacy.message import TIMES, largest, load_priors
 from dua_lightning.run.build import targets
 from dua_lightning.run.draws import joined, unnamed
 from dua_lightning.run.finished import environment
+from dua_lightning.run.settings import WHERE
 from dua_lightning.store.files import file_sha256, write_text
 from dua_lightning.store.store import digest
 from dua_lightning.tasks import Expert, UserModel
@@ -124,7 +125,7 @@ class Server:
         )
         self._plan = digest(self.plan.model_dump())
         self._progress: dict[str, Progress] = {}
-        self.bounds = self._bounds(times) if self.row.prior == "user" else []
+        self.bounds = self._bounds(times) if self.row.prior == "user" and self.row.where == "server" else []
 
     def progress(self, name: str) -> Progress:
         """Tell how far a user is with this server's plan.
@@ -171,7 +172,8 @@ class Server:
             return None
         if at.stage == "new" and self.row.prior != "user":
             at = self._merge(name, at, [])
-        verb, sent = "measure", self._sent_experts if at.lacks else {}
+        alone = self.row.where == "device"
+        verb, sent = "merge" if alone else "measure", self._sent_experts if at.lacks else {}
         if at.stage == "merged":
             folder = self._folder(name) / "merged" / files.name(name)
             verb, sent = "adapt", {**sent, **{part: folder / file for part, file in MODEL.items()}}
@@ -190,7 +192,7 @@ class Server:
         at = self.progress(name)
         if parcel.verb == "lacks":
             self._keep(name, changed(at, lacks=True))
-        elif parcel.verb == "priors" and at.stage == "new":
+        elif parcel.verb == "priors" and at.stage == "new" and self.row.where == "server":
             try:
                 self._merge(name, changed(at, up=at.up + parcel.size), self._priors(name, parcel, key))
             except InputError as error:
@@ -200,7 +202,7 @@ class Server:
                     reason = reason.replace(f"{folder}/", "")
                 self.say(f"{name}: {reason}")
                 self._keep(name, changed(at, stage="refused", reason=reason, up=at.up + parcel.size))
-        elif parcel.verb == "finished" and at.stage == "merged":
+        elif parcel.verb == "finished" and at.stage == ("new" if self.row.where == "device" else "merged"):
             self._keep(name, changed(at, stage="finished", failed=0))
             self.say(f"{name}: has its model ({at.up:,} bytes up, {at.down:,} down)")
         elif parcel.verb == "failed":
@@ -236,6 +238,11 @@ class Server:
             raise InputError(f"draw={draw} cannot be used: the run has the draws 1 to {benchmark.iterations}")
         if row.prior not in ("user", "server", "none"):
             raise InputError(f"{row.label} takes {row.prior} priors, and no device has them; name another row")
+        if row.where == "encrypted":
+            raise InputError(
+                f"{row.label} is computed in simulations alone; run with merge.{WHERE}=device, which sends nothing at "
+                "all of the pictures, and name that row"
+            )
         if asks(row.phi, OfExperts) or asks(row.phi, OfServer):
             raise InputError(
                 f"{row.label} adapts by {row.adapt}, which asks for more than devices are sent; name a row with "

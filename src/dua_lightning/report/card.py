@@ -34,6 +34,11 @@ TRIED: dict[str, Any] = {
     "attack": "not run",
 }
 """Columns that take the network and pictures, which `dua privacy` fills, and their values before."""
+UNREADABLE = {
+    "device": "nothing is sent, since the device merges",
+    "encrypted": "the server cannot read what is sent, if it follows the protocol",
+}
+"""The reason why there is nothing to attack, by the place of the merge."""
 CLOSE = 0.9
 """The correlation from which on a picture counts as recovered."""
 NOTE = (
@@ -68,6 +73,7 @@ def card(study: Study) -> pd.DataFrame:
     """
     made = {label: choices for run in study.runs for label, choices in _choices(run)}
     released = {label: line for run in study.runs for label, line in _released(run)}
+    elsewhere = {label: line for run in study.runs for label, line in _elsewhere(run)}
     tried = {key: line for run in study.runs for key, line in _tried(run)}
     lines = []
     for (data, model), draws in kept(study.reduced.draws).groupby(["data", "model"], sort=False):
@@ -80,7 +86,7 @@ def card(study: Study) -> pd.DataFrame:
             line |= {"plain": sizes[0] if sizes else math.nan, "epsilon": math.nan, "delta": math.nan, **TRIED}
             if (line["level"], line["release"]) == ("weight", "none"):
                 line["sent"] = line["plain"]
-            line |= released.get(label, {}) | tried.get((str(data), str(model), label), {})
+            line |= released.get(label, {}) | tried.get((str(data), str(model), label), {}) | elsewhere.get(label, {})
             line["accuracy"] = rows.accuracy(label)
             line |= _difference(rows, "gain", label, _mean(rows, label))
             line |= _difference(rows, "over noise", label, _noise(rows, label))
@@ -103,29 +109,42 @@ def answers(found: pd.DataFrame) -> tuple[Answer, ...]:
 
 def _said(line: Mapping[Any, Any]) -> str:
     size = "a prior" if math.isnan(line["sent"]) else f"{line['sent']:,.0f} bytes"
-    said = [f"Each user sends {size} for each task, computed from their pictures"]
-    if math.isnan(line["recovered"]):
-        said.append(f"How much of the pictures can be got back from it is not known here: {line['attack']}")
+    sending = "Sending it"
+    if line["where"] == "device":
+        said = ["Nothing that is computed from a user's pictures is sent: the device merges by itself"]
+        sending = "The user's prior"
+    elif line["where"] == "encrypted":
+        said = [
+            f"Each user sends {size} for each task, encrypted with a key that stays on the device: the server cannot "
+            "read them, if it follows the protocol"
+        ]
     else:
-        said.append(
+        said = [f"Each user sends {size} for each task, computed from their pictures", *_given_away(line)]
+    if not math.isnan(line["gain"]):
+        worth = f"{points(line['gain'])}{_interval(line, 'gain')}"
+        said.append(f"{sending} changed the accuracy by {worth} against a merge for which nobody sends anything")
+    if not math.isnan(line["over noise"]):
+        worth = f"{points(line['over noise'])}{_interval(line, 'over noise')}"
+        said.append(f"Against numbers that were measured on noise it changed it by {worth}")
+    return ". ".join(said) + "."
+
+
+def _given_away(line: Mapping[Any, Any]) -> Iterator[str]:
+    if math.isnan(line["recovered"]):
+        yield f"How much of the pictures can be got back from it is not known here: {line['attack']}"
+    else:
+        yield (
             f"An attack of whoever receives it gets back about {line['recovered']:.0f} of 100 pictures so that one "
             f"would know them (tried on {line['users']:.0f} simulated users of {line['images']:.0f} pictures each; "
             f"{line['control']:.0f} of 100 for pictures that they never had)"
         )
     if not math.isfinite(line["epsilon"]):
-        said.append("No mathematical guarantee protects them, and a better attack may get more")
+        yield "No mathematical guarantee protects them, and a better attack may get more"
     else:
-        said.append(
+        yield (
             f"Differential privacy bounds what anybody can learn of one picture, with epsilon {line['epsilon']:.3g} "
             f"and delta {line['delta']:.1g} for each task: the smaller, the safer, and above 10 it promises little"
         )
-    if not math.isnan(line["gain"]):
-        worth = f"{points(line['gain'])}{_interval(line, 'gain')}"
-        said.append(f"Sending it changed the accuracy by {worth} against a merge for which nobody sends anything")
-    if not math.isnan(line["over noise"]):
-        worth = f"{points(line['over noise'])}{_interval(line, 'over noise')}"
-        said.append(f"Against numbers that were measured on noise it changed it by {worth}")
-    return ". ".join(said) + "."
 
 
 def guarantee(line: Mapping[Any, Any]) -> str:
@@ -171,6 +190,7 @@ def _choices(run: Run) -> Iterator[tuple[str, dict[str, str]]]:
                     "importance": str(of["of"]["name"] if averaged else of["name"]),
                     "level": str(level),
                     "release": "none" if release["name"] == "none" else str(release["label"]),
+                    "where": str(row.get("where", "server")),
                 },
             )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -179,7 +199,8 @@ def _choices(run: Run) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _made(made: Mapping[str, dict[str, str]], rows: Rows, label: str) -> dict[str, str]:
     """The choices of a row; of a run that has not written them down, what its records say."""
-    unknown = {"importance": str(rows.of[label]["importance"]), "level": "weight", "release": "none"}
+    importance = str(rows.of[label]["importance"])
+    unknown = {"importance": importance, "level": "weight", "release": "none", "where": "server"}
     return made.get(label, unknown)
 
 
@@ -194,6 +215,14 @@ def _released(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
                 "delta": float(lines["delta"].max(skipna=False)),
             },
         )
+
+
+def _elsewhere(run: Run) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bytes that a user sends for a task where the server merges no priors, in the median, and why that is safe."""
+    merges = run.merges[run.merges["where"] != "server"]
+    for (label, where), lines in merges.groupby(["label", "where"], sort=False, observed=True):
+        tasks = len(run.facts.tasks) if run.facts else math.nan
+        yield str(label), {"sent": float(lines["up"].median()) / tasks, "attack": UNREADABLE[str(where)]}
 
 
 def _tried(run: Run) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
@@ -222,8 +251,8 @@ def _noise(rows: Rows, label: str) -> str | None:
 
 
 def _whole(rows: Rows, made: Mapping[str, dict[str, str]], label: str) -> str | None:
-    """The row of the same importance by weight without a release; none for that row itself."""
-    wanted = _made(made, rows, label) | {"level": "weight", "release": "none"}
+    """The row of the same importance by weight without a release, on the server; none for that row itself."""
+    wanted = _made(made, rows, label) | {"level": "weight", "release": "none", "where": "server"}
     same = ("method", "prior", "statistics", "adapt")
     for other, row in rows.of.items():
         alike = all(row[name] == rows.of[label][name] for name in same) and setting(other) == setting(label)

@@ -159,6 +159,43 @@ class ReleaseRecord:
     delta: float
 
 
+@dataclass(frozen=True)
+class MergeRecord:
+    """The cost of merging all experts for one user; see `privacy.where.MergeCost`.
+
+    Args:
+        data: The benchmark's name.
+        model: The network's name.
+        adapt: The adaptation's name.
+        label: The row's name in tables.
+        user: The user's name.
+        iteration: The Monte-Carlo iteration, from 1.
+        seed: The seed.
+        where: The place of the merge: `server`, `device` or `encrypted`.
+        up: The bytes of numbers that the device sends for it.
+        down: The bytes of numbers that the device is sent.
+        device_seconds: The wall time of the device.
+        server_seconds: The wall time of the server.
+        peak_bytes: How far memory rose on a CUDA device; NaN on others.
+    """
+
+    data: str
+    model: str
+    adapt: str
+    label: str
+    user: str
+    iteration: int
+    seed: int
+    where: str
+    up: int
+    down: int
+    device_seconds: float
+    server_seconds: float
+    peak_bytes: float
+
+
+AnyRecord = Record | CostRecord | TrainingRecord | ReleaseRecord | MergeRecord
+"""A record of any kind."""
 COLUMNS, COSTS, TRAININGS = ([f.name for f in fields(kind)] for kind in (Record, CostRecord, TrainingRecord))
 """The columns of each kind of records."""
 KEYS = COLUMNS[: COLUMNS.index("after")]
@@ -190,7 +227,7 @@ def benchmark(data: str, simulate: str = SIMULATE) -> str:
     return data if simulate == SIMULATE else f"{data}, simulated {simulate}"
 
 
-def write(records: Sequence[Record | CostRecord | TrainingRecord | ReleaseRecord], path: Path) -> None:
+def write(records: Sequence[AnyRecord], path: Path) -> None:
     """Write records as CSV, whole or not at all; numbers have all their digits.
 
     Args:
@@ -364,12 +401,27 @@ def releases(path: Path) -> pd.DataFrame:
     return _table(path, ReleaseRecord)
 
 
-def _texts(kind: type[CostRecord | TrainingRecord | ReleaseRecord]) -> list[str]:
+def merges(path: Path) -> pd.DataFrame:
+    """Read what merging cost the users of a run.
+
+    Args:
+        path: The file; where there is none, the table has no lines.
+
+    Returns:
+        A line for each `MergeRecord`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return _table(path, MergeRecord).astype(dict.fromkeys(_texts(MergeRecord), "category"))
+
+
+def _texts(kind: type[AnyRecord]) -> list[str]:
     """The columns that hold texts."""
     return [field.name for field in fields(kind) if field.type is str]
 
 
-def _table(path: Path, kind: type[CostRecord | TrainingRecord | ReleaseRecord]) -> pd.DataFrame:
+def _table(path: Path, kind: type[AnyRecord]) -> pd.DataFrame:
     columns, texts = [field.name for field in fields(kind)], _texts(kind)
     if not path.exists():
         return pd.DataFrame(columns=columns)

@@ -376,6 +376,35 @@ def cost_medians(costs: pd.DataFrame) -> pd.DataFrame:
     return table.dropna(axis="columns", how="all")
 
 
+MERGE_FORMATS = {
+    "up (KiB)": ",.1f",
+    "down (KiB)": ",.1f",
+    "device (s)": ".4f",
+    "server (s)": ".4f",
+    "peak memory (MiB)": ",.1f",
+}
+"""The formats of the numbers that `merge_medians` gives."""
+
+
+def merge_medians(merges: pd.DataFrame) -> pd.DataFrame:
+    """Compute what merging all experts costs one user.
+
+    Args:
+        merges: A line for each `MergeRecord`.
+
+    Returns:
+        A line for each row: the place of its merge, and medians over users, draws and seeds. Peak memory is a column
+        where it was measured, on CUDA devices.
+    """
+    numbers = ["up", "down", "device_seconds", "server_seconds", "peak_bytes"]
+    several = [name for name in ROW[:2] if merges[name].nunique() > 1]
+    middle = merges.groupby([*several, "label", "where"], sort=False, observed=True)[numbers].median()
+    middle[["up", "down"]] /= 2**10
+    middle["peak_bytes"] /= 2**20
+    table = middle.reset_index().set_axis([*several, "row", "merged on", *MERGE_FORMATS], axis="columns")
+    return table.dropna(axis="columns", how="all")
+
+
 def trainings(records: pd.DataFrame) -> pd.DataFrame:
     """Sum up the trainings.
 

@@ -43,6 +43,7 @@ class Run:
         results: The digests of its results.
         costs: A line for each adaptation, or none.
         releases: A line for each prior that a user sent through a release, or none.
+        merges: A line for each merge of all experts for a user, or none.
         curves: A line for each epoch of a training, where the run's logger was `csv`, or none.
         trainings: A line for each expert that it trained, or none.
         facts: Its benchmark and its network, where the folder has them.
@@ -55,6 +56,7 @@ class Run:
     results: pd.DataFrame
     costs: pd.DataFrame
     releases: pd.DataFrame
+    merges: pd.DataFrame
     curves: pd.DataFrame
     trainings: pd.DataFrame
     facts: Facts | None
@@ -99,6 +101,7 @@ class Study:
         missing: The runs that failed or were stopped, and why.
         reduced: The reduced records.
         costs: A line for each adaptation.
+        merges: A line for each merge of all experts for a user.
         curves: A line for each epoch of a training.
         trainings: A line for each expert that was trained.
     """
@@ -107,6 +110,7 @@ class Study:
     missing: tuple[str, ...]
     reduced: Reduced
     costs: pd.DataFrame
+    merges: pd.DataFrame
     curves: pd.DataFrame
     trainings: pd.DataFrame
 
@@ -136,6 +140,7 @@ def study(folders: Sequence[Path]) -> Study:
         missing=tuple(dict.fromkeys([*(f for folder in folders for f in _failures(folder)), *_unfinished(runs)])),
         reduced=replace(reduce(_relabelled([run.folder for run in runs], labels)), tasks=_tasks(runs)),
         costs=_joined([run.costs for run in named]),
+        merges=_joined([run.merges for run in named]),
         curves=_joined([run.curves.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
         trainings=_joined([run.trainings.replace({"experts": new}) for run, new in zip(runs, trained, strict=True)]),
     )
@@ -268,11 +273,12 @@ def _relabelled(folders: Sequence[Path], labels: Sequence[Mapping[str, str]]) ->
 
 
 def _named(run: Run, new: Mapping[str, str]) -> Run:
-    """A run whose costs, releases and facts have the names that its rows have among others."""
+    """A run whose costs, releases, merges and facts have the names that its rows have among others."""
     costs = run.costs.assign(label=run.costs["label"].cat.rename_categories(dict(new)))
     known = run.facts and replace(run.facts, rows=tuple(new.get(label, label) for label in run.facts.rows))
     releases = run.releases.replace({"label": dict(new)})
-    return replace(run, costs=costs, releases=releases, facts=known)
+    merges = run.merges.assign(label=run.merges["label"].cat.rename_categories(dict(new)))
+    return replace(run, costs=costs, releases=releases, merges=merges, facts=known)
 
 
 def _labels(results: Sequence[pd.DataFrame], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -322,6 +328,7 @@ def _read(folder: Path) -> Run:
         results=_results(folder),
         costs=records.costs(folder / "costs.csv"),
         releases=records.releases(folder / "releases.csv"),
+        merges=records.merges(folder / "merges.csv"),
         curves=_curves(folder, trainings, settings.get("seed")),
         trainings=trainings,
         facts=facts.read(folder),

@@ -391,7 +391,21 @@ def _costs(study: Study, drawn: _Drawn) -> Section | None:
             dict.fromkeys(map(str, frame), ""),
         )
         parts.append(Table("adaptation", frame, note, reduce.COST_FORMATS, printed=printed))
-    text = "Training on the server and adapting on the device; measuring, merging and evaluating are not timed."
+    if len(study.merges):
+        note = (
+            "All experts for one user, medians over users, draws and seeds. Up are a user's priors, or their encrypted "
+            "shares; down are the experts, where the device needs them, and what its model has besides. On a GPU, the "
+            "peak of its memory above what was in use before. Results of earlier versions have no line."
+        )
+        frame = reduce.merge_medians(study.merges)
+        printed = Printed(
+            "What merging costs one user: medians over users, draws and seeds", dict.fromkeys(map(str, frame), "")
+        )
+        parts.append(Table("merging", frame, note, reduce.MERGE_FORMATS, folded=True, printed=printed))
+    text = (
+        "Training on the server, adapting on the device, and merging wherever it is done; measuring and evaluating are "
+        "not timed."
+    )
     return Section("Cost", text, tuple(parts)) if parts else None
 
 

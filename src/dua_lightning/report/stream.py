@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from dua_lightning.errors import InputError
-from dua_lightning.report.records import CostRecord, Record, ReleaseRecord, TrainingRecord, lines
+from dua_lightning.report.records import AnyRecord, lines
 from dua_lightning.store.files import refusing, replacing
 
 
@@ -50,7 +50,7 @@ class Stream:
         """Whether any records have been written."""
         return self._file is not None
 
-    def write(self, records: Sequence[Record | CostRecord | TrainingRecord | ReleaseRecord]) -> None:
+    def write(self, records: Sequence[AnyRecord]) -> None:
         """Append records together: a signal does not part them.
 
         Args:

@@ -13,11 +13,13 @@ import pandas as pd
 from dua_lightning.report.document import Answer
 from dua_lightning.report.reduce import (
     COST_FORMATS,
+    MERGE_FORMATS,
     MERITS,
     Reduced,
     adapting,
     cost_medians,
     gains,
+    merge_medians,
     over_seeds,
     percentiles,
 )
@@ -154,6 +156,22 @@ def released(records: pd.DataFrame) -> Sheet:
     }
     found = [Column(name, texts, name != "row") for name, texts in columns.items()]
     return Sheet("priors that users sent through a release, for each task", found)
+
+
+def merged(records: pd.DataFrame) -> Sheet:
+    """Make the table of what merging all experts costs a user, for each row.
+
+    Args:
+        records: A line for each `MergeRecord`.
+
+    Returns:
+        The table: medians over users, draws and seeds.
+    """
+    columns = [
+        Column(str(name), [format(value, MERGE_FORMATS.get(str(name), "")) for value in values], name in MERGE_FORMATS)
+        for name, values in merge_medians(records).items()
+    ]
+    return Sheet("what merging costs one user, medians", columns)
 
 
 def answered(answers: Sequence[Answer], width: int) -> str:

@@ -20,7 +20,7 @@ from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
 from dua_lightning.report.labels import FEW, kin
 from dua_lightning.report.pairs import NEAR, SURE, UNCLEAR, Difference, Rows, kept, points
-from dua_lightning.report.records import releases
+from dua_lightning.report.records import merges, releases
 from dua_lightning.report.runs import again
 from dua_lightning.report.statistics import FEWEST, interval
 
@@ -267,7 +267,13 @@ def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None, f
     if len(own):
         sent, plain = (_size(own[column].median()) for column in ("sent", "plain"))
         size = f" of {sent} for each task, {plain} before its release"
-    if sends:
+    merging = merges(folder / "merges.csv") if folder else pd.DataFrame(columns=["label", "where", "up"])
+    elsewhere = merging[(merging["label"] == personal) & (merging["where"] != "server")]
+    if len(elsewhere) and (up := elsewhere["up"].median()):
+        texts.append(f"The device sends the server {_size(up)} for all tasks, encrypted; measuring is not timed.")
+    elif len(elsewhere):
+        texts.append("It sends nothing: the device merges by a prior of its own; measuring it is not timed.")
+    elif sends:
         texts.append(f"The device sends the server a prior{size}; measuring it is not timed.")
     else:
         other = any(row["prior"] == "user" for row in rows.of.values())

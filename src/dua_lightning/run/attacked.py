@@ -80,7 +80,7 @@ def attacked(run: Path) -> Iterator[tuple[str, Attacked]]:
         draws = Draws(read(run)[0])
     found: dict[str, Attacked] = {}
     for row in draws.rows:
-        if row.prior != "user" or row.psi is None or row.importance in NULLS:
+        if row.prior != "user" or row.psi is None or row.importance in NULLS or row.where != "server":
             continue
         # Rows of other merges, statistics and adaptations send the same.
         key = repr([draws.recipes.experts(row)[-1].key, row.settings["psi"], row.settings["release"]])

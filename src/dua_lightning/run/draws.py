@@ -21,10 +21,12 @@ from dua_lightning.data.images import sizes
 from dua_lightning.data.user import UserData
 from dua_lightning.engines import Shared, Work
 from dua_lightning.errors import DivergedError, InputError
-from dua_lightning.merge import ServerStatistics
+from dua_lightning.merge import Merge, ServerStatistics
 from dua_lightning.merge.base import check_head, check_norms, shared
 from dua_lightning.params import State, body_names, clone
 from dua_lightning.privacy.release import Sent, send
+from dua_lightning.privacy.release.base import size
+from dua_lightning.privacy.where import MergeCost, Metered
 from dua_lightning.progress import stage
 from dua_lightning.run import training
 from dua_lightning.run.network import build_network
@@ -67,12 +69,14 @@ class Result:
             pictures have tasks of their own.
         sent: The facts about the prior of each task that the user sent; empty where it was sent as it was measured, or
             none was.
+        merging: The cost of merging all experts; `None` where a store of an earlier version has the result.
     """
 
     R: np.ndarray
     costs: list[tuple[Task, Cost]]
     by_confidence: tuple[int, ...] = ()
     sent: tuple[Sent, ...] = ()
+    merging: MergeCost | None = None
 
     def tensors(self, tasks: tuple[Task, ...]) -> Tensors:
         """Turn the result into tensors for the store, which name a task by its place.
@@ -90,6 +94,7 @@ class Result:
             "costs": torch.tensor([astuple(cost) for _, cost in self.costs], dtype=torch.float64),
             "by_confidence": torch.tensor(self.by_confidence, dtype=torch.int64),
             **({"sent": sent} if self.sent else {}),
+            **({"merging": torch.tensor(astuple(self.merging), dtype=torch.float64)} if self.merging else {}),
         }
 
     @staticmethod
@@ -109,6 +114,7 @@ class Result:
             [(tasks[place], Cost(int(trainable), int(size), *rest)) for place, (trainable, size, *rest) in costs],
             tuple(tensors["by_confidence"].tolist()),
             tuple(_sent(*facts) for facts in tensors["sent"].tolist()) if "sent" in tensors else (),
+            _merging(*tensors["merging"].tolist()) if "merging" in tensors else None,
         )
 
 
@@ -309,7 +315,7 @@ class Draws:
         self.net.to(self.device)
         if row.prior == "server":
             priors = unnamed(self._here(self.recipes.priors(row, None).key, shared))
-        ((_, model),) = self._models(row, self._experts(row, shared), [*priors], last_alone=True)
+        ((_, model),) = self._models(row, row.chi, self._experts(row, shared), [*priors], last_alone=True)
         return model
 
     def server_priors(self, row: Row, experts: tuple[Expert, ...], keep: bool) -> Tensors:
@@ -372,10 +378,11 @@ class Draws:
                 divided[key] = self._sorted(experts, data)
             data, by_confidence = divided[key]
             priors, sent = self._priors(row, experts, data, own_priors, shared)
-            models = self._models(row, experts, priors, row.last_alone)
+            merging: list[MergeCost] = []
+            models = self._metered(row, experts, priors, self._bytes(row, experts, data, priors, sent), merging)
             phi = self._phi(row, experts)
             R, costs = user.evaluate(self.net, experts, models, phi, data, self._informed)
-            return Result(R, costs, by_confidence, tuple(sent))
+            return Result(R, costs, by_confidence, tuple(sent), merging[0])
 
     def _phi(self, row: Row, experts: tuple[Expert, ...]) -> Adapt:
         """The row's adaptation, with all experts where it asks for them."""
@@ -448,14 +455,32 @@ class Draws:
         images = [len(data.of(expert.task).validation) for expert in experts]
         return send(row.release, priors, images, self.settings.seed, data.user, data.iteration)
 
+    def _bytes(
+        self, row: Row, experts: tuple[Expert, ...], data: UserData, priors: list[Prior], sent: list[Sent]
+    ) -> int:
+        """The bytes of the priors of whoever measured them on pictures of their own; nothing is sent for no picture."""
+        if row.prior in ("server", "none"):
+            return 0
+        if row.release is not None:
+            return sum(one.sent for one in sent)
+        return sum(size(omega) for omega, e in zip(priors, experts, strict=True) if len(data.of(e.task).validation))
+
+    def _metered(
+        self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], sent: int, merging: list[MergeCost]
+    ) -> Iterator[tuple[int, UserModel]]:
+        """The models; the cost of that of all experts is added to `merging`."""
+        chi = Metered(row.chi, on_device=row.where == "device")
+        for t, model in self._models(row, chi, experts, priors, row.last_alone):
+            if t == len(experts):
+                merging.append(chi.cost(sent, experts if row.sends_experts else (), model))
+            yield t, model
+
     def _models(
-        self, row: Row, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
+        self, row: Row, chi: Merge, experts: tuple[Expert, ...], priors: list[Prior], last_alone: bool
     ) -> Iterator[tuple[int, UserModel]]:
         N, start = len(experts), self._start()
         merged = (
-            [(N, row.chi(experts, priors, start))]
-            if last_alone
-            else server.merge_prefixes(row.chi, experts, priors, start)
+            [(N, chi(experts, priors, start))] if last_alone else server.merge_prefixes(chi, experts, priors, start)
         )
         for t, model in merged:
             yield t, self._with_statistics(row, experts[:t], model)
@@ -504,6 +529,10 @@ def joined(tasks: Sequence[Task], states: Sequence[State]) -> tuple[Expert, ...]
 
 def _sent(images: float, plain: float, sent: float, epsilon: float, delta: float) -> Sent:
     return Sent(int(images), int(plain), int(sent), epsilon, delta)
+
+
+def _merging(up: float, down: float, *rest: float) -> MergeCost:
+    return MergeCost(int(up), int(down), *rest)
 
 
 def named(priors: Sequence[Prior]) -> Tensors:

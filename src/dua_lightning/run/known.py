@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dua_lightning.errors import InputError
 from dua_lightning.run.build import DISPLAY, RESERVED, known_settings, without_head
-from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths
+from dua_lightning.run.settings import VERBS, Fidelity, Kept, Method, Paths, without_where
 
 CHOICES = (*VERBS, "release", "data", "simulate", "model", "trainer", "optimizer", "scheduler", "engine", "logger")
 """Groups whose choice is built: its settings are the parameters of a class or a function."""
@@ -52,7 +52,7 @@ def refuse_unknown(cfg: DictConfig, folders: Iterable[Path] = ()) -> None:
 
     for name, value in values.items():
         if name in CHOICES:
-            _refuse_in_choice(without_head(value, name) if name == "model" else value, name)
+            _refuse_in_choice(_parameters(value, name), name)
         elif name == "callbacks":
             for key, callback in value.items() if isinstance(value, Mapping) else ():
                 if callback is not None and not (isinstance(callback, Mapping) and callback.get("_target_")):
@@ -137,6 +137,13 @@ def names(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
         yield f"{before}{key}"
         if isinstance(value, Mapping):
             yield from names(value, f"{before}{key}.")
+
+
+def _parameters(value: Any, name: str) -> Any:
+    """A choice without the settings that the program reads itself."""
+    if name == "model":
+        return without_head(value, name)
+    return without_where(value) if name == "merge" and isinstance(value, Mapping) else value
 
 
 def _refuse_in_choice(node: Any, place: str) -> None:

@@ -15,11 +15,12 @@ from dua_lightning.adapt.cost import Cost
 from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.engines import Engine
 from dua_lightning.privacy.release import Sent
+from dua_lightning.privacy.where import MergeCost
 from dua_lightning.progress import stage
 from dua_lightning.report import facts, figures, loggers, records, tables
 from dua_lightning.report.display import Display
 from dua_lightning.report.loggers import RunLogger
-from dua_lightning.report.records import CostRecord, Record, ReleaseRecord
+from dua_lightning.report.records import CostRecord, MergeRecord, Record, ReleaseRecord
 from dua_lightning.report.reduce import reduce
 from dua_lightning.report.stream import Stream
 from dua_lightning.report.terminal import Terminal
@@ -78,6 +79,7 @@ def run(cfg: DictConfig, settings: Settings) -> str:
             Stream(folder / "records.csv") as accuracies,
             Stream(folder / "costs.csv") as costs,
             Stream(folder / "releases.csv") as releases,
+            Stream(folder / "merges.csv") as merges,
             Stream(folder / "trainings.csv") as trainings,
         ):
             computed, seconds = 0, 0.0
@@ -96,9 +98,10 @@ def run(cfg: DictConfig, settings: Settings) -> str:
                         accuracies.write(draw_records(of_seed, row, user, iteration, result.R))
                         costs.write(_costs(of_seed, row, user, iteration, result.costs))
                         releases.write(_releases(of_seed, row, user, iteration, results.benchmark.tasks, result.sent))
+                        merges.write(_merges(of_seed, row, user, iteration, result.merging))
                 computed, seconds = computed + results.computed, seconds + results.seconds
                 contents.append(results.content)
-        for stream in (accuracies, costs, releases):
+        for stream in (accuracies, costs, releases, merges):
             if not stream.begun:
                 # Those of an earlier run in this folder are not this one's.
                 stream.path.unlink(missing_ok=True)
@@ -185,10 +188,14 @@ def report(
     sent = records.releases(folder / "releases.csv")
     if len(sent) and not reduced.many:
         console.print(tables.released(sent))
+    merging = records.merges(folder / "merges.csv")
+    if (merging["where"] != "server").any() and not reduced.many:
+        console.print(tables.merged(merging))
     if answers:
         console.print(tables.answered(answers, console.width))
     files = [path, folder / "summary.json", *([folder / "costs.csv"] if len(costs) else [])]
-    files += [*([folder / "releases.csv"] if len(sent) else []), *pictures]
+    files += [folder / name for name, table in (("releases.csv", sent), ("merges.csv", merging)) if len(table)]
+    files += pictures
     for written in files:
         console.print(f"  {written}")
     # A service may be slow, or gone: the table is there before.
@@ -238,6 +245,13 @@ def _releases(
         ReleaseRecord(**whose, task=task.name, release=row.release_name, **asdict(one))
         for task, one in zip(tasks, sent, strict=False)
     ]
+
+
+def _merges(
+    settings: SeedSettings, row: Row, user: str, iteration: int, merging: MergeCost | None
+) -> list[MergeRecord]:
+    whose = _whose(settings, row, user, iteration)
+    return [] if merging is None else [MergeRecord(**whose, where=row.where, **asdict(merging))]
 
 
 def _whose(settings: SeedSettings, row: Row, user: str, iteration: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dua_lightning.data.benchmark import Benchmark
 from dua_lightning.data.user import UserData
 from dua_lightning.params import State
 from dua_lightning.privacy.release import send
+from dua_lightning.privacy.where import Metered
 from dua_lightning.run import training
 from dua_lightning.run.build import targets
 from dua_lightning.run.rows import Row
@@ -133,6 +134,8 @@ class Recipes:
         if row.release is not None:
             values["release"] = row.settings["release"]
             used.append(send)
+        if row.where != "server":
+            used.append(Metered)
         if data.unsorted is not None:
             used.append(tasks_by_confidence)
         if row.psi is not None:

@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from dua_lightning.adapt import Adapt, Unchanged
-from dua_lightning.adapt.base import OfExperts
+from dua_lightning.adapt.base import OfExpert, OfExperts, OfServer, asks
 from dua_lightning.errors import InputError
 from dua_lightning.importance import Importance
-from dua_lightning.merge import Merge, Statistics
+from dua_lightning.merge import LastStatistics, MeanStatistics, Merge, Mode, Statistics, TaskStatistics
+from dua_lightning.privacy.encrypted import Encrypted
 from dua_lightning.privacy.release import Plain, Release, WhileMeasuring
 from dua_lightning.run.build import Choice
-from dua_lightning.run.settings import AdaptAfter, Measurer, RowSettings, SeedSettings, TaskOrder
+from dua_lightning.run.settings import WHERE, AdaptAfter, Measurer, RowSettings, SeedSettings, TaskOrder, Where
 
 if TYPE_CHECKING:
     from dua_lightning.regularise import Regulariser
@@ -25,6 +27,10 @@ PRIORS: dict[Measurer, str] = {
     "oracle": "oracle's priors of the scored images",
 }
 """The names of priors in labels, by the one who measures them."""
+PLACES: dict[Where, str] = {"device": "merged on the device", "encrypted": "merged under encryption"}
+"""The names of the places of a merge in labels; the server has none."""
+OF_EXPERTS = (LastStatistics, MeanStatistics, TaskStatistics)
+"""Steps after the merge that need nothing but the experts, so that a device can take them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Row:
         release: The step between the user's own prior and the wire; `None` where it is sent as it is, or none is sent.
         release_name: The name of that step for the records.
         clipped: Whether `psi` is another one than is asked for, since the release needs it so.
+        where: The place of the merge.
     """
 
     method: str
@@ -72,6 +79,7 @@ class Row:
     release: Release | None = None
     release_name: str = "none"
     clipped: bool = False
+    where: Where = "server"
 
     @cached_property
     def regulariser(self) -> "Regulariser":
@@ -86,6 +94,11 @@ class Row:
         """Whether a user needs labels for it, so that it leaves out those who have none."""
         by_users = self.prior in ("user", "other")
         return self.phi.needs_labels or (by_users and self.psi is not None and self.psi.needs_labels)
+
+    @property
+    def sends_experts(self) -> bool:
+        """Whether a user's device is sent the experts: it measures priors on them, or its adaptation needs them."""
+        return self.prior not in ("server", "none") or any(asks(self.phi, kind) for kind in (OfExpert, OfExperts))
 
     @property
     def uses(self) -> str:
@@ -121,6 +134,11 @@ class Row:
                 release.check()
             except InputError as error:
                 raise InputError(f"release={self.release_name} cannot be used: {error}") from error
+        if isinstance(self.chi, Encrypted):
+            try:
+                self.chi.check()
+            except InputError as error:
+                raise InputError(f"merge.where=encrypted cannot be used: {error}") from error
         if labelled or not self.needs_labels:
             return
         why = "and no user has them all, or data.users_labelled=false"
@@ -182,6 +200,8 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
     measured = psi if psi is None else _measured(psi, release, settings)
     statistics = None if chi.keeps_statistics else settings.statistics.build(Statistics)
     phi: Adapt = settings.adapt.build(Adapt)
+    if settings.where != "server":
+        _check_place(settings, chi, prior, release, statistics, phi)
     return Row(
         method=settings.method.name,
         importance="none" if psi is None else settings.importance.name,
@@ -196,14 +216,14 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         prior=prior,
         psi=measured,
         training_data_too=training_data_too,
-        chi=chi,
+        chi=Encrypted(chi.zero_importance) if settings.where == "encrypted" and isinstance(chi, Mode) else chi,
         statistics=statistics,
         statistics_name="none" if statistics is None else settings.statistics.name,
         phi=phi,
         settings={
             "regulariser": settings.regularise.plain(),
             "psi": None if psi is None else settings.importance.plain(),
-            "chi": settings.merge.plain(),
+            "chi": settings.merge.plain() | ({} if settings.where == "server" else {WHERE: settings.where}),
             "statistics": None if statistics is None else settings.statistics.plain(),
             "phi": settings.adapt.plain(),
             "release": None if type(release) is Plain else settings.release.plain(),
@@ -211,7 +231,45 @@ def make(settings: RowSettings, training_data_too: bool = False, adapt_after: Ad
         release=None if type(release) is Plain else release,
         release_name="none" if type(release) is Plain else settings.release.name,
         clipped=measured is not psi,
+        where=settings.where,
     )
+
+
+def _check_place(
+    settings: RowSettings,
+    chi: Merge,
+    prior: Measurer,
+    release: Release,
+    statistics: Statistics | None,
+    phi: Adapt,
+) -> None:
+    """Refuse a merge elsewhere than on the server where that keeps nothing from the server, or cannot be computed."""
+    refused = f"merge.{WHERE}={settings.where} cannot be used with"
+    if prior != "user":
+        raise InputError(
+            f"{refused} {f'prior={prior}' if chi.needs_prior else f'merge={settings.merge.name}'}, which reads nothing "
+            f"of the user's own; use method=racl, or merge.{WHERE}=server"
+        )
+    if settings.where == "encrypted" and type(chi) is not Mode:
+        raise InputError(
+            f"{refused} merge={settings.merge.name}, which is no sum of products with what is sent; use merge=mode, or "
+            f"merge.{WHERE}=device"
+        )
+    if type(release) is not Plain:
+        raise InputError(
+            f"{refused} release={settings.release.name}, since the server reads no prior; use release=none, or "
+            f"merge.{WHERE}=server"
+        )
+    if not isinstance(statistics, (*OF_EXPERTS, NoneType)):
+        raise InputError(
+            f"{refused} statistics={settings.statistics.name}, which takes the merged model to the server's pictures; "
+            f"use statistics=last, mean or task, or merge.{WHERE}=server"
+        )
+    if asks(phi, OfServer):
+        raise InputError(
+            f"{refused} adapt={settings.adapt.name}, for which the server measures on the merged model; use "
+            f"adapt=adabn, or merge.{WHERE}=server"
+        )
 
 
 def _measured(psi: Importance, release: Release, settings: RowSettings) -> Importance:
@@ -244,6 +302,8 @@ def _label(settings: RowSettings, chi: Merge) -> str:
             label += f", {settings.release.label}"
     if settings.merge.name != own.merge:
         label += f", {settings.merge.label} merge"
+    if settings.where in PLACES:
+        label += f", {PLACES[settings.where]}"
     if not chi.keeps_statistics and settings.statistics.name != own.statistics:
         label += f", {settings.statistics.label} statistics"
     if settings.adapt.name != own.adapt:

@@ -25,6 +25,9 @@ TaskOrder = Literal["sequential", "joint"]
 AdaptAfter = Literal["each_task", "last_task"]
 """Whether rows that adapt are adapted and evaluated after each task, or after the last one alone."""
 
+Where = Literal["server", "device", "encrypted"]
+"""The place of a merge: the server, the user's device, or the server under encryption."""
+
 Objective = Literal["average_accuracy", "forgetting"]
 """The figure of merit that a sweeper optimises."""
 
@@ -32,6 +35,8 @@ VERBS = ("regularise", "importance", "merge", "statistics", "adapt")
 """The groups of choices that a row is made of."""
 OF_ROWS = ("method", *VERBS, "release", "prior", "training")
 """The settings that a method's rows may name."""
+WHERE = "where"
+"""The setting that names the place of a merge."""
 MOST_THREADS = 1024
 """No processor has more threads; the system refuses a process with far more."""
 
@@ -117,6 +122,7 @@ class RowSettings:
         statistics: The choice of the step after the merge.
         adapt: The choice of the adaptation.
         release: The choice of the step between a user's own prior and the wire.
+        where: The place of the merge.
     """
 
     method: Method
@@ -128,6 +134,7 @@ class RowSettings:
     statistics: Choice
     adapt: Choice
     release: Choice = AS_MEASURED
+    where: Where = "server"
 
 
 @dataclass(frozen=True)
@@ -262,6 +269,7 @@ def of_seed(configs: list[DictConfig], seed: int) -> SeedSettings:
                 prior=check(row.get("prior"), Measurer, "prior"),
                 training=check(row.get("training"), TaskOrder, "training"),
                 **{group: _choice(row, group) for group in (*VERBS, "release")},
+                where=check(_group(row, "merge").get(WHERE, "server"), Where, f"merge.{WHERE}"),
             )
             for row in values
         ),
@@ -334,7 +342,19 @@ def _choice(values: Mapping[str, Any], group: str) -> Choice:
     # A target of null is the choice of nothing, where a group has one.
     if not isinstance(node.get("_target_", 0), str | None):
         raise InputError(f"{group}={dict(node)} cannot be used: it is a group of settings with a _target_")
-    return Choice(group, node)
+    return Choice(group, without_where(node) if group == "merge" else node)
+
+
+def without_where(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Take the place of a merge, which the program reads, from the settings of the merge.
+
+    Args:
+        node: The settings, in plain values.
+
+    Returns:
+        The settings of the class or function that makes the merge.
+    """
+    return {key: value for key, value in node.items() if key != WHERE}
 
 
 def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
