@@ -118,7 +118,7 @@ class Served:
             self.kill()
 
     def progress(self) -> Iterator[dict[str, Any]]:
-        """How far the users are whom the server has heard of."""
+        """Tells how far the users are whom the server has heard of."""
         for path in (self.state / "users").glob("*/progress.json"):
             yield json.loads(path.read_text())
 

@@ -186,7 +186,7 @@ def loaded(commands: Sequence[Sequence[str]], first: Sequence[str], folder: Path
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, list[str], str]]:
-    """How each of the command lines ends, where those that may load torch find it loaded."""
+    """The end of each of the command lines, where those that may load torch find it loaded."""
     found = {}
     for allowed in {allowed for _, allowed in ARGUMENTS.values()}:
         cases = [case for case, of in ARGUMENTS.items() if of[1] == allowed]

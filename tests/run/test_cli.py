@@ -260,7 +260,7 @@ def test_help_shows_groups_choices_and_commands(dua: Run) -> None:
     for text in shown:
         assert text in done.out
     assert max(map(len, done.out.splitlines())) <= 80
-    assert done.out.count("\n  dua ") == 16
+    assert done.out.count("\n  dua ") == 18
 
 
 def test_the_version_names_what_it_runs_on(dua: Run) -> None:
