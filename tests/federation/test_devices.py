@@ -71,7 +71,7 @@ class Program:
     def said(self) -> str:
         return self.words.read_text(encoding="utf-8")
 
-    def wait_for(self, line: str, seconds: float = 60) -> None:
+    def wait_for(self, line: str, seconds: float = 90) -> None:
         """Wait until it has said something; raises `AssertionError` if it ends before."""
         end = time.monotonic() + seconds
         while line not in self.said:
@@ -79,7 +79,7 @@ class Program:
             assert time.monotonic() < end, f"{line!r} has not come:\n{self.said}"
             time.sleep(0.1)
 
-    def ends(self, seconds: float = 60) -> int:
+    def ends(self, seconds: float = 90) -> int:
         return self.process.wait(seconds)
 
 
@@ -118,17 +118,19 @@ def running() -> Iterator[list[Program]]:
             program.process.kill()
 
 
-def served(folder: Path, running: list[Program], port: int, *arguments: str) -> Program:
-    words = folder / f"serve-{len(running)}.txt"
-    state = ("--state", str(folder / "server"), "--port", str(port))
-    running.append(Program(words, "serve", str(folder / "run"), *state, *arguments))
+def served(folder: Path, running: list[Program], port: int, *arguments: str, state: str = "server") -> Program:
+    words = folder / f"{state}-{len(running)}.txt"
+    own = ("--state", str(folder / state), "--port", str(port))
+    running.append(Program(words, "serve", str(folder / "run"), *own, *arguments))
     return running[-1]
 
 
-def device(folder: Path, running: list[Program], port: int, name: str, code: str | None = None) -> Program:
-    words = folder / f"{name}-{len(running)}.txt"
+def device(
+    folder: Path, running: list[Program], port: int, name: str, code: str | None = None, state: str = "server"
+) -> Program:
+    words = folder / f"{name}-{state}-{len(running)}.txt"
     given = ("--images", str(folder / "pictures" / "users" / name), "--state", str(folder / name))
-    server = ("--server", f"127.0.0.1:{port}", "--ca", str(folder / "server" / "ca.crt"))
+    server = ("--server", f"127.0.0.1:{port}", "--ca", str(folder / state / "ca.crt"))
     exchange = ("--exchange", str(folder / "exchange"), "--above", "0.01")
     running.append(Program(words, "device", *given, *server, *exchange, code=code))
     return running[-1]
@@ -162,5 +164,23 @@ def test_devices_get_the_models_of_the_simulation_whatever_others_do(folder: Pat
     assert "carl: " in server.said
     assert lines(server.said) == []
     for name in ("ann", "bob"):
-        same_model(folder, folder / name / "model" / name, f"{ADAPTED}", name)
+        same_model(folder, folder / name / "model" / name, ADAPTED, name)
     assert any((folder / "exchange").iterdir())
+
+
+def test_a_server_that_was_killed_goes_on_and_merges_nobody_twice(folder: Path, running: list[Program]) -> None:
+    port = free_port()
+    (folder / "again" / "devices").mkdir(parents=True)
+    (folder / "again" / "devices" / "bob.json").write_bytes((folder / "bob" / "bob.json").read_bytes())
+    exchange = ("--exchange", str(folder / "exchange"), "--until", "1")
+    first = served(folder, running, port, *exchange, state="again")
+    first.wait_for("ready")
+    bob = device(folder, running, port, "bob", state="again")
+    first.wait_for("bob: merged")
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait(20)
+    second = served(folder, running, port, *exchange, state="again")
+    assert bob.ends() == 0, (bob.said, second.said)
+    assert second.ends() == 0
+    assert "merged" not in second.said
+    same_model(folder, folder / "bob" / "model" / "bob", ADAPTED, "bob")

@@ -132,7 +132,7 @@ class SuperLink:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which it listens."""
         return f"https://127.0.0.1:{self.port}"
 
     def wait(self) -> None:
