@@ -12,7 +12,7 @@ pytest.importorskip("cryptography")
 
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if Flower were there: no test here comes so far as to need it."""
+    """Flower seems to be there; no test here comes so far as to need it."""
     for command in ("serve", "device"):
         monkeypatch.setattr(f"dua_lightning.commands.{command}.find_spec", lambda name: object())
 

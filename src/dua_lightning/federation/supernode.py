@@ -20,11 +20,14 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     inflate_object_from_contents,
     pull_objects,
     push_object_contents_from_iterable,
 )
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -84,7 +87,12 @@ def run(
                     wait = min(wait * 1.2, POLLS[1])
                     continue
                 wait = POLLS[0]
-                _answered(got, node, config, send, pull, push, confirm)
+                try:
+                    _answered(got, node, config, send, pull, push, confirm)
+                except (RunNotRunningException, ObjectPullError, ObjectPushError):
+                    # A server that has started anew asks again by itself.
+                    device.say("the server has started anew")
+                    continue
                 if ended(device):
                     return device
         raise InputError(f"the connection to {server} has ended; start the device again, it goes on where it was")
