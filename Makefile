@@ -41,7 +41,7 @@ test-cluster: $(READY)  ## sweeps in several processes and on a real SLURM of on
 	$(BIN)/python -m pytest -m '' tests/cluster
 
 $(DEVICES): $(READY)
-	$(BIN)/pip install --disable-pip-version-check --editable '.[federation]'
+	$(BIN)/pip install --disable-pip-version-check --editable '.[federation,export]'
 	touch $@
 
 test-devices: $(DEVICES)  ## a real server and real devices on this machine: killed, unknown and lying ones too

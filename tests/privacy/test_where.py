@@ -103,3 +103,13 @@ def test_priors_and_experts_that_no_share_or_product_can_be_made_of_are_refused(
     broken[2].state["body.bias"][1] = math.nan
     with pytest.raises(InputError, match=r"the expert of task t2 is not finite at body\.bias"):
         Encrypted()(broken, priors(), {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_memory_is_counted() -> None:
+    def there(found: list[Expert]) -> list[Expert]:
+        return [Expert(e.task, {name: t.cuda() for name, t in e.state.items()}) for e in found]
+
+    chi, found = Metered(Mode()), there(experts())
+    model = chi(found, [{name: omega.cuda() for name, omega in prior.items()} for prior in priors()], {})
+    assert chi.cost(0, found, model).peak_bytes >= 9 * 4
