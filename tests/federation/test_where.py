@@ -33,7 +33,11 @@ def test_the_device_merges_to_the_runs_model_and_sends_nothing(row: str, folder:
     while (asked := server.request("ann")) is not None:
         answers.append((asked.verb, ann.answer(asked)))
         server.receive("ann", answers[-1][1], None)
-    assert [(verb, answer.verb) for verb, answer in answers] == [("merge", "lacks"), ("merge", "finished")]
+    assert [(verb, answer.verb) for verb, answer in answers] == [
+        ("merge", "lacks"),
+        ("merge", "finished"),
+        ("done", "done"),
+    ]
     assert not any(answer.files for _, answer in answers)
     progress = server.progress("ann")
     assert (progress.stage, progress.up) == ("finished", 0)
