@@ -225,8 +225,9 @@ def test_every_script_of_a_study_is_on_a_page() -> None:
     assert {*SCRIPTS} <= {command.words[0] for page in ALL for command in commands(page)}
 
 
-ON_RUNS = {*WORDS} - {"init", "store", "rates"}
-"""Commands on any finished run; rates are learnt on a run of simulated users alone."""
+ON_RUNS = {*WORDS} - {"init", "store", "rates", "serve", "device"}
+"""Commands on any finished run; rates are learnt on simulated users alone, and a server and its devices run together in
+`tests/federation`."""
 
 
 def on_finished_runs() -> list[tuple[str, ...]]:
@@ -243,7 +244,7 @@ def named(name: str, given: list[str]) -> Iterator[str]:
     for before, word in zip(["", *given], (word.strip("[].") for word in given), strict=False):
         if word.lower().endswith(".jpg"):
             yield "{picture}"
-        elif "/models/" in word:
+        elif re.search("/models?/", word):
             yield "{model}"
         elif before in ("--adapt", "--out"):
             yield before.replace("--", "{") + "}"
