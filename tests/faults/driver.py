@@ -227,8 +227,8 @@ def _unfinished(path: Path) -> bool:
 def _tensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
         about = json.loads((file.metadata() or {}).get("values", "{}"))
-        # The cost of an adaptation has wall time in it.
-        names = [name for name in file.keys() if name != "costs"]  # noqa: SIM118
+        # The costs of an adaptation and of a merge have wall time in them.
+        names = [name for name in file.keys() if name not in ("costs", "merging")]  # noqa: SIM118
         values = {name: file.get_tensor(name) for name in names}
     found: dict[str, Any] = {n: (str(v.dtype), v.shape, v.tobytes()) for n, v in values.items()}
     return found | {"made_of": about.get("made_of")}

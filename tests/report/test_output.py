@@ -25,6 +25,6 @@ def test_a_run_and_its_report_end_well_whatever_the_names_and_the_encoding(
     assert "run [/b] \\u5c0f" in text.splitlines()
     assert " +- " in text
     paths = [Path(line.strip()) for line in text.splitlines() if str(tmp_path) in line]
-    assert len(paths) == 7
+    assert len(paths) == 8
     assert all(path.is_file() for path in paths)
     assert (folder / "done.json").exists()
