@@ -136,6 +136,15 @@ def test_priors_that_are_none_are_refused_and_others_go_on(
     assert served(server, device(folder, tmp_path / "new"), public_key(folder / "ann.key.pub"))[-1] == "done"
 
 
+def test_a_device_cannot_send_priors_for_another(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    server = Server(folder / "run", tmp_path / "server", ADAPTED, say=said.append)
+    priors = asked(server, device(folder, tmp_path))
+    server.receive("bob", priors, None)
+    assert server.progress("bob").stage == "refused"
+    assert said[-1] == "bob: the priors are from 'ann', and 'bob' has sent them"
+
+
 def test_a_row_that_no_device_can_do_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the run has no row"):
         Server(folder / "run", tmp_path / "server", "nothing")

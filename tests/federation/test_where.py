@@ -51,15 +51,17 @@ def test_the_device_merges_to_the_runs_model_and_sends_nothing(row: str, folder:
         assert fingerprint(model.states[task.name]) == fingerprint(expected.states[task.name])
 
 
-def test_a_server_that_sends_code_of_another_package_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["psi", "chi", "statistics", "release"])
+def test_code_of_another_package_is_not_called(verb: str, folder: Path, tmp_path: Path) -> None:
     server = Server(folder / "run", tmp_path / "server", ADAPTED)
-    server.plan.settings["chi"] = {"_target_": "os.system", "command": "true"}
+    server.plan.settings[verb] = {"_target_": "os.system", "command": f"touch {tmp_path / 'called'}"}
     ann = Device(tmp_path / "ann", folder / "pictures/users/ann", "ann", tmp_path / "key", code=("tests",))
     while (asked := server.request("ann")) is not None:
         server.receive("ann", ann.answer(asked), None)
     assert ann.finished is None
     assert ann.refused is not None
-    assert "os" in ann.refused
+    assert "os.system, which is code from outside" in ann.refused
+    assert not (tmp_path / "called").exists()
 
 
 def test_what_is_encrypted_in_a_simulation_is_not_served(tmp_path: Path) -> None:
