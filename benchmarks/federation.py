@@ -1,6 +1,6 @@
 """Many devices against one `dua serve` on this machine, which is killed in the middle. `make bench-devices`.
 
-    python benchmarks/federation.py [--devices 1000] [--seconds 3600] [--processes 2] [--rate 0.4] [--out DIR]
+    python benchmarks/federation.py [--devices 1000] [--seconds 3600] [--processes 2] [--rate 20] [--out DIR]
 
 The server is the real one, on a run that is made for it. The devices are threads of a few processes. Each has its own
 keys and goes by the connection of `dua device`, over TLS, with all its requests; psi and phi alone are left out: it
@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=1000, help="their number (default: 1000)")
     parser.add_argument("--seconds", type=float, default=3600, help="at most so long (default: 3600)")
     parser.add_argument("--processes", type=int, default=2, help="that devices live in (default: 2)")
-    parser.add_argument("--rate", type=float, default=0.4, help="so many come in a second (default: 0.4)")
+    parser.add_argument("--rate", type=float, default=20, help="so many come in a second (default: 20)")
     parser.add_argument("--width", type=int, default=8, help="of the network's layers (default: 8)")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="for the results")
     given = parser.parse_args()

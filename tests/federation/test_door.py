@@ -1,5 +1,6 @@
 """The door in front of Flower's SuperLink: what devices may ask for, and nothing else."""
 
+import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ pytest.importorskip("uvicorn", reason="the extra federation is not installed")
 pytest.importorskip("starlette", reason="the extra federation is not installed")
 pytest.importorskip("cryptography", reason="the extra federation is not installed")
 
+import httpx
 from starlette.testclient import TestClient
 
 from dua_lightning.federation import superlink
@@ -37,7 +39,9 @@ def test_nobody_reaches_more_than_devices_need(door: TestClient, path: str) -> N
     assert door.post(path, headers=KNOWN).status_code == 404
 
 
-@pytest.mark.parametrize("headers", [{}, {superlink.KEY: b64encode(b"unknown").decode()}, {superlink.KEY: ""}])
+@pytest.mark.parametrize(
+    "headers", [{}, *({superlink.KEY: key} for key in (b64encode(b"unknown").decode(), "", "no base 64", "abcde"))]
+)
 def test_a_device_without_a_card_is_refused(door: TestClient, headers: dict[str, str]) -> None:
     assert door.post("/v1/fleet/pull-messages", headers=headers).status_code == 403
 
@@ -49,3 +53,56 @@ def test_a_body_that_is_too_large_is_refused(door: TestClient, monkeypatch: pyte
 
 def test_a_device_comes_again_where_the_superlink_does_not_answer(door: TestClient) -> None:
     assert door.post("/v1/fleet/push-messages", headers=KNOWN, content=b"x" * 100).status_code == 503
+
+
+def test_whoever_is_here_goes_before_those_who_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = certificates(tmp_path, "127.0.0.1").ca
+    link = SimpleNamespace(
+        url="https://127.0.0.1:1", ca=ca, keys=frozenset(bytes([n]) for n in range(superlink.QUIET + 2))
+    )
+    now = [0.0]
+    monkeypatch.setattr(superlink, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(superlink, "AT_ONCE", superlink.QUIET + 3)
+
+    async def statuses() -> None:
+        answers = asyncio.Event()
+
+        async def send(client: httpx.AsyncClient, request: httpx.Request, **more: object) -> httpx.Response:
+            await answers.wait()
+            return httpx.Response(200, stream=httpx.ByteStream(b""), request=request)
+
+        monkeypatch.setattr(httpx.AsyncClient, "send", send)
+        app = superlink._app(link)
+        asked: list[asyncio.Task[httpx.Response]] = []
+
+        async def ask(*devices: int) -> list[asyncio.Task[httpx.Response]]:
+            headers = [{superlink.KEY: b64encode(bytes([device])).decode()} for device in devices]
+            requests = [httpx.Request("POST", "https://door/v1/fleet/pull-messages", headers=of) for of in headers]
+            transport = httpx.ASGITransport(app)
+            tasks = [asyncio.create_task(transport.handle_async_request(request)) for request in requests]
+            asked.extend(tasks)
+            await asyncio.sleep(0.1)
+            return tasks
+
+        def sent_away(tasks: list[asyncio.Task[httpx.Response]]) -> list[bool]:
+            """Whether each has its answer already, since the SuperLink gives none now."""
+            return [task.done() and task.result().status_code == 503 for task in tasks]
+
+        async with app.router.lifespan_context(app):
+            newcomers = range(superlink.QUIET)
+            inside = await ask(*newcomers)
+            assert sent_away(inside) == [False] * superlink.QUIET
+            assert sent_away(await ask(superlink.QUIET, superlink.QUIET + 1)) == [True, True]
+            more = await ask(0, 0, 1, 0)
+            assert sent_away(more) == [False, False, False, True]
+            answers.set()
+            assert [(await task).status_code for task in [*inside, *more[:3]]] == [200] * (superlink.QUIET + 3)
+            answers.clear()
+            # Nobody is under way any more: the next comes in, and after a while those who were here are newcomers.
+            assert sent_away(await ask(superlink.QUIET, *newcomers)) == [False] * (superlink.QUIET + 1)
+            now[0] += superlink.ABSENT
+            assert sent_away(await ask(0)) == [True]
+            answers.set()
+            await asyncio.gather(*asked)
+
+    asyncio.run(statuses())

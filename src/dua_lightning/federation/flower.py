@@ -1,7 +1,7 @@
 """Flower's two apps: thin adapters between its messages and the parts of server and device.
 
-A message has one `ConfigRecord` with the words as JSON and, for files above a size, their references; and one
-`ArrayRecord` with the other files as bytes. Nothing is unpickled.
+A message has one `ConfigRecord` with the words as JSON, with small files as bytes and, for files above a size, with
+their references; and one `ArrayRecord` with the other files, if there are any. Nothing is unpickled.
 """
 
 import os
@@ -29,6 +29,10 @@ from dua_lightning.store.files import write_text
 
 ABOUT, FILES = "about", "files"
 """The names of a message's records."""
+SMALL = 1 << 20
+"""Files of at most so many bytes go with the words, since Flower moves each record and each array by itself."""
+FILE = "file "
+"""The beginning of the name under which such a file is in the `ConfigRecord`."""
 BYTES = "bytes"
 """The word by which an array says that it has the bytes of a file."""
 MOST = 1 << 33
@@ -62,8 +66,14 @@ def pack(parcel: Parcel, exchange: Path | None = None, large: int = 0) -> Record
     }
     inside = {name: path.read_bytes() for name, path in parcel.files.items() if name not in referred}
     words = {"words": text(dict(parcel.about)), "references": text([*referred.values()])}
-    arrays = {name: Array(dtype="uint8", shape=(len(b),), stype=BYTES, data=b) for name, b in inside.items()}
-    return RecordDict({ABOUT: ConfigRecord(words), FILES: ArrayRecord(arrays)})
+    small = {FILE + name: b for name, b in inside.items() if len(b) <= SMALL}
+    records = RecordDict({ABOUT: ConfigRecord({**words, **small})})
+    arrays = {
+        name: Array(dtype="uint8", shape=(len(b),), stype=BYTES, data=b) for name, b in inside.items() if len(b) > SMALL
+    }
+    if arrays:
+        records[FILES] = ArrayRecord(arrays)
+    return records
 
 
 def unpack(records: RecordDict, folder: Path, exchange: Path | None = None, most: int = MOST) -> Parcel:
@@ -81,14 +91,20 @@ def unpack(records: RecordDict, folder: Path, exchange: Path | None = None, most
     Raises:
         InputError: The message is none of this program's, or a file is not what it says.
     """
-    about, arrays = records.get(ABOUT), records.get(FILES)
+    about, arrays = records.get(ABOUT), records.get(FILES, ArrayRecord())
     if not isinstance(about, ConfigRecord) or not isinstance(arrays, ArrayRecord):
         raise InputError("a message of another program has come; install the same version on both sides")
     words = parsed(str(about.get("words", "")))
+    contents = {name: array.data for name, array in arrays.items()}
+    contents |= {
+        key.removeprefix(FILE): value
+        for key, value in about.items()
+        if key.startswith(FILE) and isinstance(value, bytes)
+    }
     files: dict[str, Path] = {}
-    for name, array in arrays.items():
+    for name, content in contents.items():
         files[name] = folder / _plain(name)
-        files[name].write_bytes(array.data)
+        files[name].write_bytes(content)
     for reference in references(str(about.get("references", "[]"))):
         files[reference.name] = folder / _plain(reference.name)
         fetch(reference, exchange, files[reference.name], most)

@@ -49,7 +49,7 @@ class Progress:
         stage: `new`, `merged` where the personal model lies ready, `finished` where the device has adapted it, or
             `refused`.
         reason: The reason why the priors were refused, until the device has been told.
-        lacks: Whether the device has said that it needs the experts.
+        lacks: Whether the device needs the experts, as far as the server knows.
         told: Whether the device knows that it is finished.
         failed: The number of times that the device could not do what it was asked for.
         up: The bytes of the files that the device has sent.
@@ -124,6 +124,8 @@ class Server:
             experts=file_sha256(folder / files.ABOUT),
         )
         self._plan = digest(self.plan.model_dump())
+        # Where a device measures or merges, the first message has the experts; others ask for them if they need them.
+        self._begun = Progress(self._plan, lacks=self.row.prior == "user" or self.row.where == "device")
         self._progress: dict[str, Progress] = {}
         self.bounds = self._bounds(times) if self.row.prior == "user" and self.row.where == "server" else []
 
@@ -141,10 +143,10 @@ class Server:
             try:
                 found = _PROGRESS.validate_json(path.read_bytes())
             except FileNotFoundError:
-                found = Progress(self._plan)
+                found = self._begun
             except (OSError, ValidationError) as error:
                 raise InputError(f"{path} cannot be used ({error}); remove it to begin anew with this user") from error
-            self._progress[name] = found if found.plan == self._plan else Progress(self._plan)
+            self._progress[name] = found if found.plan == self._plan else self._begun
         return self._progress[name]
 
     def request(self, name: str) -> Parcel | None:

@@ -8,7 +8,6 @@ Flower has no public functions to register devices and to start an app; those of
 file and `supernode` alone know them.
 """
 
-import asyncio
 import hashlib
 import os
 import signal
@@ -56,6 +55,10 @@ BODY = 1 << 26
 """The most bytes of one request of a device; Flower cuts longer messages into pieces of a few megabytes."""
 AT_ONCE = 64
 """So many requests are passed on at once; others are told at once to come again, before they would wait for long."""
+QUIET = 4
+"""A device that was not here comes in while fewer requests are under way: those who are here go first."""
+ABSENT = 90.0
+"""Seconds without a request after which a device is not here any more; it gives a sign of life each 30."""
 PATHS = (
     *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
     *("get-run", "get-fab", "pull-object", "push-object", "confirm-message-received"),
@@ -265,9 +268,14 @@ def door(link: SuperLink, host: str, port: int, certificates: Certificates | Non
 
 
 def _app(link: SuperLink) -> Starlette:
-    """The door: one route, and one client of the SuperLink."""
+    """The door: one route, and one client of the SuperLink.
+
+    A SuperLink takes about as long for a request of a device that waits as for one of a device that works, so that of
+    many who come at once none would be done; hence some are let in, and the others wait outside, which costs nothing.
+    """
     held: dict[str, httpx.AsyncClient] = {}
-    passing = asyncio.Semaphore(AT_ONCE)
+    seen: dict[bytes, float] = {}
+    under_way = 0
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -279,12 +287,17 @@ def _app(link: SuperLink) -> Starlette:
     async def forward(request: Request) -> Response:
         if request.path_params["verb"] not in PATHS:
             return Response(status_code=404)
+        nonlocal under_way
         # The SuperLink checks the signature; here a device without a card learns that it has none.
+        key = b""
         with suppress(ValueError):
-            if b64decode(request.headers.get(KEY, "")) not in link.keys:
-                return Response(status_code=403)
-        if passing.locked():
+            key = b64decode(request.headers.get(KEY, ""))
+        if key not in link.keys:
+            return Response(status_code=403)
+        here = time.monotonic() - seen.get(key, -ABSENT) < ABSENT
+        if under_way >= (AT_ONCE if here else QUIET):
             return Response(status_code=503)
+        seen[key] = time.monotonic()
         body = bytearray()
         async for piece in request.stream():
             body += piece
@@ -293,12 +306,14 @@ def _app(link: SuperLink) -> Starlette:
         headers = [(k, v) for k, v in request.headers.raw if k.lower() not in (b"host", b"content-length")]
         client = held["client"]
         sent = client.build_request("POST", request.url.path, headers=headers, content=bytes(body))
+        under_way += 1
         try:
-            async with passing:
-                got = await client.send(sent, stream=True)
+            got = await client.send(sent, stream=True)
         except (TimeoutError, httpx.TransportError):
             # Devices try again.
             return Response(status_code=503)
+        finally:
+            under_way -= 1
         kept = {k: v for k, v in got.headers.items() if k not in ("date", "server", "transfer-encoding", "connection")}
         return StreamingResponse(got.aiter_raw(), got.status_code, kept, background=BackgroundTask(got.aclose))
 

@@ -5,6 +5,7 @@ connection is Flower's, and the app is that of this package: no code of the serv
 a message. Flower has no public functions for that; this file and `superlink` alone know its inner ones.
 """
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,10 +40,12 @@ from dua_lightning.federation.flower import client, device_of
 from dua_lightning.federation.keys import connection_key
 from dua_lightning.store.files import write_text
 
-POLLS = (0.5, 3.0)
+POLLS = (0.5, 5.0)
 """Seconds between two looks for a message: at first, and after a while without any."""
 BUSY, LONGEST = 10.0, 60.0
 """A server that answers slowly has many devices: so many times the time of its answer, and at most so many seconds."""
+LATER = (2.0, 30.0)
+"""Seconds after which a device comes again that a busy server has sent away: at first, and after many times."""
 SEEN = 2.0
 """Seconds in which a server sees that a device has gone."""
 NODE = "node.txt"
@@ -75,7 +78,7 @@ def run(
     trusted = None if ca is None else str(ca)
     keys = private, private.public_key()
     place = device.state / NODE
-    _knock(server, trusted, keys, place)
+    _knock(server, trusted, keys, place, device.say)
     try:
         with http_request_response(server, ca is None, trusted, keys) as connection:
             node, receive, send, _, _, pull, push, confirm = connection
@@ -87,7 +90,7 @@ def run(
                 got = receive()
                 if got is None:
                     time.sleep(max(wait, min(BUSY * (time.monotonic() - began), LONGEST)))
-                    wait = min(wait * 1.2, POLLS[1])
+                    wait = min(wait * 1.5, POLLS[1])
                     continue
                 wait = POLLS[0]
                 try:
@@ -103,29 +106,39 @@ def run(
         raise InputError(f"{server} does not take this device now; start it again in a minute") from error
 
 
-def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path) -> None:
-    """See that the server is the right one and knows the key, and end a connection that an earlier process has left.
+def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path, say: Callable[[str], None]) -> None:
+    """Wait until the right server lets this device in, and end a connection that an earlier process has left.
 
     Flower itself would wait a minute for that process, and has one message for all reasons.
     """
     node = int(place.read_text(encoding="utf-8")) if place.is_file() else 0
     interceptors = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(*keys)]
-    try:
-        with FleetHttpClient.from_server_address(server, ca is None, ca, interceptors=interceptors) as client:
-            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
-            # The server sees that the earlier process has gone, and asks this one anew.
-            time.sleep(SEEN)
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code == httpx.codes.FORBIDDEN:
-            raise InputError(
-                f"{server} does not know the key of this device; have its operator put the card "
-                f"{place.parent}/NAME.json into the server's folder devices"
-            ) from error
-    except httpx.TransportError as error:
-        raise InputError(
-            f"{server} is no dua serve of the authority {ca} ({' '.join(str(error).split())}); give the server's "
-            "ca.crt by --ca FILE"
-        ) from error
+    wait = 0.0
+    with FleetHttpClient.from_server_address(server, ca is None, ca, interceptors=interceptors) as client:
+        while True:
+            try:
+                client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+                # The server sees that the earlier process has gone, and asks this one anew.
+                time.sleep(SEEN)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+                    if not wait:
+                        say(f"{server} is busy with other devices; waiting for a turn")
+                    wait = min(max(1.5 * wait, LATER[0]), LATER[1])
+                    # Those who were sent away together do not come again together.
+                    time.sleep(wait * random.uniform(0.5, 1.5))
+                    continue
+                if error.response.status_code == httpx.codes.FORBIDDEN:
+                    raise InputError(
+                        f"{server} does not know the key of this device; have its operator put the card "
+                        f"{place.parent}/NAME.json into the server's folder devices"
+                    ) from error
+            except httpx.TransportError as error:
+                raise InputError(
+                    f"{server} is no dua serve of the authority {ca} ({' '.join(str(error).split())}); give the "
+                    "server's ca.crt by --ca FILE"
+                ) from error
+            return
 
 
 def _answered(
