@@ -136,7 +136,7 @@ def devices(names: list[str], folder: Path, port: int, pause: float, until: floa
 
     from dua_lightning.errors import InputError
     from dua_lightning.federation import supernode
-    from dua_lightning.federation.flower import pack, unpack
+    from dua_lightning.federation.flower import device_of, pack, unpack
     from dua_lightning.federation.keys import PRIORS
     from dua_lightning.federation.parcel import Parcel
     from dua_lightning.personal import files
@@ -226,11 +226,11 @@ def devices(names: list[str], folder: Path, port: int, pause: float, until: floa
 
     @client.train()
     def answer(message: Message, context: Any) -> Message:
+        name = str(context.node_config["name"])
         with tempfile.TemporaryDirectory() as place:
-            return Message(
-                pack(answered(str(context.node_config["name"]), unpack(message.content, Path(place)), Path(place))),
-                reply_to=message,
-            )
+            reply = Message(pack(answered(name, unpack(message.content, Path(place)), Path(place))), reply_to=message)
+        device_of(tuple(sorted(context.node_config.items()))).done = name in done or name in refused
+        return reply
 
     supernode.client = client
     starts = dict.fromkeys(names, 0)

@@ -58,11 +58,11 @@ def test_a_device_comes_again_where_the_superlink_does_not_answer(door: TestClie
 def test_whoever_is_here_goes_before_those_who_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ca = certificates(tmp_path, "127.0.0.1").ca
     link = SimpleNamespace(
-        url="https://127.0.0.1:1", ca=ca, keys=frozenset(bytes([n]) for n in range(superlink.QUIET + 2))
+        url="https://127.0.0.1:1", ca=ca, keys=frozenset(bytes([device]) for device in range(2 * superlink.ACTIVE))
     )
     now = [0.0]
     monkeypatch.setattr(superlink, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(superlink, "AT_ONCE", superlink.QUIET + 3)
+    monkeypatch.setattr(superlink, "AT_ONCE", 4 * superlink.ACTIVE)
 
     async def statuses() -> None:
         answers = asyncio.Event()
@@ -89,19 +89,23 @@ def test_whoever_is_here_goes_before_those_who_come(tmp_path: Path, monkeypatch:
             return [task.done() and task.result().status_code == 503 for task in tasks]
 
         async with app.router.lifespan_context(app):
-            newcomers = range(superlink.QUIET)
-            inside = await ask(*newcomers)
-            assert sent_away(inside) == [False] * superlink.QUIET
-            assert sent_away(await ask(superlink.QUIET, superlink.QUIET + 1)) == [True, True]
-            more = await ask(0, 0, 1, 0)
-            assert sent_away(more) == [False, False, False, True]
+            some, others = range(superlink.ACTIVE), range(superlink.ACTIVE, 2 * superlink.ACTIVE)
+            assert not any(sent_away(await ask(*some)))
+            assert all(sent_away(await ask(*others)))
+            assert not any(sent_away(await ask(*some)))
+            # Those who are at work are quiet, and make room; when they come back they are let in all the same.
+            now[0] += superlink.RECENT
+            assert not any(sent_away(await ask(*others)))
+            assert not any(sent_away(await ask(*some)))
+            # Too many requests are under way for anybody.
+            assert all(sent_away(await ask(some[0], others[0])))
             answers.set()
-            assert [(await task).status_code for task in [*inside, *more[:3]]] == [200] * (superlink.QUIET + 3)
-            answers.clear()
-            # Nobody is under way any more: the next comes in, and after a while those who were here are newcomers.
-            assert sent_away(await ask(superlink.QUIET, *newcomers)) == [False] * (superlink.QUIET + 1)
+            assert {(await task).status_code for task in asked} == {200, 503}
+            assert not any(sent_away(await ask(some[0], others[0])))
+            # Whoever has gone for long is a newcomer.
             now[0] += superlink.ABSENT
-            assert sent_away(await ask(0)) == [True]
+            assert not any(sent_away(await ask(*some)))
+            assert all(sent_away(await ask(*others)))
             answers.set()
             await asyncio.gather(*asked)
 

@@ -111,7 +111,8 @@ class Device:
 
         Returns:
             The device's answer: the priors, a request for the experts, that the model is finished, or that it failed.
-            Why it failed stays on the device, since it may name pictures. After `done` nothing more is wanted of it.
+            Why it failed stays on the device, since it may name pictures. After `done` or `refuse` nothing more is
+            wanted of it, and nobody waits for its answer.
         """
         try:
             return self._answer(parcel)
@@ -124,6 +125,7 @@ class Device:
             self.done = True
             return Parcel({"verb": "done"}, {})
         if parcel.verb == "refuse":
+            self.done = True
             self.refused = f"the server has refused the priors: {parcel.about.get('reason', '')}"
             return Parcel({"verb": "sorry"}, {})
         try:

@@ -40,7 +40,7 @@ MOST = 1 << 33
 POLL = 0.5
 """Seconds between two looks of the server at its devices."""
 LAST = ("done", "refuse")
-"""Words after which a device goes, perhaps without an answer."""
+"""Words after which a device goes without an answer."""
 PATIENCE = 60.0
 """Seconds after which a device that is here and has not answered is asked once more."""
 
@@ -237,7 +237,11 @@ def rounds(part: Server, grid: Grid, serving: Serving, say: Callable[[str], None
         before = here
         # Whoever has come again has forgotten what was asked before; an answer that comes late is taken all the same.
         # Where many are here each of them waits for its turn.
-        asked = {one: of for one, of in asked.items() if now - of.since < 10 * PATIENCE}
+        asked = {
+            one: of
+            for one, of in asked.items()
+            if now - of.since < 10 * PATIENCE and (of.verb not in LAST or of.node in here)
+        }
         busy = {of.node for of in asked.values() if max(now - PATIENCE - len(here), here.get(of.node, now)) <= of.since}
         for node in sorted(here.keys() - busy):
             request = _request(part, known[node].name, say)
@@ -246,10 +250,11 @@ def rounds(part: Server, grid: Grid, serving: Serving, say: Callable[[str], None
                 (one,) = grid.push_messages([Message(content, dst_node_id=node, message_type="train")])
                 asked[one] = _Asked(node, request.verb, now)
                 busy.add(node)
-        for reply in grid.pull_messages([*asked]) if asked else ():
+        awaited = [one for one, of in asked.items() if of.verb not in LAST]
+        for reply in grid.pull_messages(awaited) if awaited else ():
             of = asked.pop(reply.metadata.reply_to_message_id)
             busy.discard(of.node)
-            if of.node in known and of.verb not in LAST:
+            if of.node in known:
                 _receive(part, known[of.node], reply, serving.exchange, say)
         if serving.until is not None and not busy:
             finished = [part.progress(card.name) for card in known.values()]

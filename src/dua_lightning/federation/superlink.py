@@ -55,10 +55,11 @@ BODY = 1 << 26
 """The most bytes of one request of a device; Flower cuts longer messages into pieces of a few megabytes."""
 AT_ONCE = 64
 """So many requests are passed on at once; others are told at once to come again, before they would wait for long."""
-QUIET = 4
-"""A device that was not here comes in while fewer requests are under way: those who are here go first."""
-ABSENT = 90.0
-"""Seconds without a request after which a device is not here any more; it gives a sign of life each 30."""
+ACTIVE = 32
+"""A device comes in while fewer devices are active: those who are here go first."""
+RECENT, ABSENT = 10.0, 90.0
+"""Seconds after its last request in which a device is active, and in which it is here; one that is at work gives a
+sign of life each 30."""
 PATHS = (
     *("activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages", "push-messages"),
     *("get-run", "get-fab", "pull-object", "push-object", "confirm-message-received"),
@@ -130,7 +131,8 @@ class SuperLink:
         with log.open("ab") as words:
             self.process = subprocess.Popen(command, env=variables, stdout=words, stderr=words, start_new_session=True)
         self.keys: frozenset[bytes] = frozenset()
-        self._cards: dict[str, Card] | None = None
+        self._cards: dict[str, Card] = {}
+        self._files: dict[str, int] | None = None
         self._client: Any = None
 
     @property
@@ -181,9 +183,11 @@ class SuperLink:
         from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-        wanted = dict(cards(self.state / "devices"))
-        if wanted == self._cards:
+        folder = self.state / "devices"
+        files = {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(folder)}
+        if files == self._files:
             return []
+        wanted = dict(cards(folder))
         there = {bytes(node.public_key): node.node_id for node in self.control.ListNodes(ListNodesRequest()).nodes_info}
         found: dict[int, Card] = {}
         for card in wanted.values():
@@ -199,7 +203,7 @@ class SuperLink:
                 self.control.UnregisterNode(UnregisterNodeRequest(node_id=node))
         write_text(self.state / NODES, text({str(node): asdict(card) for node, card in found.items()}))
         self.keys = frozenset(key for key, node in there.items() if node in found)
-        before, self._cards = self._cards or {}, wanted
+        before, self._cards, self._files = self._cards, wanted, files
         return sorted(wanted.keys() - before.keys())
 
     def start(self) -> None:
@@ -279,7 +283,8 @@ def _app(link: SuperLink) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+        # The client looks at each connection that it keeps for each request.
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=8)
         async with httpx.AsyncClient(base_url=link.url, verify=_trusting(link.ca), limits=limits, timeout=60) as client:
             held["client"] = client
             yield
@@ -294,10 +299,11 @@ def _app(link: SuperLink) -> Starlette:
             key = b64decode(request.headers.get(KEY, ""))
         if key not in link.keys:
             return Response(status_code=403)
-        here = time.monotonic() - seen.get(key, -ABSENT) < ABSENT
-        if under_way >= (AT_ONCE if here else QUIET):
+        now = time.monotonic()
+        here = now - seen.get(key, -ABSENT) < ABSENT
+        if under_way >= AT_ONCE or (not here and sum(now - last < RECENT for last in seen.values()) >= ACTIVE):
             return Response(status_code=503)
-        seen[key] = time.monotonic()
+        seen[key] = now
         body = bytearray()
         async for piece in request.stream():
             body += piece

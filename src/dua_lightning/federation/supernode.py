@@ -42,7 +42,7 @@ from dua_lightning.store.files import write_text
 
 POLLS = (0.5, 5.0)
 """Seconds between two looks for a message: at first, and after a while without any."""
-BUSY, LONGEST = 10.0, 60.0
+BUSY, LONGEST = 30.0, 8.0
 """A server that answers slowly has many devices: so many times the time of its answer, and at most so many seconds."""
 LATER = (2.0, 30.0)
 """Seconds after which a device comes again that a busy server has sent away: at first, and after many times."""
@@ -94,7 +94,7 @@ def run(
                     continue
                 wait = POLLS[0]
                 try:
-                    _answered(got, node, config, send, pull, push, confirm)
+                    _answered(got, device, node, config, send, pull, push, confirm)
                 except (RunNotRunningException, ObjectPullError, ObjectPushError):
                     # A server that has started anew asks again by itself.
                     device.say("the server has started anew")
@@ -143,6 +143,7 @@ def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path, say:
 
 def _answered(
     got: tuple[Message, Any],
+    device: Device,
     node: int,
     config: Mapping[str, Any],
     send: Callable[..., tuple[set[str], str]],
@@ -150,7 +151,7 @@ def _answered(
     push: Callable[[int, str, str, bytes], None],
     confirm: Callable[[int, str], None],
 ) -> None:
-    """Read the rest of a message, answer it and send the answer."""
+    """Read the rest of a message, answer it and send the answer, unless it was the last message."""
     head, tree = got
     run_id = head.metadata.run_id
     wanted = [one.object_id for one in iterate_object_tree(tree)]
@@ -162,6 +163,8 @@ def _answered(
     context = Context(run_id=run_id, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
     began = time.monotonic()
     reply = client(message=message, context=context)
+    if device.done:
+        return
     reply.metadata.__dict__["_message_id"] = reply.object_id
     with no_object_id_recompute():
         objects = get_all_nested_objects(reply)
