@@ -123,7 +123,7 @@ def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path, say:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
                     if not wait:
-                        say(f"{server} is busy with other devices; waiting for a turn")
+                        say(f"{server} is busy; waiting for a turn")
                     wait = min(max(1.5 * wait, LATER[0]), LATER[1])
                     # Those who were sent away together do not come again together.
                     time.sleep(wait * random.uniform(0.5, 1.5))

@@ -1,0 +1,89 @@
+"""The first words of a device at a server's door."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra federation is not installed")
+
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+from dua_lightning.errors import InputError
+from dua_lightning.federation import superlink, supernode
+from dua_lightning.federation.address import free_port
+from dua_lightning.federation.keys import certificates, connection_key, new_device
+
+pytestmark = pytest.mark.devices
+
+Open = Callable[[Path | None], str]
+
+
+def keys(folder: Path, name: str) -> tuple[Any, Any]:
+    """The pair of keys of a device's connection."""
+    new_device(folder / name, name)
+    private = connection_key(folder / name)
+    return private, private.public_key()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """A way to open a door that knows ann, whose SuperLink does not answer. It is given a folder for certificates,
+    without which it is not encrypted, and gives the address."""
+    with ExitStack() as doors:
+
+        def door(state: Path | None) -> str:
+            made = certificates(state or tmp_path / "unused", "127.0.0.1")
+            known = frozenset({public_key_to_bytes(keys(tmp_path, "ann")[1])})
+            link: Any = SimpleNamespace(url=f"https://127.0.0.1:{free_port()}", ca=made.ca, keys=known)
+            port = free_port()
+            doors.enter_context(superlink.door(link, "127.0.0.1", port, made if state else None))
+            return f"127.0.0.1:{port}"
+
+        yield door
+
+
+def knock(folder: Path, name: str, server: str, ca: Path | None) -> list[str]:
+    """Knock as a device; the lines that it says."""
+    said: list[str] = []
+    supernode._knock(server, ca and str(ca), keys(folder, name), folder / name / "node.txt", said.append)
+    return said
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_device_without_a_card_is_told_so(encrypted: bool, opened: Open, tmp_path: Path) -> None:
+    server = opened(tmp_path / "server" if encrypted else None)
+    with pytest.raises(InputError, match=r"does not know the key of this device; have its operator put the card .*bob"):
+        knock(tmp_path, "bob", server, tmp_path / "server" / "ca.crt" if encrypted else None)
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_server_of_another_authority_is_refused(encrypted: bool, opened: Open, tmp_path: Path) -> None:
+    server = opened(tmp_path / "server" if encrypted else None)
+    other = certificates(tmp_path / "other", "127.0.0.1").ca
+    with pytest.raises(InputError, match=r"is no dua serve of the authority .*give the server's ca.crt by --ca FILE"):
+        knock(tmp_path, "ann", server, other)
+
+
+def test_a_device_waits_for_its_turn_ever_longer(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SuperLink behind the door does not answer, so that the door sends everybody away."""
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 10:
+            raise TimeoutError
+
+    said: list[str] = []
+    server = opened(tmp_path / "server")
+    monkeypatch.setattr(supernode, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(supernode, "random", SimpleNamespace(uniform=lambda low, high: high))
+    ann = keys(tmp_path, "ann")
+    with pytest.raises(TimeoutError):
+        supernode._knock(server, str(tmp_path / "server" / "ca.crt"), ann, tmp_path / "node.txt", said.append)
+    assert said == [f"{server} is busy; waiting for a turn"]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (1.5 * supernode.LATER[0], 1.5 * supernode.LATER[1])
