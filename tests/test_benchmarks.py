@@ -28,6 +28,7 @@ def test_no_ratio_to_a_floor_has_grown_by_more_than_a_third(tmp_path: Path) -> N
     assert not grown
 
 
+@pytest.mark.slow
 def test_every_benchmark_can_be_loaded() -> None:
     names = sorted(path.stem for path in (TOP / "benchmarks").glob("*.py"))
     assert {"hot_paths", "training"} <= set(names)

@@ -185,6 +185,7 @@ def test_a_changed_byte_or_the_bytes_of_another_key_are_named(tmp_path: Path) ->
         cached(tmp_path, ["b"], SHAPE, filling(1, []))
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_writes(tmp_path: Path) -> None:
     code = f"""
 import os, time

@@ -292,6 +292,7 @@ def test_a_root_that_cannot_be_made(web: Web, tmp_path: Path) -> None:
         load(web, tmp_path / "file" / "root")
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_download_once(web: Web, tmp_path: Path) -> None:
     code = f"""
 from dua_lightning.data.mit_indoor import mit_indoor

@@ -29,7 +29,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.nets import vgg11
 from dua_lightning.regularise import NoRegulariser
 from dua_lightning.report import records, tables
-from dua_lightning.report.records import Record
+from dua_lightning.report.records import CostRecord, Record
 from dua_lightning.report.reduce import reduce
 from dua_lightning.store.store import KINDS, Kind, Recipe, Store, read
 from dua_lightning.training import fit
@@ -137,7 +137,9 @@ def _read_records(path: Path) -> Any:
     frame = records.read(path)
     reduced = reduce([frame])
     tables.table(reduced, "title")
-    tables.write_summary(reduced, records.costs(path.with_name("costs.csv")), None, path.with_name("summary.json"))
+    tables.write_summary(
+        reduced, records.table(path.with_name("costs.csv"), CostRecord), None, path.with_name("summary.json")
+    )
     return frame.to_csv()
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dua_lightning.report import records
+from dua_lightning.report.records import CostRecord
 from tests.data.scenes import picture
 from tests.faults import alone
 from tests.faults.readers import Payload
@@ -271,7 +272,7 @@ def test_users_tasks_and_categories_may_have_any_names(own: Path) -> None:
     assert "Traceback" not in done.out + done.err
     expected = {name.replace("\udce9", "\\xe9") for name in NASTY}
     assert set(records.read(own.parent / "out" / "records.csv")["user"]) == expected
-    found = records.costs(own.parent / "out" / "costs.csv")
+    found = records.table(own.parent / "out" / "costs.csv", CostRecord)
     assert set(found["user"]) == expected
     assert set(found["task"]) == {"Jos\\xe9", NASTY[5]}
     assert dua(own.parent, *OWN, *MLP, "adapt=finetune", "logger=csv").out.count("7 of 7 results") == 1

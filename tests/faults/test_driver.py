@@ -59,6 +59,7 @@ def test_a_fork_behaves_as_a_fresh_process(one: Undisturbed, tmp_path: Path) -> 
     assert driver.outcome(tmp_path) == one.outcome
 
 
+@pytest.mark.slow
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     assert driver.same_second(3, tmp_path) == ["", "", ""]
 

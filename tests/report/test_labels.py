@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from dua_lightning.commands import compare, report
 from dua_lightning.report import figures, ledger, logged, records, reduce, runs, tables
 from dua_lightning.report.labels import adaptation
+from dua_lightning.report.records import CostRecord
 from dua_lightning.report.terminal import Terminal
 from tests.helpers.cli import TINY
 from tests.helpers.process import spawn
@@ -80,7 +81,7 @@ def test_every_output_has_the_same_labels(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_costs_are_of_the_same_rows_and_a_line_is_one_adaptation(folder: Path) -> None:
-    costs = records.costs(folder / "costs.csv")
+    costs = records.table(folder / "costs.csv", CostRecord)
     assert list(costs["label"].unique()) == LABELS[2:]
     named = ["T3A (K=1)", "T3A (K=5)", "label shift"]
     assert list(map(adaptation, LABELS[2:])) == named

@@ -48,8 +48,9 @@ def test_any_name_comes_back(streamed: bool, user: str, task: str, tmp_path_fact
                     stream.write([row])
         else:
             records.write(rows, path)
-        read = {"records": records.read, "costs": records.costs, "trainings": records.trainings}[kind]
-        assert [plain(row) for row in read(path).itertuples(index=False)] == [plain(astuple(row)) for row in rows]
+        of = type(rows[0])
+        read = records.read(path) if of is Record else records.table(path, of)
+        assert [plain(row) for row in read.itertuples(index=False)] == [plain(astuple(row)) for row in rows]
 
 
 def test_tables_of_earlier_versions_are_filled_by_methods_and_adaptations(tmp_path: Path) -> None:

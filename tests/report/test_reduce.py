@@ -227,7 +227,7 @@ def test_adaptation_costs_a_user_the_sum_over_tasks(tmp_path: Path) -> None:
     ]
     records.write(costs, tmp_path / "costs.csv")
     draws = reduce.reduce([pd.DataFrame(crowd(200))]).draws
-    found = reduce.adapting(draws, records.costs(tmp_path / "costs.csv"))
+    found = reduce.adapting(draws, records.table(tmp_path / "costs.csv", CostRecord))
     assert found.to_dict() == {"MAS-IMM": 0.75}
 
 
@@ -239,19 +239,19 @@ def test_costs_name_the_statistics_and_peak_memory_where_it_was_counted(tmp_path
         for (adapt, way), seconds in ways.items()
     ]
     records.write(costs, tmp_path / "costs.csv")
-    found = reduce.cost_medians(records.costs(tmp_path / "costs.csv"))
+    found = reduce.cost_medians(records.table(tmp_path / "costs.csv", CostRecord))
     assert dict(zip(zip(found["adaptation"], found["statistics"], strict=True), found["seconds"], strict=True)) == ways
     counted = not math.isnan(peak)
     assert ("peak memory (MiB)" in found) == counted
     console = Terminal(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(tables.costs(records.costs(tmp_path / "costs.csv")))
+    console.print(tables.costs(records.table(tmp_path / "costs.csv", CostRecord)))
     (line,) = [line for line in console.export_text().splitlines() if "batch" in line]
     assert line.replace(" ", "") == "│adabn│batch│1,000│2.0│0.250│" + "3.0│" * counted
 
 
 def test_summary_table_and_figure_of_many_users_show_percentiles_and_cost(tmp_path: Path) -> None:
     found, cost = reduce.reduce([pd.DataFrame(crowd(200))]), tables.UserCost(150, 0.0321)
-    costs = records.costs(tmp_path / "costs.csv")
+    costs = records.table(tmp_path / "costs.csv", CostRecord)
     tables.write_summary(found, costs, cost, tmp_path / "summary.json")
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["cost_per_user"] == {"draws": 150, "seconds": 0.0321}

@@ -11,7 +11,7 @@ import pytest
 
 from dua_lightning.errors import InputError
 from dua_lightning.report import figures, records, tables
-from dua_lightning.report.records import COLUMNS, Record
+from dua_lightning.report.records import COLUMNS, CostRecord, Record
 from dua_lightning.report.reduce import over_seeds, reduce
 from dua_lightning.report.terminal import Terminal
 
@@ -69,7 +69,9 @@ def test_records_survive_the_file_with_all_their_bits(frame: pd.DataFrame) -> No
 
 
 def test_the_summary_has_every_figure_and_null_where_it_is_not_defined(frame: pd.DataFrame, tmp_path: Path) -> None:
-    tables.write_summary(reduce([frame]), records.costs(tmp_path / "costs.csv"), None, tmp_path / "summary.json")
+    tables.write_summary(
+        reduce([frame]), records.table(tmp_path / "costs.csv", CostRecord), None, tmp_path / "summary.json"
+    )
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert list(summary) == ["MAS-RACL", "MAS-IMM", "Joint"]
     assert summary["Joint"]["forgetting"] is None

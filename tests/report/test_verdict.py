@@ -43,7 +43,7 @@ KINDS = {
     "MAS-IMM + AdaBN (released)": ("imm", "mas", "adabn_released", "server", "last", "images"),
 }
 """Method, importance, adaptation, who measures the prior, statistics, and what is used of a user's, by label."""
-NO_COSTS = records.costs(Path("absent.csv"))
+NO_COSTS = records.table(Path("absent.csv"), CostRecord)
 FACTS = Facts((TaskFacts("Küche", ("fork", "<b>")),), 4, (3, 8, 8), 2**21, True)
 
 
@@ -165,7 +165,7 @@ def test_a_released_prior_has_the_size_that_was_sent(tmp_path: Path) -> None:
         told = {answer.question: answer.text for answer in verdict.verdict(frame, NO_COSTS, FACTS, folder=folder)}
         expected = f"The device sends the server a prior of {size}; measuring it is not timed."
         assert told["What does it cost on the device?"] == expected
-    assert records.releases(tmp_path / "nothing.csv").empty
+    assert records.table(tmp_path / "nothing.csv", ReleaseRecord).empty
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Server:
             experts=file_sha256(folder / files.ABOUT),
         )
         self._plan = digest(self.plan.model_dump())
-        # Where a device measures or merges, the first message has the experts; others ask for them if they need them.
+        # A device that measures or merges needs the experts, and has them with the first message; others ask for them.
         self._begun = Progress(self._plan, lacks=self.row.prior == "user" or self.row.where == "device")
         self._progress: dict[str, Progress] = {}
         self.bounds = self._bounds(times) if self.row.prior == "user" and self.row.where == "server" else []

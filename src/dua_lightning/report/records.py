@@ -196,8 +196,8 @@ class MergeRecord:
 
 AnyRecord = Record | CostRecord | TrainingRecord | ReleaseRecord | MergeRecord
 """A record of any kind."""
-COLUMNS, COSTS, TRAININGS = ([f.name for f in fields(kind)] for kind in (Record, CostRecord, TrainingRecord))
-"""The columns of each kind of records."""
+COLUMNS = [field.name for field in fields(Record)]
+"""The columns of accuracies."""
 KEYS = COLUMNS[: COLUMNS.index("after")]
 """The columns that identify one accuracy matrix: a row of the table, a user, a draw and a seed."""
 NUMBERS = {"accuracy": float, "after": int, "on": int, "seed": int, "iteration": int}
@@ -356,81 +356,31 @@ def matrices(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, np.ndarray]]
         yield part[KEYS].drop_duplicates(ignore_index=True), R
 
 
-def costs(path: Path) -> pd.DataFrame:
-    """Read the costs of a run's adaptations.
+def table(path: Path, kind: type[AnyRecord]) -> pd.DataFrame:
+    """Read the records of another kind than `Record`, which `chunks` reads.
 
     Args:
         path: The file; where there is none, the table has no lines.
+        kind: The kind of records.
 
     Returns:
-        A line for each `CostRecord`.
+        A line for each record.
 
     Raises:
         InputError: The file cannot be read.
     """
-    return _table(path, CostRecord).astype(dict.fromkeys(_texts(CostRecord), "category"))
-
-
-def trainings(path: Path) -> pd.DataFrame:
-    """Read the trainings of a run.
-
-    Args:
-        path: The file; where there is none, the table has no lines.
-
-    Returns:
-        A line for each `TrainingRecord`.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    return _table(path, TrainingRecord)
-
-
-def releases(path: Path) -> pd.DataFrame:
-    """Read what users sent through releases in a run.
-
-    Args:
-        path: The file; where there is none, the table has no lines.
-
-    Returns:
-        A line for each `ReleaseRecord`.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    return _table(path, ReleaseRecord)
-
-
-def merges(path: Path) -> pd.DataFrame:
-    """Read what merging cost the users of a run.
-
-    Args:
-        path: The file; where there is none, the table has no lines.
-
-    Returns:
-        A line for each `MergeRecord`.
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    return _table(path, MergeRecord).astype(dict.fromkeys(_texts(MergeRecord), "category"))
-
-
-def _texts(kind: type[AnyRecord]) -> list[str]:
-    """The columns that hold texts."""
-    return [field.name for field in fields(kind) if field.type is str]
-
-
-def _table(path: Path, kind: type[AnyRecord]) -> pd.DataFrame:
-    columns, texts = [field.name for field in fields(kind)], _texts(kind)
+    columns, texts = [field.name for field in fields(kind)], [field.name for field in fields(kind) if field.type is str]
+    # A table with lines for each user is long, and repeats the same words.
+    category = dict.fromkeys(texts, "category") if "user" in texts else {}
     if not path.exists():
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype(category)
     nothing = {name: ["", "nan"] for name in columns if name not in texts}
     try:
         frame: pd.DataFrame = pd.read_csv(path, **PLAIN, na_values=nothing, dtype=dict.fromkeys(texts, str))
         if missing := [name for name in columns if name not in frame]:
             raise ValueError(f"it has no column {missing[0]}")
-        return frame.astype({name: float for name in columns if name.endswith(("seconds", "bytes", "accuracy"))})
+        real = {name: "float" for name in columns if name.endswith(("seconds", "bytes", "accuracy"))}
+        return frame.astype(real | category)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({' '.join(str(error).split())}); run again, or name another run"

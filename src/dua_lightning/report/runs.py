@@ -14,6 +14,7 @@ from dua_lightning.errors import InputError
 from dua_lightning.report import facts, records
 from dua_lightning.report.curves import CURVE, METRICS, place, several
 from dua_lightning.report.facts import Facts, task_names
+from dua_lightning.report.records import CostRecord, MergeRecord, ReleaseRecord, TrainingRecord
 from dua_lightning.report.reduce import Reduced, digests, reduce
 from dua_lightning.store.files import replacing
 
@@ -319,16 +320,16 @@ def _short(names: Sequence[str]) -> dict[str, str]:
 def _read(folder: Path) -> Run:
     given: Any = _yaml(folder / OVERRIDES) if (folder / OVERRIDES).exists() else []
     settings = flat(_yaml(folder / CONFIG))
-    trainings = records.trainings(folder / "trainings.csv")
+    trainings = records.table(folder / "trainings.csv", TrainingRecord)
     return Run(
         folder=folder,
         settings=settings,
         given=[str(text) for text in given],
         environment=_json(folder / ENVIRONMENT),
         results=_results(folder),
-        costs=records.costs(folder / "costs.csv"),
-        releases=records.releases(folder / "releases.csv"),
-        merges=records.merges(folder / "merges.csv"),
+        costs=records.table(folder / "costs.csv", CostRecord),
+        releases=records.table(folder / "releases.csv", ReleaseRecord),
+        merges=records.table(folder / "merges.csv", MergeRecord),
         curves=_curves(folder, trainings, settings.get("seed")),
         trainings=trainings,
         facts=facts.read(folder),

@@ -20,7 +20,7 @@ from dua_lightning.report.document import Answer
 from dua_lightning.report.facts import Facts
 from dua_lightning.report.labels import FEW, kin
 from dua_lightning.report.pairs import NEAR, SURE, UNCLEAR, Difference, Rows, kept, points
-from dua_lightning.report.records import merges, releases
+from dua_lightning.report.records import MergeRecord, ReleaseRecord, table
 from dua_lightning.report.runs import again
 from dua_lightning.report.statistics import FEWEST, interval
 
@@ -262,12 +262,12 @@ def _cost(rows: Rows, personal: str, costs: pd.DataFrame, facts: Facts | None, f
         )
     sends = rows.of[personal]["prior"] == "user"
     size = f" of {_size(facts.prior_bytes)} for each task" if facts else ""
-    released = releases(folder / "releases.csv") if folder else pd.DataFrame(columns=["label"])
+    released = table(folder / "releases.csv", ReleaseRecord) if folder else pd.DataFrame(columns=["label"])
     own = released[released["label"] == personal]
     if len(own):
         sent, plain = (_size(own[column].median()) for column in ("sent", "plain"))
         size = f" of {sent} for each task, {plain} before its release"
-    merging = merges(folder / "merges.csv") if folder else pd.DataFrame(columns=["label", "where", "up"])
+    merging = table(folder / "merges.csv", MergeRecord) if folder else pd.DataFrame(columns=["label", "where", "up"])
     elsewhere = merging[(merging["label"] == personal) & (merging["where"] != "server")]
     if len(elsewhere) and (up := elsewhere["up"].median()):
         texts.append(f"The device sends the server {_size(up)} for all tasks, encrypted; measuring is not timed.")

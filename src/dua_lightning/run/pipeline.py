@@ -172,7 +172,7 @@ def report(
     if not path.exists():
         console.print(NOT_SCORED)
         return
-    reduced, costs = reduce(records.chunks(path)), records.costs(folder / "costs.csv")
+    reduced, costs = reduce(records.chunks(path)), records.table(folder / "costs.csv", CostRecord)
     known = facts.read(folder)
     if known:
         names = facts.task_names([known])
@@ -185,10 +185,10 @@ def report(
     console.print(tables.table(reduced, name, costs, cost))
     if len(costs) and not reduced.many:
         console.print(tables.costs(costs))
-    sent = records.releases(folder / "releases.csv")
+    sent = records.table(folder / "releases.csv", ReleaseRecord)
     if len(sent) and not reduced.many:
         console.print(tables.released(sent))
-    merging = records.merges(folder / "merges.csv")
+    merging = records.table(folder / "merges.csv", MergeRecord)
     if (merging["where"] != "server").any() and not reduced.many:
         console.print(tables.merged(merging))
     if answers:
