@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tables 2, 3 and 4, AdaBN as released and the gain ledger on MiniPlaces, MobileNetV2 with ImageNet weights; three seeds.
 # DATA is the folder with miniplaces/ and the weights; what they lack is downloaded. It goes on where it was stopped.
+# Settings may follow; README.md has those of the narrow VGG11-BN.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 DATA=${DATA:-data}
