@@ -24,7 +24,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import NMF
 
 from dua_lightning.privacy.release import Plain
-from dua_lightning.report.records import lines, read, releases
+from dua_lightning.report import records
+from dua_lightning.report.records import ReleaseRecord, lines, read
 from dua_lightning.report.statistics import interval
 from dua_lightning.run import finished
 from dua_lightning.run.draws import Draws, joined
@@ -58,7 +59,7 @@ def costs(wide: pd.DataFrame) -> pd.DataFrame:
 
 def wires(run: Path) -> pd.DataFrame:
     """The mean bytes of a task's prior and the guarantee, by row; what is sent as measured is not in the table."""
-    sent = releases(run / "releases.csv")
+    sent = records.table(run / "releases.csv", ReleaseRecord)
     sent = sent.rename(columns={"label": "row"})
     return sent.groupby("row", sort=False)[["plain", "sent", "epsilon", "delta"]].mean().reset_index()
 
