@@ -15,7 +15,7 @@ import yaml
 
 from dua_lightning import __version__
 from dua_lightning.metrics import average_accuracy, forgetting
-from dua_lightning.report.records import COLUMNS, matrices, read, trainings
+from dua_lightning.report.records import COLUMNS, TrainingRecord, matrices, read, table
 from dua_lightning.run.folders import LOCK
 from dua_lightning.store.store import Store
 from dua_lightning.store.store import read as read_entry
@@ -174,7 +174,7 @@ def test_a_run_leaves_what_is_needed_to_repeat_it(dua: Run, tmp_path: Path) -> N
     environment = json.loads((out / "environment.json").read_text())
     assert "method=lwf" in environment["command"]
     assert environment["packages"]["torch"]
-    trained = trainings(out / "trainings.csv")
+    trained = table(out / "trainings.csv", TrainingRecord)
     assert list(trained["task"]) == TASKS
     assert trained["val_accuracy"].between(0, 100).all()
     assert set(trained["epochs"]) == {1}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dua_lightning.data.corruptions import NAMES
 from dua_lightning.report import facts
-from dua_lightning.report.records import costs, read
+from dua_lightning.report.records import CostRecord, read, table
 from tests.helpers.cli import Done, run
 from tests.helpers.process import spawn
 
@@ -169,7 +169,7 @@ def test_users_without_labels_and_tasks_are_personalised_and_not_scored(dua, own
     assert counts is not None
     assert sum(map(int, counts.groups())) == 6
     assert set(read(tmp_path / "out" / "records.csv")["user"]) == {"ann"}
-    adapted = costs(tmp_path / "out" / "costs.csv").groupby("user", observed=True)["label"].unique()
+    adapted = table(tmp_path / "out" / "costs.csv", CostRecord).groupby("user", observed=True)["label"].unique()
     both = {"MAS-RACL + AdaBN", "MAS-RACL + AdaBN-S"}
     assert {user: set(labels) for user, labels in adapted.items()} == {
         "ann": both,
