@@ -55,6 +55,7 @@ def test_the_main_cell_has_less_than_thirty_lines() -> None:
     assert len([line for line in body.splitlines() if line.strip()]) < 30
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_has_exact_importances_and_is_adapted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_network_of_ones_own_has_exact_importances_and_is_adapted(
     assert (tmp_path / "your_network.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_adaptation_of_ones_own_is_chosen_on_simulated_users_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_bash_is_told_the_commands_their_words_and_settings(folder: Path) -> Non
     assert dict(zip(told, answered("bash", "--norc", "-c", script), strict=True)) == told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
 def test_fish_is_told_the_same_and_completes_files(folder: Path) -> None:
     script = "dua -sc install=fish | source\n" + "".join(f"echo (complete -C '{line}')\n" for line in LINES)

@@ -20,6 +20,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return driver.undisturbed(driver.ONE, tmp_path_factory.mktemp("one") / "run")
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(one: Undisturbed, tmp_path: Path) -> None:
     for i, point in enumerate(driver.points(one, 3)):
         assert driver.killed(point, one, tmp_path / str(i)) == ""
@@ -64,5 +65,6 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     assert driver.same_second(3, tmp_path) == ["", "", ""]
 
 
+@pytest.mark.slow
 def test_a_second_live_run_in_one_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert driver.same_folder(tmp_path) == ["", "", ""]

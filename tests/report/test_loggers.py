@@ -418,6 +418,7 @@ SERVICES: dict[str, tuple[tuple[str, ...], dict[str, str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SERVICES)
 def test_a_service_that_cannot_be_used_is_one_line_within_seconds(case: str, tmp_path: Path) -> None:
     words, variables, named = SERVICES[case]

@@ -80,6 +80,7 @@ def test_catprior_on_photographs_with(choice: tuple[str, ...], dua, tmp_path: Pa
     assert set(frame["fidelity"]) == {"released" if "fidelity=released" in choice else "paper"}
 
 
+@pytest.mark.slow
 def test_a_run_ends_and_its_report_begins_with_the_verdict(
     dua: Callable[..., Done], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_prior_that_a_merge_cannot_use_is_one_line(dua: Callable[..., Done]) -
             assert word in done.err
 
 
+@pytest.mark.slow
 def test_a_change_of_somebody_elses_code_makes_results_anew(dua: Callable[..., Done], mine: Path) -> None:
     """A change of a module that a class imports, too."""
     path, rates = mine / "mine" / "balance.py", mine / "mine" / "rates.py"

@@ -173,6 +173,7 @@ def test_the_table_of_all_has_the_digits_of_the_jobs(work: Work, dua: Callable[.
     assert (tmp_path / "out" / "records.csv").read_text() == pd.concat(frames).to_csv(index=False)
 
 
+@pytest.mark.slow
 def test_rows_of_one_name_are_told_apart_by_their_settings(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_job_with_other_settings_or_other_records_runs_again(
     assert work.ran == [*ALL, *ALL, ALL[0], ALL[2]]
 
 
+@pytest.mark.slow
 def test_a_job_of_other_code_runs_again(work: Work, dua: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     dua(*SWEEP)
     monkeypatch.setattr(code, "version", lambda *_: "other")
@@ -230,6 +232,7 @@ def test_a_job_of_other_pictures_runs_again(work: Work, dua: Callable[..., Done]
     assert dua(*SWEEP).out.count("finished before, skipped") == 4
 
 
+@pytest.mark.slow
 def test_a_job_that_is_given_again_and_does_not_end_is_not_done(
     work: Work, dua: Callable[..., Done], tmp_path: Path
 ) -> None:
@@ -250,6 +253,7 @@ def test_a_run_alone_is_never_skipped(work: Work, dua: Callable[..., Done]) -> N
     assert len(work.ran) == 2
 
 
+@pytest.mark.slow
 def test_the_jobs_of_an_earlier_sweep_do_not_count(work: Work, dua: Callable[..., Done], tmp_path: Path) -> None:
     dua(*SWEEP)
     work.fails[("racl", 3)] = InputError("no")
