@@ -30,20 +30,26 @@ def keys(folder: Path, name: str) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
+def doors() -> Iterator[ExitStack]:
+    """The open doors, which close with the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def opened(doors: ExitStack, tmp_path: Path) -> Open:
     """A way to open a door that knows ann, whose SuperLink does not answer. It is given a folder for certificates,
     without which it is not encrypted, and gives the address."""
-    with ExitStack() as doors:
 
-        def door(state: Path | None) -> str:
-            made = certificates(state or tmp_path / "unused", "127.0.0.1")
-            known = frozenset({public_key_to_bytes(keys(tmp_path, "ann")[1])})
-            link: Any = SimpleNamespace(url=f"https://127.0.0.1:{free_port()}", ca=made.ca, keys=known)
-            port = free_port()
-            doors.enter_context(superlink.door(link, "127.0.0.1", port, made if state else None))
-            return f"127.0.0.1:{port}"
+    def door(state: Path | None) -> str:
+        made = certificates(state or tmp_path / "unused", "127.0.0.1")
+        known = frozenset({public_key_to_bytes(keys(tmp_path, "ann")[1])})
+        link: Any = SimpleNamespace(url=f"https://127.0.0.1:{free_port()}", ca=made.ca, keys=known)
+        port = free_port()
+        doors.enter_context(superlink.door(link, "127.0.0.1", port, made if state else None))
+        return f"127.0.0.1:{port}"
 
-        yield door
+    return door
 
 
 def knock(folder: Path, name: str, server: str, ca: Path | None) -> list[str]:
@@ -68,12 +74,16 @@ def test_a_server_of_another_authority_is_refused(encrypted: bool, opened: Open,
         knock(tmp_path, "ann", server, other)
 
 
-def test_a_device_waits_for_its_turn_ever_longer(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SuperLink behind the door does not answer, so that the door sends everybody away."""
+def test_a_device_waits_for_its_turn_ever_longer_also_while_the_server_starts_anew(
+    opened: Open, doors: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink behind the door does not answer, so that the door sends everybody away; then the door goes."""
     waits: list[float] = []
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
+        if len(waits) == 5:
+            doors.close()
         if len(waits) == 10:
             raise TimeoutError
 

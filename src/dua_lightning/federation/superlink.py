@@ -275,7 +275,7 @@ def _app(link: SuperLink) -> Starlette:
     """The door: one route, and one client of the SuperLink.
 
     A SuperLink takes about as long for a request of a device that waits as for one of a device that works, so that of
-    many who come at once none would be done; hence some are let in, and the others wait outside, which costs nothing.
+    many who come at once none would be done; hence some are let in, and the others wait outside, which costs little.
     """
     held: dict[str, httpx.AsyncClient] = {}
     seen: dict[bytes, float] = {}

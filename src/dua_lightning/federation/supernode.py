@@ -120,25 +120,27 @@ def _knock(server: str, ca: str | None, keys: tuple[Any, Any], place: Path, say:
                 client.DeactivateNode(DeactivateNodeRequest(node_id=node))
                 # The server sees that the earlier process has gone, and asks this one anew.
                 time.sleep(SEEN)
+                return
             except httpx.HTTPStatusError as error:
-                if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-                    if not wait:
-                        say(f"{server} is busy; waiting for a turn")
-                    wait = min(max(1.5 * wait, LATER[0]), LATER[1])
-                    # Those who were sent away together do not come again together.
-                    time.sleep(wait * random.uniform(0.5, 1.5))
-                    continue
                 if error.response.status_code == httpx.codes.FORBIDDEN:
                     raise InputError(
                         f"{server} does not know the key of this device; have its operator put the card "
                         f"{place.parent}/NAME.json into the server's folder devices"
                     ) from error
+                if error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return
             except httpx.TransportError as error:
-                raise InputError(
-                    f"{server} is no dua serve of the authority {ca} ({' '.join(str(error).split())}); give the "
-                    "server's ca.crt by --ca FILE"
-                ) from error
-            return
+                # Whoever waits has had an answer of the right server, which starts anew now.
+                if not wait:
+                    raise InputError(
+                        f"{server} is no dua serve of the authority {ca} ({' '.join(str(error).split())}); give the "
+                        "server's ca.crt by --ca FILE"
+                    ) from error
+            if not wait:
+                say(f"{server} is busy; waiting for a turn")
+            wait = min(max(1.5 * wait, LATER[0]), LATER[1])
+            # Those who were sent away together do not come again together.
+            time.sleep(wait * random.uniform(0.5, 1.5))
 
 
 def _answered(
