@@ -82,6 +82,7 @@ def test_there_are_no_more_workers_than_items_left(tmp_path: Path, monkeypatch: 
     assert started == [3]
 
 
+@pytest.mark.slow
 def test_workers_read_what_the_store_does_not_keep_and_nothing_of_it_stays(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     tensors = {"x": torch.arange(10.0), "count": torch.tensor(3)}

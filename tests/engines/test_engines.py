@@ -43,6 +43,7 @@ def test_what_a_worker_raises_comes_back_in_its_words(engine: Engine, tmp_path: 
     assert toys.results(engine, toys.work(tmp_path), SUMS[:2]) == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_result_is_received_as_soon_as_it_is_there(tmp_path: Path) -> None:
     with Loky(workers=2) as engine:
         for place, wish in enumerate([("sleep", 3), ("sum", 1), ("sum", 2)]):

@@ -47,6 +47,7 @@ def test_every_write_may_fail(kind: str, one: Undisturbed, tmp_path: Path) -> No
     assert not {place: text for place, text in wrong.items() if text}
 
 
+@pytest.mark.slow
 def test_another_result_is_seen(one: Undisturbed, tmp_path: Path) -> None:
     other = driver.undisturbed((*driver.ONE, "seed=2"), tmp_path / "other")
     assert driver.killed_at(1, Undisturbed(one.arguments, other.outcome, 1, 1), tmp_path / "run").startswith("other ")

@@ -31,6 +31,7 @@ def test_what_is_drawn_has_every_place_and_each_choice() -> None:
         assert len({getattr(trial, name) for trial in trials}) == count, name
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_counts_nan_as_a_class_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task_logits = evaluation.task_logits
     monkeypatch.setattr(evaluation, "task_logits", lambda *given: task_logits(*given).nan_to_num())

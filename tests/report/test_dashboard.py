@@ -125,6 +125,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[set[str], 
     return found
 
 
+@pytest.mark.slow
 def test_every_metric_of_a_panel_is_one_that_runs_log(runs: dict[str, tuple[set[str], set[str]]]) -> None:
     seen = set()
     for panel in panels(built()):

@@ -147,7 +147,7 @@ def test_figures_are_pdf_too_with_text_as_text(out: Path) -> None:
     [
         ("std", "the standard deviation over seeds"),
         ("users", r"half the 95 \% t interval over users"),
-        ("iterations", r"half the 95 \% t interval over iterations"),
+        pytest.param("iterations", r"half the 95 \% t interval over iterations", marks=pytest.mark.slow),
     ],
 )
 def test_the_spread_can_be_chosen_and_is_named(spread: str, said: str, tmp_path: Path) -> None:

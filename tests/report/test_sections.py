@@ -183,6 +183,7 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert len(pictures(of(folders.run(tmp_path / "run", odd)))) == 5
 
 
+@pytest.mark.slow
 def test_the_same_run_draws_the_same_files(tmp_path: Path) -> None:
     folder = folders.run(tmp_path / "run")
     first = {picture.path.name: picture.path.read_bytes() for picture in pictures(of(folder))}

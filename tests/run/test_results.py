@@ -45,6 +45,7 @@ def test_processes_give_the_bits_of_one_and_what_is_missing_alone(dua: Run, tmp_
     assert one == two
 
 
+@pytest.mark.slow
 def test_whatever_finishes_first_the_table_is_in_order(
     dua: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

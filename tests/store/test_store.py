@@ -280,6 +280,7 @@ def test_once_makes_what_is_missing_alone(tmp_path: Path):
     assert calls == [1]
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_makes_an_entry_and_the_other_says_that_it_waits(tmp_path: Path):
     code = f"""
 import sys, time, torch
