@@ -20,7 +20,6 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return driver.undisturbed(driver.ONE, tmp_path_factory.mktemp("one") / "run")
 
 
-@pytest.mark.slow
 def test_kills_change_nothing(one: Undisturbed, tmp_path: Path) -> None:
     for i, point in enumerate(driver.points(one, 3)):
         assert driver.killed(point, one, tmp_path / str(i)) == ""
