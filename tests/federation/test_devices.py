@@ -170,11 +170,12 @@ def test_devices_get_the_models_of_the_simulation_whatever_others_do(folder: Pat
 
 def test_a_server_that_was_killed_goes_on_and_merges_nobody_twice(folder: Path, running: list[Program]) -> None:
     port = free_port()
-    (folder / "again" / "devices").mkdir(parents=True)
-    (folder / "again" / "devices" / "bob.json").write_bytes((folder / "bob" / "bob.json").read_bytes())
     exchange = ("--exchange", str(folder / "exchange"), "--until", "1")
     first = served(folder, running, port, *exchange, state="again")
     first.wait_for("ready")
+    # A card may come while the server runs.
+    (folder / "again" / "devices" / "bob.json").write_bytes((folder / "bob" / "bob.json").read_bytes())
+    first.wait_for("bob: the card is known")
     bob = device(folder, running, port, "bob", state="again")
     first.wait_for("bob: merged")
     first.process.send_signal(signal.SIGKILL)
