@@ -34,6 +34,8 @@ def test_a_message_has_what_was_sent(exchanged: bool, parcel: Parcel, tmp_path: 
     records = pack(parcel, exchange, large=SMALL)
     # Each record is a request of its own.
     assert list(records) == ([ABOUT] if exchanged else [ABOUT, FILES])
+    assert {key for key in records[ABOUT] if key.startswith(FILE)} == {FILE + "empty", FILE + "small.safetensors"}
+    assert exchanged or list(records[FILES]) == ["large.safetensors"]
     found = unpack(records, got, exchange)
     assert found.about == parcel.about
     assert {name: path.read_bytes() for name, path in found.files.items()} == {
