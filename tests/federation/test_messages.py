@@ -56,7 +56,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "a small file elsewhere": {ABOUT: ConfigRecord({**WORDS, FILE + "../a": b"1"})},
     "a large file elsewhere": {
         ABOUT: ConfigRecord(WORDS),
-        FILES: ArrayRecord({"/tmp/a": Array(dtype="uint8", shape=(1,), stype=BYTES, data=b"1")}),
+        FILES: ArrayRecord({"/a": Array(dtype="uint8", shape=(1,), stype=BYTES, data=b"1")}),
     },
     "no name": {ABOUT: ConfigRecord({**WORDS, FILE: b"1"})},
 }

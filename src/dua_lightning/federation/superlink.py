@@ -290,9 +290,9 @@ def _app(link: SuperLink) -> Starlette:
             yield
 
     async def forward(request: Request) -> Response:
+        nonlocal under_way
         if request.path_params["verb"] not in PATHS:
             return Response(status_code=404)
-        nonlocal under_way
         # The SuperLink checks the signature; here a device without a card learns that it has none.
         key = b""
         with suppress(ValueError):
