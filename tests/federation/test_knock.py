@@ -1,4 +1,4 @@
-"""The first words of a device at a server's door."""
+"""The first words of a device at a server's door, and its last."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,12 +10,16 @@ import pytest
 
 pytest.importorskip("flwr", reason="the extra federation is not installed")
 
+from flwr.app import Message
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
 
 from dua_lightning.errors import InputError
 from dua_lightning.federation import superlink, supernode
 from dua_lightning.federation.address import free_port
+from dua_lightning.federation.flower import pack
 from dua_lightning.federation.keys import certificates, connection_key, new_device
+from dua_lightning.federation.parcel import Parcel
 
 pytestmark = pytest.mark.devices
 
@@ -97,3 +101,29 @@ def test_a_device_waits_for_its_turn_ever_longer_also_while_the_server_starts_an
     assert said == [f"{server} is busy; waiting for a turn"]
     assert waits == sorted(waits)
     assert (waits[0], waits[-1]) == (1.5 * supernode.LATER[0], 1.5 * supernode.LATER[1])
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_nobody_answers_the_last_message(last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The identity of a server app, which alone may begin a message.
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    message = Message(pack(Parcel({"verb": "any"}, {})), dst_node_id=1, message_type="train")
+    message.metadata.__dict__["_message_id"] = "message"
+    device: Any = SimpleNamespace(done=False)
+    sent: list[Message] = []
+
+    def client(message: Message, context: object) -> Message:
+        device.done = last
+        return Message(pack(Parcel({"verb": "any"}, {})), reply_to=message)
+
+    def send(reply: Message, tree: object, seconds: float) -> tuple[set[str], str]:
+        sent.append(reply)
+        return set(), ""
+
+    monkeypatch.setattr(supernode, "client", client)
+    monkeypatch.setattr(supernode, "iterate_object_tree", lambda tree: [])
+    monkeypatch.setattr(supernode, "inflate_object_from_contents", lambda name, contents: message)
+    got = message, SimpleNamespace(object_id="message")
+    supernode._answered(got, device, 1, {}, send, lambda *of: b"", lambda *of: None, lambda *of: None)
+    assert len(sent) == (0 if last else 1)
