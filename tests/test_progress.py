@@ -63,14 +63,14 @@ def test_what_was_written_otherwise_breaks_the_silence_too(clock: Clock) -> None
     said: list[str] = []
     lines = Lines(said.append, clock)
     with stage("loading"):
-        clock.now += 10
+        clock.now += 6
         lines.spoke()
-        clock.now += 10
+        clock.now += 6
         lines.look()
         assert not said
-        clock.now += 10
+        clock.now += 6
         lines.look()
-        assert said == ["loading, 30 s so far"]
+        assert said == ["loading, 18 s so far"]
     clock.now += 100
     lines.look()
     assert len(said) == 1, "without a stage there is nothing to say"
