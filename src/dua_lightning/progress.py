@@ -113,27 +113,32 @@ class Lines:
     Args:
         write: The function that writes a line.
         clock: The function that tells the time in seconds.
+        since: The time at which something was written last; by default now.
     """
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic, since: float | None = None
+    ) -> None:
         self._write = write
         self._clock = clock
-        self.spoke()
+        self.last = clock() if since is None else since
 
     def spoke(self) -> None:
         """Note that something else was written."""
-        self._last = self._clock()
+        self.last = self._clock()
 
     def look(self) -> None:
         """Write a line if it is time to."""
         now = self._clock()
-        if _open and now - self._last >= SILENCE:
+        if _open and now - self.last >= SILENCE:
             self.spoke()
             self._write(_open[-1].line(now))
 
 
 _open: list[Stage] = []
 _showing: list[Lines] = []
+_written = time.monotonic()
+"""The time of the last line of the stages that were shown before; at first that of the start."""
 
 
 @contextmanager
@@ -198,7 +203,8 @@ def shown(console: "Console", write: Callable[[str], None] | None = None) -> Ite
     Yields:
         The lines, which must know when something else is written.
     """
-    lines = Lines(write or console.print)
+    global _written
+    lines = Lines(write or console.print, since=_written)
     with ExitStack() as ending:
         _showing.append(lines)
         ending.callback(_showing.remove, lines)
@@ -208,7 +214,10 @@ def shown(console: "Console", write: Callable[[str], None] | None = None) -> Ite
             ending.enter_context(Live(console=console, transient=True, refresh_per_second=4, get_renderable=_bars))
         else:
             ending.enter_context(_watched(lines))
-        yield lines
+        try:
+            yield lines
+        finally:
+            _written = lines.last
 
 
 def _alone() -> bool:

@@ -53,6 +53,21 @@ def test_what_a_regulariser_asks_of_the_body_waits_as_well(regulariser: Regulari
     assert moved(first, second) == (True, True)
 
 
+def test_columns_of_other_tasks_rest_with_the_body() -> None:
+    """Distillation alone would move them, and weight decay does."""
+    net, watch, regulariser = tiny.network(), Watch(), LwF()
+    one, two = tiny.benchmark().server[:2]
+    asked = training(max_epochs=2, watch=[LinearProbing(), watch])
+    before = clone(net.state_dict())
+    regulariser.consolidate(asked.module(net, one), one.task, [])
+    fit(net, two, regulariser, asked)
+    for name in ("head.weight", "head.bias"):
+        rested, moved_on = (state[name] == before[name] for state in watch.states)
+        assert rested[one.task.classes].all()
+        assert not rested[two.task.classes].all()
+        assert not moved_on[one.task.classes].all()
+
+
 def test_a_fit_that_is_continued_rests_for_the_same_epochs(tmp_path: Path) -> None:
     whole = states(2)
     begun = states(2, epochs=1, folder=tmp_path)

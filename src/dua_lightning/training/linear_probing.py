@@ -1,4 +1,4 @@
-"""Linear probing before fine-tuning: the body of a pretrained network rests while the head begins.
+"""Linear probing before fine-tuning: a pretrained network rests while the head of a new task begins.
 
 [Kumar2022] A. Kumar, A. Raghunathan, R. Jones, T. Ma, P. Liang. Fine-tuning can distort pretrained features and
 underperform out-of-distribution. ICLR 2022.
@@ -10,17 +10,19 @@ from torch.optim import Optimizer
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import body_names
+from dua_lightning.tasks import Task
 
 
 class LinearProbing(Callback):
-    """Trains the head alone in the first epochs of a fit, and then everything: linear probing, then fine-tuning.
+    """Trains the new columns of the head alone in the first epochs of a fit: linear probing, then fine-tuning.
 
     The gradients of a head that is still random move a pretrained body by chance [Kumar2022]. [Li2017] begins each
     task of LwF in this way and calls it the warm-up step; the authors' release leaves it out.
 
     The body's gradients are dropped before the optimizer's step, so that neither weight decay nor momentum nor the
-    penalty of a regulariser that stands before this callback moves its weights. Batch-norm statistics go on learning.
-    A fit that continues after an interruption rests for the same epochs.
+    penalty of a regulariser that stands before this callback moves its weights; so are those of the head's columns of
+    other tasks, where the module has a `task`. Batch-norm statistics go on learning. A fit that continues after an
+    interruption rests for the same epochs.
 
     Args:
         epochs: The number of epochs in which the body rests, at least 0.
@@ -42,6 +44,13 @@ class LinearProbing(Callback):
             )
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if trainer.current_epoch < self.epochs:
-            for name in body_names(pl_module):
-                pl_module.get_parameter(name).grad = None
+        if trainer.current_epoch >= self.epochs:
+            return
+        body = body_names(pl_module)
+        for name, p in pl_module.named_parameters():
+            if name in body:
+                p.grad = None
+            elif isinstance(task := getattr(pl_module, "task", None), Task) and p.grad is not None:
+                # The rows of the weights are the columns of the logits.
+                new = p.grad[task.classes].clone()
+                p.grad.zero_()[task.classes] = new
