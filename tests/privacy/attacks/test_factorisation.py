@@ -58,7 +58,17 @@ def test_a_prior_of_one_number_for_a_unit_shows_no_image() -> None:
     known, x = message(MAS(), 1)
     coarse = Averaged(MAS(), "channel")
     known = Known(known.net, known.expert, coarse, coarse(known.net, known.expert, [(x, None)]), 1)
-    assert abs(correlations(factorise(known).inputs, x.abs())[0, 0]) < 1e-6
+    assert correlations(factorise(known).inputs, x.abs())[0, 0] == 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_correlations_are_numpys_and_0_with_a_constant(scale: float) -> None:
+    numbers = WIDE.images(3).flatten(1)
+    np.testing.assert_allclose(correlations(scale * numbers, numbers), np.corrcoef(numbers), atol=1e-12)
+    # The mean of so many numbers 0.1 is now and then not 0.1.
+    for count in range(3, 50):
+        constant = torch.full((1, count), 0.1 * scale, dtype=torch.float64)
+        assert (correlations(constant, numbers[:, :count]) == 0).all()
 
 
 def test_of_a_convolution_no_more_parts_come_back_than_it_has_filters() -> None:

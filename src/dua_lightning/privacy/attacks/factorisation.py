@@ -102,11 +102,17 @@ def correlations(guesses: Tensor, truths: Tensor) -> np.ndarray:
     Returns:
         `(r, n)` the Pearson correlation of each pair over their numbers; 0 where one of them is constant.
     """
-    a, b = (t.detach().cpu().double().flatten(1) for t in (guesses, truths))
-    a, b = (t - t.mean(1, keepdim=True) for t in (a, b))
-    a, b = (torch.nn.functional.normalize(t, dim=1) for t in (a, b))
+    a, b = (_standardised(t.detach().cpu().double().flatten(1)) for t in (guesses, truths))
     found: np.ndarray = (a @ b.T).numpy()
     return found
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """Rows of mean 0 and length 1; a row of one number is 0, though its mean be rounded."""
+    spread = rows - rows.mean(1, keepdim=True)
+    rounding = rows.shape[1] * torch.finfo(rows.dtype).eps * rows.abs().amax(1, keepdim=True)
+    length = spread.norm(dim=1, keepdim=True)
+    return torch.where(length > rounding, spread / length, 0)
 
 
 def matched(correlated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
