@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-SILENCE = 10.0
+SILENCE = 12.0
 """Without a terminal a line is printed after so many seconds of silence: one in 20 s, though the machine be busy."""
 TICK = 1.0
 """Seconds between two looks at the clock."""
