@@ -20,8 +20,8 @@ class LinearProbing(Callback):
     task of LwF in this way and calls it the warm-up step; the authors' release leaves it out.
 
     The body's gradients are dropped before the optimizer's step, so that neither weight decay nor momentum nor the
-    penalty of a regulariser that stands before this callback moves its weights; so are those of the head's columns of
-    other tasks, where the module has a `task`. Batch-norm statistics go on learning. A fit that continues after an
+    penalty of a regulariser that stands before this callback moves its weights. Where the module has a `task`, the
+    gradients of the head's other columns become 0. Batch-norm statistics go on learning. A fit that continues after an
     interruption rests for the same epochs.
 
     Args:
