@@ -22,7 +22,8 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-run: digits photos  ## the main jobs on embedded data, one after the other: tables and figures
+run: $(READY)  ## the main jobs on embedded data, both at the same time: tables and figures
+	@PYTHON=$(BIN)/python experiments/run.sh $(RUN)
 
 digits: $(READY)  ## ten methods on embedded digits, three seeds
 	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)
