@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	touch $@
 
 run: $(READY)  ## the main jobs on embedded data, both at the same time: tables and figures
-	@PYTHON=$(BIN)/python experiments/run.sh $(RUN)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" experiments/run.sh $(RUN)
 
 digits: $(READY)  ## ten methods on embedded digits, three seeds
 	$(BIN)/python -m dua_lightning +experiment=digits $(RUN)

@@ -164,10 +164,11 @@ def extras(package: str) -> list[str]:
 def noted(script: str, arguments: Sequence[str], variables: Mapping[str, str], folder: Path) -> list[Command]:
     """The commands of a script; a `python` that only notes its arguments stands before the real one."""
     fake, notes = folder / "python", folder / "notes"
-    fake.write_text('#!/usr/bin/env bash\nprintf "%q " python "$@" >> "$NOTES"; echo >> "$NOTES"\n')
+    # A line is written at once, since a script may run two at a time.
+    fake.write_text('#!/usr/bin/env bash\nline=$(printf "%q " python "$@"); echo "$line" >> "$NOTES"\n')
     fake.chmod(0o755)
     notes.unlink(missing_ok=True)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "NOTES": str(notes), **variables}
+    environment = {**os.environ, **variables, "PATH": f"{folder}:{os.environ['PATH']}", "NOTES": str(notes)}
     subprocess.run(["bash", script, *arguments], cwd=ROOT, env=environment, check=True)
     return [Command(tuple(shlex.split(line))) for line in notes.read_text().splitlines()]
 

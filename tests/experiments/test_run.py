@@ -26,7 +26,7 @@ def begun(folder: Path, **how: float) -> subprocess.Popen[str]:
     how = {"digits": 0, "photos": 0, "status": 0, "photos_status": 0} | how
     program.write_text(PROGRAM.format(stopped=folder / "stopped", **how))
     program.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(program), "TMPDIR": str(folder)}
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TMPDIR": str(folder)}
     command = ["sh", str(EXPERIMENTS / "run.sh"), "seed=1"]
     # An own group, as a terminal gives it, so that a signal reaches all of it.
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
