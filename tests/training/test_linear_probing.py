@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from dua_lightning.errors import InputError
 from dua_lightning.params import clone
-from dua_lightning.regularise import LwF, NoRegulariser, Regulariser
-from dua_lightning.regularise.l2_transfer import L2Transfer
+from dua_lightning.regularise import L2Transfer, LwF, NoRegulariser, Regulariser
 from dua_lightning.training import LinearProbing, fit
 from tests.helpers import tiny
 from tests.helpers.training import Watch, training
@@ -42,7 +41,8 @@ def states(
     data = tiny.benchmark().server[0]
     before = clone(net.state_dict())
     if regulariser is not None:
-        regulariser.consolidate(asked.module(net, data), tiny.tasks()[1], [])
+        # Elsewhere than the fit begins, so that it pulls from the first step on.
+        regulariser.consolidate(asked.module(tiny.network(seed=1), data), tiny.tasks()[1], [])
     fit(net, data, regulariser or NoRegulariser(), asked, folder)
     return [before, *watch.states]
 

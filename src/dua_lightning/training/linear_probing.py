@@ -24,6 +24,9 @@ class LinearProbing(Callback):
     gradients of the head's other columns become 0. Batch-norm statistics go on learning. A fit that continues after an
     interruption rests for the same epochs.
 
+    Lightning's `BackboneFinetuning` gives the body to the optimizer only when it begins to learn, in a group that a
+    scheduler made before does not know, and lets the head's other columns learn.
+
     Args:
         epochs: The number of epochs in which the body rests, at least 0.
 
