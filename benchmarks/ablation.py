@@ -20,6 +20,8 @@ from unittest.mock import patch
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 import torch
+from paths import BACKBONES
+from paths import PATHS as HOT_PATHS
 from torch import nn
 
 from dua_lightning import user
@@ -31,7 +33,7 @@ from dua_lightning.importance import MAS, Importance, rules
 from dua_lightning.merge import Mode
 from dua_lightning.nets import vgg11_bn
 from dua_lightning.params import clone
-from dua_lightning.tasks import Expert, Task
+from dua_lightning.tasks import Expert
 
 Call = Callable[[], object]
 
@@ -54,16 +56,13 @@ def one_user(
     return path
 
 
-def psi(importance: Importance, side: int, count: int, threads: int) -> Call:
-    """One expert's prior for VGG11-BN at its full width."""
-    net = vgg11_bn((3, side, side), 2, seed=0, pooled=1)
-    expert = Expert(Task("task", slice(0, 2)), clone(net.state_dict()))
-    stream = torch.Generator().manual_seed(0)
-    data = [(torch.randn(count, 3, side, side, generator=stream), torch.arange(count) % 2)]
+def psi(path_name: str, threads: int) -> Call:
+    """The importance of `hot_paths.py` of that name."""
+    call = HOT_PATHS[path_name].make().path
 
     def path() -> None:
         torch.set_num_threads(threads)
-        importance(net, expert, data)
+        call()
 
     return path
 
@@ -82,8 +81,11 @@ def on_photos(threads: int, extra: int | None) -> Call:
 PATHS: dict[str, Callable[[], Call]] = {
     "one user, photographs, VGG11-BN narrow, 1 thread": lambda: on_photos(1, 0),
     "one user, photographs, VGG11-BN narrow, 2 threads": lambda: on_photos(2, 0),
-    "psi, VGG11-BN, 64 images of 64, 1 thread": lambda: psi(MAS(), 64, 64, 1),
-    "psi, VGG11-BN, 64 images of 64, 2 threads": lambda: psi(MAS(), 64, 64, 2),
+    **{
+        f"{name}, {threads} thread{'s' * (threads > 1)}": lambda name=name, threads=threads: psi(name, threads)
+        for name in ("MAS, VGG11-BN, 64 images of 64", *(f"MAS, {backbone}, 64 images of 64" for backbone in BACKBONES))
+        for threads in (1, 2)
+    },
 }
 
 

@@ -439,6 +439,15 @@ FIT = [
     case("a part without gradient", (3,), PartlyFrozen, 4),
     case("a part whose gradient is none", (3,), Cut, 4),
     case("images changed in place", (3,), lambda: nn.Sequential(Shift(), nn.Linear(3, 4), nn.Tanh()), 4),
+    # On sequences the library returns a view.
+    case(
+        "outputs changed in place",
+        (2, 3),
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.SELU(inplace=True), nn.Linear(4, 4), nn.SELU(inplace=True), nn.Flatten()
+        ),
+        8,
+    ),
     # The mean of each channel, and with it the bias, is taken away: a gradient of rounding errors.
     case(
         "gradients that are 0",

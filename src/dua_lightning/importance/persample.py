@@ -37,9 +37,12 @@ from dua_lightning.tasks import Batch, Expert, Task
 
 log = logging.getLogger(__name__)
 
-MEMORY = 256 * 2**20
-"""Bytes of activations that one pass may hold by default; more images than fit go in several passes."""
-ACCELERATOR_MEMORY = 8 * MEMORY
+MEMORY = 384 * 2**20
+"""Bytes of activations that one pass may hold by default; more images than fit go in several passes.
+
+Each pass reads all weights and totals anew.
+"""
+ACCELERATOR_MEMORY = 2 * 2**30
 """The same on an accelerator, where passes of a few images take as long as those of many."""
 TOLERANCE = 1e-3
 """The difference from plain autograd that is forgiven: far above rounding, far below the effect of a missed use."""
@@ -284,17 +287,20 @@ class _UnfitError(InputError):
     """The rules cannot serve this network; says why."""
 
 
-class _Root(torch.autograd.Function):
-    """Makes a layer's output, in place, the start of the graph: neither images nor weights ask for a gradient."""
+class _Seen(torch.autograd.Function):
+    """A layer's output, in the same memory, as no view and part of the graph.
+
+    Neither images nor weights ask for a gradient, so the graph has to start somewhere. And a change in place of a view
+    would give it another history, so that its gradient would not come here.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, root: Tensor) -> Tensor:
-        ctx.mark_dirty(y)
-        return y
+        return y.detach()
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[None, None]:
-        return None, None
+    def backward(ctx: Any, *d: Tensor) -> tuple[Tensor, None]:
+        return d[0], None
 
 
 @dataclass
@@ -429,11 +435,8 @@ class _Engine:
         # Several rows of one image, such as its windows, follow each other; the comparison shows where they do not.
         if use.a.dim() < 2 or rest or not (each == 1 or (each and isinstance(use.layer, nn.Linear | nn.LayerNorm))):
             raise _UnfitError(f"{use.place} sees {len(use.a)} inputs for {self.images} images")
-        if y._base is not None:  # a view has no public mark
-            # A later change in place of a view gives it another history, and the gradient would not come here.
-            y = y.clone()
-        if not y.requires_grad:
-            y = _Root.apply(y, self.root)
+        if not y.requires_grad or y._base is not None:  # a view has no public mark
+            y = _Seen.apply(y, self.root)
         self.uses.append(use)
 
         def arrived(d: Tensor | None) -> None:
