@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="paths whose name has one of these words")
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--peers", action="store_true", help="other ways too; Opacus and BackPACK have to be installed")
+    parser.add_argument("--peers", action="store_true", help="other ways too, Opacus and BackPACK where installed")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 # Before torch is loaded, as the command line does.
@@ -113,10 +114,17 @@ def psi(
             for p in flat.parameters():
                 p.grad_batch.abs().sum(0)
 
-    peers = {"loop, batch size 1": loop, "torch.func": vmapped, "BackPACK": backpack}
-    if not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+    peers = {"loop, batch size 1": loop, "torch.func": vmapped}
+    # Neither follows a residual sum or a weight outside its layers.
+    if isinstance(net.body, nn.Sequential) and find_spec("backpack"):
+        peers["BackPACK"] = backpack
+    if isinstance(net.body, nn.Sequential) and find_spec("opacus") and not any(map(_normalises, net.modules())):
         peers["Opacus"] = opacus
     return Sides(lambda: importance(net, expert, [(x, y)]), floor, peers)
+
+
+def _normalises(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d)
 
 
 def _squared(logits: Tensor, _: Tensor) -> Tensor:

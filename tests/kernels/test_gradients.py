@@ -11,7 +11,7 @@ from dua_lightning.kernels import compiled
 from dua_lightning.kernels import gradients as kernel
 from tests.helpers.nets import close
 
-SIZES = [(64, 96, 16, 3), (70, 13, 9, 4), (140, 800, 6, 2), (5, 7, 4, 2), (1, 1, 1, 1)]
+SIZES = [(64, 96, 16, 3), (70, 13, 9, 4), (140, 800, 6, 2), (5, 7, 5, 2), (5, 7, 4, 2), (1, 1, 1, 1)]
 """Outputs, inputs, positions and images: whole steps, more than them, more than fit the cache, and one of each.
 
 For a convolution of each channel, the outputs are the channels, and the inputs the numbers of its kernel.

@@ -42,7 +42,7 @@ def add_products_(total: Tensor, a: Tensor, d: Tensor, power: int) -> None:
         d: The output's gradients, `(n, positions, outputs)`, of the same type.
         power: 1 for the absolute value, 2 for the square.
     """
-    # One position more than whole steps, as an odd square has and a class token brings, is a step of its own.
+    # An odd square, or a class token, has a position more than whole steps, which is not worth a step.
     positions = 0 if a.shape[1] > 1 and a.shape[1] % STEP == 1 else -a.shape[1] % STEP
     outputs = -len(total) % STEP
     # At what fills the last step up, the gradients are 0. What needs nothing is not copied.
@@ -101,7 +101,9 @@ def _add_products(
     total: NDArray[Any], inputs: NDArray[Any], gradients: NDArray[Any], first: int, last: int, power: int
 ) -> None:
     """All samples for the outputs `first` to `last`. The sixteen factors have names so that they stay in registers."""
-    rows = np.empty((4, COLUMNS), total.dtype)
+    rows, rest = np.empty((4, COLUMNS), total.dtype), gradients.shape[1] % 4
+    # In a type that no product widens.
+    used = np.float32(rest)
     for b in range(0, total.shape[1], COLUMNS):
         # Numbers without a sign do not count from an array's end, and numba takes vectors of them.
         start, width = np.uint64(b), np.uint64(min(COLUMNS, total.shape[1] - b))
@@ -110,62 +112,51 @@ def _add_products(
             for r in range(first, last, 4):
                 # The rows that fill the last step up add 0 to the last output.
                 r1, r2, r3 = min(r + 1, last - 1), min(r + 2, last - 1), min(r + 3, last - 1)
-                if len(d) % 4:
-                    d00, d10, d20, d30 = d[0, r], d[0, r + 1], d[0, r + 2], d[0, r + 3]
-                    for c in range(width):
-                        x = start + c
-                        a0 = a[0, x]
-                        rows[0, c], rows[1, c], rows[2, c], rows[3, c] = d00 * a0, d10 * a0, d20 * a0, d30 * a0
-                elif len(d) > 4:
-                    rows[:, :width] = 0
-                for k in range(len(d) % 4, len(d), 4):
+                # A position more than whole steps goes with the first step. Without one, these factors are 0.
+                e0, e1, e2, e3 = used * d[0, r], used * d[0, r + 1], used * d[0, r + 2], used * d[0, r + 3]
+                for k in range(rest, len(d), 4):
                     d00, d01, d02, d03 = d[k, r], d[k + 1, r], d[k + 2, r], d[k + 3, r]
                     d10, d11, d12, d13 = d[k, r + 1], d[k + 1, r + 1], d[k + 2, r + 1], d[k + 3, r + 1]
                     d20, d21, d22, d23 = d[k, r + 2], d[k + 1, r + 2], d[k + 2, r + 2], d[k + 3, r + 2]
                     d30, d31, d32, d33 = d[k, r + 3], d[k + 1, r + 3], d[k + 2, r + 3], d[k + 3, r + 3]
-                    if k + 4 < len(d):
+                    if len(d) < 8:
                         for c in range(width):
                             x = start + c
-                            a0, a1, a2, a3 = (
-                                a[k, x],
-                                a[k + 1, x],
-                                a[k + 2, x],
-                                a[k + 3, x],
-                            )
-                            rows[0, c] = rows[0, c] + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3
-                            rows[1, c] = rows[1, c] + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3
-                            rows[2, c] = rows[2, c] + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3
-                            rows[3, c] = rows[3, c] + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3
-                    elif len(d) > 4:
-                        for c in range(width):
-                            x = start + c
-                            a0, a1, a2, a3 = (
-                                a[k, x],
-                                a[k + 1, x],
-                                a[k + 2, x],
-                                a[k + 3, x],
-                            )
-                            g0 = abs(rows[0, c] + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3)
-                            g1 = abs(rows[1, c] + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3)
-                            g2 = abs(rows[2, c] + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3)
-                            g3 = abs(rows[3, c] + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3)
+                            a0, a1, a2, a3 = a[k, x], a[k + 1, x], a[k + 2, x], a[k + 3, x]
+                            b0 = a[0, x]
+                            g0 = abs(e0 * b0 + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3)
+                            g1 = abs(e1 * b0 + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3)
+                            g2 = abs(e2 * b0 + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3)
+                            g3 = abs(e3 * b0 + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3)
                             total[r, x] += g0 if power == 1 else g0 * g0
                             total[r1, x] += g1 if power == 1 else g1 * g1
                             total[r2, x] += g2 if power == 1 else g2 * g2
                             total[r3, x] += g3 if power == 1 else g3 * g3
+                    elif k < 4:
+                        for c in range(width):
+                            x = start + c
+                            a0, a1, a2, a3 = a[k, x], a[k + 1, x], a[k + 2, x], a[k + 3, x]
+                            b0 = a[0, x]
+                            rows[0, c] = e0 * b0 + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3
+                            rows[1, c] = e1 * b0 + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3
+                            rows[2, c] = e2 * b0 + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3
+                            rows[3, c] = e3 * b0 + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3
+                    elif k + 4 < len(d):
+                        for c in range(width):
+                            x = start + c
+                            a0, a1, a2, a3 = a[k, x], a[k + 1, x], a[k + 2, x], a[k + 3, x]
+                            rows[0, c] = rows[0, c] + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3
+                            rows[1, c] = rows[1, c] + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3
+                            rows[2, c] = rows[2, c] + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3
+                            rows[3, c] = rows[3, c] + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3
                     else:
                         for c in range(width):
                             x = start + c
-                            a0, a1, a2, a3 = (
-                                a[k, x],
-                                a[k + 1, x],
-                                a[k + 2, x],
-                                a[k + 3, x],
-                            )
-                            g0 = abs(d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3)
-                            g1 = abs(d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3)
-                            g2 = abs(d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3)
-                            g3 = abs(d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3)
+                            a0, a1, a2, a3 = a[k, x], a[k + 1, x], a[k + 2, x], a[k + 3, x]
+                            g0 = abs(rows[0, c] + d00 * a0 + d01 * a1 + d02 * a2 + d03 * a3)
+                            g1 = abs(rows[1, c] + d10 * a0 + d11 * a1 + d12 * a2 + d13 * a3)
+                            g2 = abs(rows[2, c] + d20 * a0 + d21 * a1 + d22 * a2 + d23 * a3)
+                            g3 = abs(rows[3, c] + d30 * a0 + d31 * a1 + d32 * a2 + d33 * a3)
                             total[r, x] += g0 if power == 1 else g0 * g0
                             total[r1, x] += g1 if power == 1 else g1 * g1
                             total[r2, x] += g2 if power == 1 else g2 * g2
