@@ -31,7 +31,7 @@ def add_products_(total: Tensor, a: Tensor, d: Tensor, power: int) -> None:
     """Add `sum_i |sum_k d[i, k, o] a[i, k, r]|^power` to `total[o, r]`.
 
     The library's gradient of each sample, which `rules` takes elsewhere, is written to memory and read back. With it in
-    place of both loops, psi of 64 images of 64 pixels takes 1.2 to 1.9 times as long on one thread: see
+    place of both loops, psi of 64 images of 64 pixels takes 1.2 to 2.0 times as long on one thread: see
     `benchmarks/ablation.py` and docs/performance.md. A product of the library that takes the power of each sample's
     entries before the sum would replace this loop.
 
