@@ -95,7 +95,7 @@ def with_the_library() -> Iterator[None]:
 
 
 CHANGES: dict[str, Callable[[], Iterator[None]]] = {
-    "the library for the compiled loop": with_the_library,
+    "the library for the compiled loops": with_the_library,
 }
 
 

@@ -116,15 +116,12 @@ def psi(
 
     peers = {"loop, batch size 1": loop, "torch.func": vmapped}
     # Neither follows a residual sum or a weight outside its layers.
-    if isinstance(net.body, nn.Sequential) and find_spec("backpack"):
+    sequential = isinstance(net.body, nn.Sequential)
+    if sequential and find_spec("backpack"):
         peers["BackPACK"] = backpack
-    if isinstance(net.body, nn.Sequential) and find_spec("opacus") and not any(map(_normalises, net.modules())):
+    if sequential and find_spec("opacus") and not any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
         peers["Opacus"] = opacus
     return Sides(lambda: importance(net, expert, [(x, y)]), floor, peers)
-
-
-def _normalises(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d)
 
 
 def _squared(logits: Tensor, _: Tensor) -> Tensor:

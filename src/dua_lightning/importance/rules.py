@@ -42,12 +42,6 @@ LARGEST_KERNEL = 9
 It is not where the map is smaller than the kernel. With 384 channels of 16 positions the loop takes about 1.7 times as
 long for kernels of 9, and a seventh of the time for kernels of 49.
 """
-SMALLEST_MAP = 8
-"""Positions from which the library's gradients of a batch normalisation are faster than their formula, on a processor.
-
-With 64 channels of 1,024 positions they take 0.4 of its time, with 384 of 16 about 0.7, and with 960 of 4 four times
-as long.
-"""
 COMPILED_TYPES = (torch.float32, torch.float64)
 """The types of sums that the compiled loop takes."""
 
@@ -188,8 +182,6 @@ class BatchNormRule(NormRule):
 
     def gradients(self, layer: nn.Module, buffers: State, a: Tensor, d: Tensor) -> Params:
         assert isinstance(layer, _BatchNorm)
-        if a.is_cpu and d[0, 0].numel() >= SMALLEST_MAP:
-            return _norm_gradients(layer, buffers, a, d)
         centred = a - buffers["running_mean"].view(-1, *[1] * (a.dim() - 2))
         gamma = _over_positions(centred.mul_(d)) * (buffers["running_var"] + layer.eps).rsqrt()
         return {"weight": gamma, "bias": _over_positions(d.to(gamma.dtype))}
@@ -351,18 +343,6 @@ def _weight_gradients(layer: _ConvNd, a: Tensor, d: Tensor) -> Tensor:
     rest: list[Any] = [layer.stride, padding, layer.dilation, False, [0] * dims, n * layer.groups]
     gradients: Tensor = torch.ops.aten.convolution_backward(*samples, *rest, [False, True, False])[1]
     return gradients.view(n, *layer.weight.shape)
-
-
-def _norm_gradients(layer: _BatchNorm, buffers: State, a: Tensor, d: Tensor) -> Params:
-    """The gradients of each sample of a batch normalisation, `(n, channels)`, of the library.
-
-    Its backward pass computes them in one reading of both tensors, with the channels of all samples as those of one.
-    """
-    n, statistics = len(a), (buffers["running_mean"], buffers["running_var"])
-    a, d = (x.to(statistics[0].dtype).reshape(1, -1, d[0, 0].numel()) for x in (a, d))
-    samples: list[Any] = [d, a, None, *(x.repeat(n) for x in statistics), None, None]
-    _, gamma, beta = torch.ops.aten.native_batch_norm_backward(*samples, False, layer.eps, [False, True, True])
-    return {"weight": gamma.view(n, -1), "bias": beta.view(n, -1)}
 
 
 def _padded(layer: _ConvNd, a: Tensor) -> Tensor:
