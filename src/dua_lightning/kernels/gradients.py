@@ -100,7 +100,11 @@ def _share(count: int, most: int, multiplications: int) -> int:
 def _add_products(
     total: NDArray[Any], inputs: NDArray[Any], gradients: NDArray[Any], first: int, last: int, power: int
 ) -> None:
-    """All samples for the outputs `first` to `last`. The sixteen factors have names so that they stay in registers."""
+    """All samples for the outputs `first` to `last`. The sixteen factors have names so that they stay in registers.
+
+    The first step writes the sums, and the last one, which may be the same, adds their power to the total: a body for
+    each place of a step spares readings and writings of the sums.
+    """
     rows, rest = np.empty((4, COLUMNS), total.dtype), gradients.shape[1] % 4
     # In a type that no product widens.
     used = np.float32(rest)
